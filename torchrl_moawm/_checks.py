@@ -1,0 +1,92 @@
+"""Checks whose message names the argument and the shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_same_shape(**tensors: Tensor) -> None:
+    """Refuses tensors of different shapes: nothing is broadcast silently.
+
+    Raises:
+        ValueError: The message lists every name with its shape.
+    """
+    if len({tensor.shape for tensor in tensors.values()}) > 1:
+        found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"Expected one shape, got {found}.")
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: str) -> None:
+    """Refuses a tensor whose shape is not the expected one.
+
+    Raises:
+        ValueError: The message gives both shapes and what the expected one stands for.
+    """
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(
+            f"Expected {name} of shape {list(expected)} ({meaning}), got {list(tensor.shape)}."
+        )
+
+
+def check_floating(**tensors: Tensor) -> None:
+    """Refuses integer and boolean tensors.
+
+    Raises:
+        TypeError: The message names the argument and its dtype.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.dtype.is_floating_point:
+            raise TypeError(f"Expected {name} of a floating dtype, got {tensor.dtype}.")
+
+
+def check_integer(**tensors: Tensor) -> None:
+    """Refuses floating and boolean tensors where class indices are due.
+
+    Raises:
+        TypeError: The message names the argument and its dtype.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating_point or tensor.dtype == torch.bool:
+            raise TypeError(f"Expected {name} of an integer dtype, got {tensor.dtype}.")
+
+
+def check_mask(**masks: Tensor) -> None:
+    """Refuses masks that are not boolean.
+
+    Raises:
+        TypeError: The message names the mask and its dtype.
+    """
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise TypeError(f"Expected {name} of dtype torch.bool, got {mask.dtype}.")
+
+
+def check_option(name: str, value: object, allowed: Collection[object]) -> None:
+    """Refuses a word that is not among the allowed ones.
+
+    Raises:
+        ValueError: The message lists what is allowed.
+    """
+    if value not in allowed:
+        words = ", ".join(repr(word) for word in allowed)
+        raise ValueError(f"Expected {name} to be one of {words}, got {value!r}.")
+
+
+def check_coefficient(name: str, value: float | Tensor) -> None:
+    """Refuses a weight or clip range that is not one finite number of at least 0.
+
+    Raises:
+        TypeError: The value is not a number.
+        ValueError: The value is negative, NaN or infinite, or a tensor of several elements.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        raise TypeError(f"Expected {name} to be a number, got {type(value).__name__}.")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"Expected {name} to be one number, got shape {list(value.shape)}.")
+    number = float(value)
+    if not math.isfinite(number) or number < 0.0:
+        raise ValueError(f"Expected {name} to be finite and at least 0, got {number}.")

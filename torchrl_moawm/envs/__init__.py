@@ -1,0 +1,5 @@
+"""Environments with what the losses need: the previous step, returns, a step count."""
+
+from torchrl_moawm.envs.vmas import make_vmas_env
+
+__all__ = ["make_vmas_env"]

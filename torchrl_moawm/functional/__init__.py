@@ -1,0 +1,25 @@
+"""The formulas: tensors in, one value per element out; no flags, no tensordict."""
+
+from torchrl_moawm.functional.cvae import active_units, shuffle_valid
+from torchrl_moawm.functional.divergence import diagonal_gaussian_kl
+from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entropy
+from torchrl_moawm.functional.others import gather_others
+from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
+from torchrl_moawm.functional.reduction import masked_mean
+from torchrl_moawm.functional.value import clipped_value, clipped_value_loss
+from torchrl_moawm.functional.world_model import squared_error_norm
+
+__all__ = [
+    "active_units",
+    "clipped_policy_loss",
+    "clipped_value",
+    "clipped_value_loss",
+    "diagonal_gaussian_kl",
+    "diagonal_gaussian_nll",
+    "gather_others",
+    "masked_mean",
+    "moa_cross_entropy",
+    "normalized_advantage",
+    "shuffle_valid",
+    "squared_error_norm",
+]

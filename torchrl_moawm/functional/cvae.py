@@ -1,0 +1,83 @@
+"""What a latent carries: two figures that show whether it is used at all."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchrl_moawm._checks import check_mask, check_shape
+
+
+def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Entries of other samples of the batch, for each agent by itself.
+
+    Of an agent's n valid samples, number k receives number ``(k + n // 2) mod n``: a shuffle
+    without randomness, so it compiles and repeats, and neighbours in time are far apart.
+
+    Args:
+        x: ``[*B, N, F]``, one entry per sample and agent.
+        mask: True where valid, boolean ``[*B, N]``. ``None`` means all. Only valid entries are
+            exchanged; what stands behind the mask is arbitrary.
+
+    Returns:
+        ``[*B, N, F]``.
+
+    Raises:
+        ValueError: The mask has not the shape of ``x`` without features.
+        TypeError: The mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> shuffle_valid(torch.arange(4.0).reshape(4, 1, 1)).flatten()
+        tensor([2., 3., 0., 1.])
+    """
+    samples = x.flatten(0, -3) if x.ndim > 3 else x.reshape(-1, *x.shape[-2:])  # [S, N, F]
+    if mask is None:
+        return samples.roll(-(samples.shape[0] // 2), dims=0).reshape(x.shape)
+    check_shape("mask", mask, x.shape[:-1], "x without features")
+    check_mask(mask=mask)
+    valid = mask.reshape(samples.shape[:-1])  # [S, N]
+    count = valid.sum(0)
+    rank = valid.cumsum(0) - 1
+    order = torch.argsort(valid, dim=0, descending=True, stable=True)  # the valid samples first
+    source = order.gather(0, (rank + count // 2).remainder(count.clamp_min(1)))
+    return samples.gather(0, source.unsqueeze(-1).expand_as(samples)).reshape(x.shape)
+
+
+def active_units(loc: Tensor, mask: Tensor | None = None, threshold: float = 0.01) -> Tensor:
+    """Number of latent dimensions whose mean varies with the input.
+
+    ``A = #{ d : Var_x( E[z_d | x] ) > threshold }``
+
+    Args:
+        loc: Mean of the latent, ``[*B, N, Z]``.
+        mask: True where valid, boolean ``[*B, N]``. ``None`` means all.
+        threshold: In squared units of z.
+
+    Returns:
+        A scalar count between 0 and ``Z``, of the dtype of ``loc``.
+
+    Raises:
+        ValueError: The mask has not the shape of ``loc`` without features.
+        TypeError: The mask is not boolean.
+
+    References:
+        Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", 2016 (active units).
+
+    Example:
+        >>> import torch
+        >>> loc = torch.tensor([[[1.0, 0.5]], [[-1.0, 0.5]]])  # the second never moves
+        >>> active_units(loc)
+        tensor(1.)
+    """
+    flat = loc.reshape(-1, loc.shape[-1])
+    if mask is None:
+        valid = torch.ones_like(flat[..., :1], dtype=torch.bool)
+    else:
+        check_shape("mask", mask, loc.shape[:-1], "loc without features")
+        check_mask(mask=mask)
+        valid = mask.reshape(-1, 1)
+    count = valid.sum().clamp_min(1)
+    mean = torch.where(valid, flat, 0.0).sum(0) / count
+    variance = torch.where(valid, flat - mean, 0.0).square().sum(0) / count
+    return (variance > threshold).sum().to(loc.dtype)

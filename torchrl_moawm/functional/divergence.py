@@ -1,0 +1,43 @@
+"""Divergences between distributions."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from torchrl_moawm._checks import check_floating, check_same_shape
+
+
+def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of two diagonal Gaussians, summed over the latent dimensions.
+
+    ``KL(p || q) = 1/2 sum_d [ log(s_q^2 / s_p^2) + (s_p^2 + (mu_p - mu_q)^2) / s_q^2 - 1 ]``
+
+    Args:
+        loc_p: Mean of p, ``[..., D]``.
+        scale_p: Standard deviation of p, ``[..., D]``, above 0.
+        loc_q: Mean of q, ``[..., D]``.
+        scale_q: Standard deviation of q, ``[..., D]``, above 0.
+
+    All four carry gradient.
+
+    Returns:
+        ``[...]`` in nats, at least 0, and 0 only where p equals q.
+
+    Raises:
+        ValueError: The shapes differ.
+        TypeError: An argument is not floating.
+
+    References:
+        Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, appendix B (q standard normal).
+
+    Example:
+        >>> import torch
+        >>> one = torch.ones(1)
+        >>> diagonal_gaussian_kl(2 * one, one, 0 * one, one)  # (mu_p - mu_q)^2 / 2
+        tensor(2.)
+    """
+    check_same_shape(loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q)
+    check_floating(loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q)
+    ratio = scale_p / scale_q
+    distance = (loc_p - loc_q) / scale_q
+    return ((ratio.square() + distance.square() - 1.0) / 2.0 - ratio.log()).sum(-1)

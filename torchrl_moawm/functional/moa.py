@@ -1,0 +1,76 @@
+"""How likely a model of the other agents holds what they did."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from torchrl_moawm._checks import check_floating, check_integer, check_same_shape, check_shape
+
+
+def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
+    """Cross entropy of the others' discrete actions.
+
+    ``-log p(a^j) = logsumexp_a(logits) - logits[a^j]``
+
+    Args:
+        logits: Unnormalised log-probabilities, ``[*B, N, M, A]``: agent i about other j at step t.
+            Carries gradient.
+        others_actions: What the others did at step t, ``[*B, N, M]``, integers in ``0 .. A-1``.
+
+    Returns:
+        ``[*B, N, M]`` in nats.
+
+    Raises:
+        ValueError: The shapes do not belong together.
+        TypeError: The actions are not integers, or the logits not floating.
+
+    References:
+        Jaques et al., "Social Influence as Intrinsic Motivation for Multi-Agent Deep Reinforcement
+        Learning", 2019 (the model of other agents).
+
+    Note:
+        ``logsumexp`` minus the chosen logit, not ``torch.nn.functional.cross_entropy``: the last
+        dimension is short, and ``log_softmax`` is slow there on a CPU.
+
+    Example:
+        >>> import math, torch
+        >>> logits = torch.tensor([[[0.0, math.log(3.0)]]])  # p = 1/4, 3/4
+        >>> moa_cross_entropy(logits, torch.tensor([[1]])).exp()
+        tensor([[1.3333]])
+    """
+    check_floating(logits=logits)
+    check_integer(others_actions=others_actions)
+    check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
+    chosen = logits.gather(-1, others_actions.long().unsqueeze(-1)).squeeze(-1)
+    return logits.logsumexp(-1) - chosen
+
+
+def diagonal_gaussian_nll(loc: Tensor, scale: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood under a diagonal Gaussian, summed over the action dimensions.
+
+    ``-log p(a) = sum_d [ (a_d - mu_d)^2 / (2 s_d^2) + log s_d + 1/2 log(2 pi) ]``
+
+    Args:
+        loc: Mean, ``[..., D]``; carries gradient.
+        scale: Standard deviation, ``[..., D]``, above 0; carries gradient.
+        target: What was done at step t, ``[..., D]``.
+
+    Returns:
+        ``[...]`` in nats.
+
+    Raises:
+        ValueError: The shapes differ.
+        TypeError: An argument is not floating.
+
+    Example:
+        >>> import torch
+        >>> zero, one = torch.zeros(2), torch.ones(2)
+        >>> diagonal_gaussian_nll(zero, one, zero)  # log(2 pi)
+        tensor(1.8379)
+    """
+    check_same_shape(loc=loc, scale=scale, target=target)
+    check_floating(loc=loc, scale=scale, target=target)
+    distance = (target - loc) / scale
+    return (distance.square() / 2.0 + scale.log() + math.log(2.0 * math.pi) / 2.0).sum(-1)

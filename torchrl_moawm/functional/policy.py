@@ -1,0 +1,81 @@
+"""PPO's surrogate and the advantage it is fed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from torchrl_moawm._checks import check_floating, check_mask, check_same_shape
+
+
+def clipped_policy_loss(
+    log_ratio: Tensor, advantage: Tensor, clip_epsilon: float | Tensor
+) -> Tensor:
+    """PPO's clipped surrogate, elementwise, in the form that is minimised.
+
+    ``-min( rho A, clip(rho, 1 - eps, 1 + eps) A ),  rho = exp(log_ratio)``
+
+    Args:
+        log_ratio: ``log pi(a_t) - log pi_old(a_t)`` in nats, any shape; carries gradient.
+        advantage: A_t of the same shape, of the unit of the return (or normalised).
+        clip_epsilon: eps, at least 0.
+
+    Returns:
+        The same shape, in the unit of the advantage.
+
+    Raises:
+        ValueError: The shapes differ.
+        TypeError: An argument is not floating.
+
+    References:
+        Schulman et al., "Proximal Policy Optimization Algorithms", 2017, equation 7 (there
+        maximised).
+
+    Example:
+        >>> import torch
+        >>> log_ratio = torch.tensor([2.0, 2.0]).log()
+        >>> clipped_policy_loss(log_ratio, torch.tensor([1.0, -1.0]), 0.2)
+        tensor([-1.2000,  2.0000])
+    """
+    check_same_shape(log_ratio=log_ratio, advantage=advantage)
+    check_floating(log_ratio=log_ratio, advantage=advantage)
+    ratio = log_ratio.exp()
+    clipped_ratio = ratio.clamp(1.0 - clip_epsilon, 1.0 + clip_epsilon)
+    return -torch.minimum(ratio * advantage, clipped_ratio * advantage)
+
+
+def normalized_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Advantage with mean 0 and standard deviation 1 over the valid samples of each agent.
+
+    ``(A - mean_i) / max(std_i, 1e-6)``, the standard deviation with ``n - 1``
+
+    As TorchRL's ``MAPPOLoss`` does (over batch and time, each agent by itself), but the dead are
+    not counted: there they pollute both moments.
+
+    Args:
+        advantage: ``[*B, N, 1]``.
+        mask: True where valid, boolean, of the same shape. ``None`` means all.
+
+    Returns:
+        The same shape, without unit; 0 where invalid, and 0 for an agent with one valid sample.
+
+    Raises:
+        ValueError: The shapes differ.
+        TypeError: The mask is not boolean, or the advantage not floating.
+
+    Example:
+        >>> import torch
+        >>> normalized_advantage(torch.tensor([[[1.0]], [[3.0]]])).flatten()
+        tensor([-0.7071,  0.7071])
+    """
+    check_floating(advantage=advantage)
+    if mask is None:
+        mask = torch.ones_like(advantage, dtype=torch.bool)
+    check_same_shape(advantage=advantage, mask=mask)
+    check_mask(mask=mask)
+    dims = [*range(advantage.ndim - 2), advantage.ndim - 1]  # all but the agents
+    count = mask.sum(dims, keepdim=True)
+    mean = torch.where(mask, advantage, 0.0).sum(dims, keepdim=True) / count.clamp_min(1)
+    centred = torch.where(mask, advantage - mean, 0.0)
+    variance = centred.square().sum(dims, keepdim=True) / (count - 1).clamp_min(1)
+    return centred / variance.sqrt().clamp_min(1e-6)

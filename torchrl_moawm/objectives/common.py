@@ -1,0 +1,272 @@
+"""What every loss here shares: keys by group, validity, clean inputs, reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from torchrl_moawm._checks import check_coefficient, check_mask, check_option
+from torchrl_moawm.functional import masked_mean
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+class ScheduledLoss(LossModule):
+    """A loss whose coefficients are buffers, filled by assignment so that they can be scheduled.
+
+    ``loss.moa_coeff = 0.5`` fills the buffer in place; a negative or non-finite number is refused.
+    """
+
+    tensor_keys: Any
+
+    def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
+        """No estimator here; ``ClipPPOValueLoss`` has one."""
+
+    def _register_coeff(self, name: str, value: float | Tensor) -> None:
+        check_coefficient(name, value)
+        self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        buffer = self.__dict__.get("_buffers", {}).get(name)
+        if buffer is not None and isinstance(value, (int, float)):
+            check_coefficient(name, value)
+            buffer.fill_(value)
+        else:
+            super().__setattr__(name, value)
+
+
+class MultiAgentLoss(ScheduledLoss):
+    """Base of the losses of one group of agents.
+
+    Beyond TorchRL's :class:`~torchrl.objectives.LossModule` it keeps these rules.
+
+    - **Keys.** Every default key is ``(group, name)``; ``set_keys(name=None)`` returns to the
+      default of that group. ``in_keys`` follow, the optional masks last.
+    - **Validity.** An element counts only if every mask that exists says so: ``loss_mask_key``
+      (TorchRL's, per sample), ``(group, "mask")`` (agents that act), and what a loss adds. A mask
+      under its default name may be absent; one named by ``set_keys`` must be there.
+    - **Clean inputs.** What stands behind a mask is zeroed before a network reads it, so a NaN
+      there reaches neither value nor gradient.
+    - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
+      and is 0 where invalid.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        mask: NestedKey = "mask"
+
+    default_keys: Any
+    _at_root: tuple[str, ...] = ()
+    _next: tuple[str, ...] = ()
+    _optional: tuple[str, ...] = ("mask",)
+
+    def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        check_option("reduction", reduction, ("mean", "sum", "none"))
+        self.group = group
+        self.reduction = reduction
+        self._set_default_keys()
+
+    def _set_default_keys(self, **groups: NestedKey) -> None:
+        """Prefixes every accepted key with its group; ``groups`` names those of another group."""
+        defaults = {
+            field.name: unravel_key((groups.get(field.name, self.group), field.default))
+            for field in fields(self._AcceptedKeys)
+            if field.name not in self._at_root
+        }
+        self.default_keys = partial(self._AcceptedKeys, **defaults)
+        self._tensor_keys = self.default_keys()
+        self._read_keys()
+
+    def _read_keys(self) -> None:
+        """Derives from the keys what ``forward`` would otherwise derive at every call."""
+        default = self.default_keys()
+        names = [field.name for field in fields(self._AcceptedKeys)]
+        keys = {name: getattr(self._tensor_keys, name) for name in names}
+        self._named = {name for name in names if keys[name] != getattr(default, name)}
+        self._previous_keys = {
+            unravel_key(keys[name])
+            for name in ("previous_observation", "previous_action")
+            if name in keys
+        }
+
+    def set_keys(self, **keys: NestedKey | None) -> None:
+        """Renames entries, ``set_keys(action=("team", "action"))``; ``None`` is the default.
+
+        Raises:
+            ValueError: The loss has no key of that name.
+        """
+        super().set_keys(**keys)
+        if "default_keys" in self.__dict__:  # else TorchRL's constructor calls, before the group
+            self._read_keys()
+
+    # ------------------------------------------------------------------ keys
+
+    def _required_keys(self) -> Iterator[NestedKey]:
+        """Entries that ``forward`` cannot do without, in a stable order."""
+        raise NotImplementedError
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries read from the input: the required ones, then the optional masks."""
+        optional = (self._key(name) for name in self._optional)
+        return list(dict.fromkeys([*map(unravel_key, self._required_keys()), *optional]))
+
+    @in_keys.setter
+    def in_keys(self, keys: list[NestedKey]) -> None:
+        raise AttributeError("in_keys follow set_keys() and the network; they cannot be assigned.")
+
+    def _key(self, name: str) -> NestedKey:
+        """The entry that the field ``name`` stands for, under ``next`` where it belongs there."""
+        key = getattr(self.tensor_keys, name)
+        return unravel_key(("next", key) if name in self._next else key)
+
+    def _get(self, tensordict: TensorDictBase, name: str) -> Tensor:
+        """An entry that must be there."""
+        return require(tensordict, self._key(name), f"{type(self).__name__} ({name})")
+
+    def _get_optional(self, tensordict: TensorDictBase, name: str) -> Tensor | None:
+        """An entry that may be absent under its default name."""
+        if name in self._named:
+            return self._get(tensordict, name)
+        return tensordict.get(self._key(name), None)
+
+    # -------------------------------------------------------------- validity
+
+    def _sample_mask(self, tensordict: TensorDictBase) -> Tensor | None:
+        """TorchRL's own masks, one value per sample, ``[*B]`` after its trailing ones are gone."""
+        mask = None
+        for key in self._loss_mask_keys():
+            if self.loss_mask_key == "auto":
+                found = tensordict.get(key, None)
+            else:
+                found = require(tensordict, key, f"{type(self).__name__} (loss_mask_key)")
+            if found is not None:
+                check_mask(**{str(key): found})
+                while found.ndim > 1 and found.shape[-1] == 1:
+                    found = found.squeeze(-1)
+                mask = both(mask, found)
+        return mask
+
+    def _agent_mask(self, tensordict: TensorDictBase, name: str = "mask") -> Tensor | None:
+        """True where the sample is valid and the agent acts, ``[*B, N]`` or just ``[*B]``."""
+        mask = self._get_optional(tensordict, name)
+        if mask is not None:
+            check_mask(**{str(self._key(name)): mask})
+        return both(self._sample_mask(tensordict), mask)
+
+    def _inputs(self, tensordict: TensorDictBase, network: TensorDictModuleBase) -> TensorDictBase:
+        """A shallow copy with just what the network reads, zero behind every mask."""
+        keys = [unravel_key(key) for key in network.in_keys]
+        return self._cleaned(tensordict, keys, self._agent_mask(tensordict))
+
+    def _cleaned(
+        self, tensordict: TensorDictBase, keys: list[NestedKey], agents: Tensor | None
+    ) -> TensorDictBase:
+        inputs = tensordict.select(*keys, strict=False)
+        samples = self._sample_mask(tensordict)
+        for key in keys:
+            entry = inputs.get(key, None)
+            if entry is not None:
+                mask = self._mask_of(tensordict, key, samples, agents)
+                if mask is not None:
+                    fill = last(key) == "action_mask"  # a masked row must stay a distribution
+                    inputs.set(key, torch.where(expand_left(mask, entry.shape, key), entry, fill))
+        return inputs
+
+    def _mask_of(
+        self,
+        tensordict: TensorDictBase,
+        key: NestedKey,
+        samples: Tensor | None,
+        agents: Tensor | None,
+    ) -> Tensor | None:
+        """The mask in front of an entry: its group's, and at t-1 also the group's previous one."""
+        own = unravel_key((self.group,))
+        own = (own,) if isinstance(own, str) else own
+        if isinstance(key, str):
+            return samples
+        at_previous_step = last(key).startswith("previous_") or key in self._previous_keys
+        if key[: len(own)] == own:
+            previous = self._previous_mask(tensordict) if at_previous_step else None
+            return both(agents, previous)
+        mask = both(samples, tensordict.get((key[0], "mask"), None))
+        previous = tensordict.get((key[0], "previous_mask"), None) if at_previous_step else None
+        return both(mask, previous)
+
+    def _previous_mask(self, tensordict: TensorDictBase) -> Tensor | None:
+        """True where the agent acted at t-1, ``[*B, N]``."""
+        if "previous_mask" in self._optional:
+            return self._get_optional(tensordict, "previous_mask")
+        return tensordict.get(unravel_key((self.group, "previous_mask")), None)
+
+    # ------------------------------------------------------------- reduction
+
+    def _reduce(self, loss: Tensor, valid: Tensor | None) -> Tensor:
+        """Applies ``reduction`` over the valid elements of a loss per element."""
+        if valid is not None:
+            valid = expand_left(valid, loss.shape, "the loss")
+        if self.reduction == "mean":
+            return masked_mean(loss, valid)
+        if valid is not None:
+            loss = torch.where(valid, loss, 0.0)
+        return loss.sum() if self.reduction == "sum" else loss
+
+
+def last(key: NestedKey) -> str:
+    """The innermost name of a key."""
+    return key if isinstance(key, str) else key[-1]
+
+
+def require(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
+    """An entry that must be there.
+
+    Raises:
+        KeyError: The message names the entry, who asks for it, and the entries that are there.
+    """
+    entry = tensordict.get(key, None)
+    if entry is None:
+        there = ", ".join(sorted(str(k) for k in tensordict.keys(True, True)))
+        raise KeyError(
+            f"{role} needs the entry {key!r}, which is missing. Name another with set_keys(), or "
+            f"write it first. Entries there: {there or 'none'}."
+        )
+    return entry
+
+
+def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """And of two masks that begin with the same dimensions; ``None`` is all True."""
+    if first is None or second is None:
+        return second if first is None else first
+    if first.ndim < second.ndim:
+        first, second = second, first
+    return first & expand_left(second, first.shape, "another mask")
+
+
+def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
+    """The mask over a shape that begins with the mask's own.
+
+    Raises:
+        ValueError: It does not begin so.
+    """
+    if tuple(mask.shape) != tuple(shape[: mask.ndim]):
+        raise ValueError(
+            f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
+            f"{list(mask.shape)}."
+        )
+    return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
+
+
+def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:
+    """The entry, 0 where the mask is False, so that a NaN there is harmless."""
+    if mask is None:
+        return entry
+    return torch.where(expand_left(mask, entry.shape, name), entry, 0)

@@ -1,0 +1,178 @@
+"""The model of the other agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
+
+from torchrl_moawm._checks import check_shape
+from torchrl_moawm.functional import (
+    diagonal_gaussian_nll,
+    gather_others,
+    masked_mean,
+    moa_cross_entropy,
+)
+from torchrl_moawm.objectives.common import (
+    MultiAgentLoss,
+    Reduction,
+    both,
+    expand_left,
+    require,
+    zero_behind,
+)
+
+
+class MOALoss(MultiAgentLoss):
+    """Loss of a model of other agents: what will the others do?
+
+    ``L_moa = E_{t, i, j != i}[ -log p_beta(a_t^j | o_{t-1}^i, a_{t-1}^{1:N}) ]`` in nats, by
+    :func:`~torchrl_moawm.functional.moa_cross_entropy`,
+    :func:`~torchrl_moawm.functional.diagonal_gaussian_nll` or the network's own distribution.
+
+    The prediction is computed here, from the previous step, so the gradient reaches the network.
+    A pair (i, j) counts where i acts at t and acted at t-1 and j acts at t.
+
+    Args:
+        moa_network: Reads the previous step and writes, for every observer i and other j (by
+            ascending index), one of: ``moa_logits`` ``[*B, N, M, A]`` (discrete); ``moa_loc`` and
+            ``moa_scale`` ``[*B, N, M, D]`` (continuous, a diagonal Gaussian); or it is a
+            probabilistic module whose distribution has batch shape ``[*B, N, M]``.
+
+    Keyword Args:
+        group: The observers.
+        target_group: Whose actions are predicted. ``None`` is the observers' own group, without the
+            observer (M = N - 1); with another group M is the number of its agents, and the outputs
+            are named ``moa_logits_<target_group>`` and so on.
+        moa_coeff: Weight of the term.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, M]``).
+
+    Returns:
+        ``loss_moa``, and for discrete actions ``moa_accuracy`` (the share of valid pairs whose most
+        likely action was taken; logged, detached).
+
+    Raises:
+        KeyError: An entry is missing; the message names it.
+        ValueError: Shapes do not belong together, or an option is unknown.
+        TypeError: Discrete actions are not integers, or a mask is not boolean.
+
+    References:
+        Jaques et al., "Social Influence as Intrinsic Motivation for Multi-Agent Deep Reinforcement
+        Learning", 2019.
+
+    Example:
+        >>> import torch
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl_moawm.testing import make_batch
+        >>> head = torch.nn.Sequential(torch.nn.Linear(5, 2 * 4), torch.nn.Unflatten(-1, (2, 4)))
+        >>> network = TensorDictModule(
+        ...     head, [("agents", "previous_observation")], [("agents", "moa_logits")]
+        ... )
+        >>> MOALoss(network)(make_batch(n_agents=3, obs_dim=5, n_actions=4))["loss_moa"].shape
+        torch.Size([])
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        action: NestedKey = "action"
+        moa_logits: NestedKey = "moa_logits"
+        moa_loc: NestedKey = "moa_loc"
+        moa_scale: NestedKey = "moa_scale"
+        previous_observation: NestedKey = "previous_observation"
+        previous_action: NestedKey = "previous_action"
+        mask: NestedKey = "mask"
+        target_mask: NestedKey = "mask"
+        previous_mask: NestedKey = "previous_mask"
+
+    _optional = ("mask", "target_mask", "previous_mask")
+
+    def __init__(
+        self,
+        moa_network: TensorDictModuleBase,
+        *,
+        group: NestedKey = "agents",
+        target_group: NestedKey | None = None,
+        moa_coeff: float = 1.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(group=group, reduction=reduction)
+        self.moa_network = moa_network
+        self.target_group = group if target_group is None else target_group
+        self._set_default_keys(action=self.target_group, target_mask=self.target_group)
+        self._register_coeff("moa_coeff", moa_coeff)
+
+    def _set_default_keys(self, **groups: NestedKey) -> None:
+        super()._set_default_keys(**groups)
+        if groups.get("action", self.group) != self.group:
+            suffix = "_".join(torch.utils._pytree.tree_leaves(self.target_group))
+            written = ("moa_logits", "moa_loc", "moa_scale")
+            renamed = {name: unravel_key((self.group, f"{name}_{suffix}")) for name in written}
+            self.default_keys.keywords.update(renamed)
+            self._tensor_keys = self.default_keys()
+            self._read_keys()
+
+    def _writes(self, name: str) -> bool:
+        return self._key(name) in map(unravel_key, self.moa_network.out_keys)
+
+    def _required_keys(self) -> Iterator[NestedKey]:
+        yield from self.moa_network.in_keys
+        yield self._key("action")
+
+    @property
+    def out_keys(self) -> list[str]:
+        """``loss_moa``, and ``moa_accuracy`` where the network writes logits."""
+        return ["loss_moa", *(["moa_accuracy"] if self._writes("moa_logits") else [])]
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Predicts what the others do at t from t-1 and compares it with what they did."""
+        inputs = self._inputs(tensordict, self.moa_network)
+        if self._writes("moa_logits"):
+            logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
+            target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])
+            loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
+            hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
+            return TensorDict({"loss_moa": loss, "moa_accuracy": masked_mean(hit, valid)})
+        if hasattr(self.moa_network, "get_dist"):
+            dist = self.moa_network.get_dist(inputs)
+            target, valid = self._pairs(tensordict, dist.batch_shape)
+            nll = -dist.log_prob(target)
+        else:
+            outputs = self.moa_network(inputs)
+            loc = require(outputs, self._key("moa_loc"), "moa_network")
+            scale = require(outputs, self._key("moa_scale"), "moa_network")
+            target, valid = self._pairs(tensordict, loc.shape[:-1])
+            nll = diagonal_gaussian_nll(loc, scale, target)
+        return TensorDict({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
+
+    def _pairs(
+        self, tensordict: TensorDictBase, shape: torch.Size, n_actions: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of all pairs, by their shape."""
+        agent_dim = len(shape) - 2
+        action = self._get(tensordict, "action")
+        if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
+            check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
+            action = action.argmax(-1)
+        mine = both(self._agent_mask(tensordict), self._previous_mask(tensordict))
+        theirs = self._agent_mask(tensordict, "target_mask")
+        action = zero_behind(theirs, action, "action")
+        target = self._spread(action, agent_dim, shape[agent_dim])
+        expected = (*shape, *target.shape[len(shape) :])
+        check_shape("the others' action", target, expected, "as moa_network predicts them")
+        valid = None if mine is None else expand_left(mine, shape, "the pairs")
+        if theirs is not None:
+            theirs = expand_left(theirs, action.shape[: agent_dim + 1], "the agents")
+            valid = both(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
+        return target, valid
+
+    def _spread(self, x: Tensor, agent_dim: int, n_observers: int) -> Tensor:
+        """One entry per pair: the others of the group, or every agent of the target group."""
+        if self.target_group == self.group:
+            return gather_others(x, agent_dim)
+        shape = (*x.shape[:agent_dim], n_observers, *x.shape[agent_dim:])
+        return x.unsqueeze(agent_dim).expand(shape)

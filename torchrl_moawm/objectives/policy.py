@@ -1,0 +1,135 @@
+"""The actor's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
+from torchrl.objectives import ClipPPOLoss
+
+from torchrl_moawm._checks import check_coefficient, check_option, check_same_shape
+from torchrl_moawm.functional import clipped_policy_loss, masked_mean, normalized_advantage
+from torchrl_moawm.objectives.common import (
+    MultiAgentLoss,
+    Reduction,
+    expand_left,
+    zero_behind,
+)
+
+
+class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
+    """PPO's clipped surrogate and entropy bonus for a group of agents.
+
+    ``L_policy = E_{t, i}[ -min( rho A, clip(rho, 1 - eps, 1 + eps) A ) ] - beta_ent E[H(pi)]``, by
+    :func:`~torchrl_moawm.functional.clipped_policy_loss`.
+
+    The source of the formula writes ``+ beta_ent H`` beside ``-min(...)``, which mixes the sign of
+    a reward with that of a loss: here everything is minimised, so the entropy is **subtracted**.
+
+    Built on TorchRL's :class:`~torchrl.objectives.ClipPPOLoss` without a critic: its ratio and its
+    entropy. What is added: the dead count neither in the loss nor in the advantage's mean and
+    standard deviation (``MAPPOLoss`` counts them), and a NaN of theirs is harmless. With nobody
+    dead the terms equal those of ``MAPPOLoss``.
+
+    z_t is data here: the actor reads the stored latent, so the ratio is 1 before the first update.
+
+    Args:
+        actor_network: A probabilistic module; reads ``observation`` and ``latent`` of step t.
+
+    Keyword Args:
+        group: The agents.
+        clip_epsilon: eps, at least 0.
+        entropy_coeff: beta_ent.
+        normalize_advantage: Whether to standardise the advantage over the living samples of each
+            agent, in every call.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, 1]``).
+
+    Returns:
+        ``loss_objective``, ``loss_entropy``, and logged, detached: ``entropy`` (nats),
+        ``clip_fraction`` and ``kl_approx`` (``E[log pi_old - log pi]``, nats).
+
+    Raises:
+        KeyError: An entry is missing; the message names it.
+        ValueError: Log-probability and advantage do not belong together, or an option is unknown.
+
+    References:
+        Schulman et al., "Proximal Policy Optimization Algorithms", 2017. Yu et al., "The Surprising
+        Effectiveness of PPO in Cooperative Multi-Agent Games", 2022.
+
+    Example:
+        >>> from torchrl_moawm.modules import make_actor
+        >>> from torchrl_moawm.testing import make_batch
+        >>> actor = make_actor(obs_dim=5, latent_dim=3, action_dim=4, n_actions=4)
+        >>> sorted(ClipPPOPolicyLoss(actor)(make_batch()).keys())[-2:]
+        ['loss_entropy', 'loss_objective']
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        action: NestedKey = "action"
+        sample_log_prob: NestedKey = "action_log_prob"
+        advantage: NestedKey = "advantage"
+        mask: NestedKey = "mask"
+
+    def __init__(
+        self,
+        actor_network: ProbabilisticTensorDictSequential,
+        *,
+        group: NestedKey = "agents",
+        clip_epsilon: float = 0.2,
+        entropy_coeff: float = 0.01,
+        normalize_advantage: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        check_coefficient("clip_epsilon", clip_epsilon)
+        check_coefficient("entropy_coeff", entropy_coeff)
+        check_option("normalize_advantage", normalize_advantage, (True, False))
+        super().__init__(
+            actor_network,
+            group=group,
+            reduction=reduction,
+            functional=False,
+            clip_epsilon=clip_epsilon,
+            entropy_coeff=entropy_coeff,
+            normalize_advantage=normalize_advantage,
+        )
+
+    def _required_keys(self) -> Iterator[NestedKey]:
+        yield from self.actor_network.in_keys
+        yield self._key("action")
+        yield self._key("sample_log_prob")
+        yield self._key("advantage")
+
+    out_keys = ["loss_objective", "loss_entropy", "entropy", "clip_fraction", "kl_approx"]
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compares the current policy with the one that acted, at the stored z_t and a_t."""
+        valid = self._agent_mask(tensordict)
+        advantage = zero_behind(valid, self._get(tensordict, "advantage").detach(), "advantage")
+        inputs = self._inputs(tensordict, self.actor_network)
+        for name in ("action", "sample_log_prob"):
+            entry = self._get(tensordict, name).detach()
+            inputs.set(self._key(name), zero_behind(valid, entry, name))
+        if valid is not None:
+            valid = expand_left(valid, advantage.shape, "the advantage")
+        if self.normalize_advantage:
+            advantage = normalized_advantage(advantage, valid)
+        log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
+        check_same_shape(log_ratio=log_ratio, advantage=advantage)
+        log_ratio = zero_behind(valid, log_ratio, "the ratio")
+        objective = clipped_policy_loss(log_ratio, advantage, self.clip_epsilon)
+        entropy = self._get_entropy(dist, adv_shape=advantage.shape[:-1])
+        check_same_shape(entropy=entropy, advantage=advantage)
+        clipped = ((log_ratio.detach().exp() - 1.0).abs() > self.clip_epsilon).to(log_ratio.dtype)
+        return TensorDict(
+            {
+                "loss_objective": self._reduce(objective, valid),
+                "loss_entropy": -self.entropy_coeff * self._reduce(entropy, valid),
+                "entropy": masked_mean(entropy.detach(), valid),
+                "clip_fraction": masked_mean(clipped, valid),
+                "kl_approx": masked_mean(kl_approx.detach(), valid),
+            }
+        )

@@ -1,0 +1,177 @@
+"""Weighted sums of losses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import dispatch
+from torch import nn
+from torchrl.objectives import LossModule
+
+from torchrl_moawm.objectives.common import ScheduledLoss
+
+
+class LossSum(ScheduledLoss):
+    """Several losses as one: what a TorchRL ``Trainer`` takes.
+
+    ``L = sum_k c_k L_k``; the terms are returned one by one, weighted, for the Trainer minimises
+    the sum of every entry that starts with ``loss``.
+
+    Args:
+        losses: The losses by name. Outputs of the same name get ``_<name>`` appended, each of them.
+
+    Keyword Args:
+        coeffs: Weight by output term, ``{"loss_value": 0.5}``; 1 where none is given. Each is a
+            buffer ``<term>_coeff`` that can be scheduled: ``total.loss_value_coeff = 0.1``.
+
+    Returns:
+        Every output of every loss.
+
+    Raises:
+        KeyError: A coefficient names a term that no loss returns.
+        ValueError: A coefficient is negative or not finite.
+
+    Example:
+        >>> from torchrl_moawm.modules import make_moa_network, make_world_model
+        >>> from torchrl_moawm.objectives import MOALoss, WorldModelLoss
+        >>> from torchrl_moawm.testing import make_batch
+        >>> sizes = dict(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> total = LossSum(
+        ...     {"moa": MOALoss(make_moa_network(**sizes)),
+        ...      "world_model": WorldModelLoss(make_world_model(**sizes))},
+        ...     coeffs={"loss_obs": 0.5},
+        ... )
+        >>> sorted(total(make_batch()).keys())
+        ['loss_moa', 'loss_obs', 'loss_reward', 'moa_accuracy']
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """Keys are those of the losses summed."""
+
+    def __init__(
+        self,
+        losses: Mapping[str, LossModule],
+        coeffs: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self._names = output_names(losses)
+        self._coeff_names: dict[str, str] = {}
+        terms = [key for key in self.out_keys if key.startswith("loss")]
+        for term, coeff in (coeffs or {}).items():
+            if term not in terms:
+                raise KeyError(f"coeffs names the term {term!r}; the losses return {terms}.")
+            self._register_coeff(f"{term}_coeff", coeff)
+            self._coeff_names[term] = f"{term}_coeff"
+
+    def __getitem__(self, name: str) -> LossModule:
+        return self.losses[name]
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries that any of the losses reads."""
+        return list(dict.fromkeys(key for loss in self.losses.values() for key in loss.in_keys))
+
+    @property
+    def out_keys(self) -> list[str]:
+        """Entries that the losses return, by their names in the sum."""
+        return [new for names in self._names.values() for new in names.values()]
+
+    def set_keys(self, **keys: NestedKey | None) -> None:
+        """Renames an entry in every loss that has it.
+
+        Raises:
+            ValueError: No loss has a key of that name.
+        """
+        for name, key in keys.items():
+            having = [loss for loss in self.losses.values() if hasattr(loss.tensor_keys, name)]
+            if not having:
+                raise ValueError(f"None of the losses {list(self.losses)} has a key {name!r}.")
+            for loss in having:
+                loss.set_keys(**{name: key})
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Runs every loss on the same input and weighs the terms."""
+        out = {}
+        for name, outputs in self._names.items():
+            losses = self.losses[name](tensordict)
+            for key, new in outputs.items():
+                coeff = self._coeff_names.get(new)
+                value = losses.get(key)
+                out[new] = value if coeff is None else getattr(self, coeff) * value
+        return TensorDict(out)
+
+
+class MOAWMLoss(LossSum):
+    """The auxiliary losses together: what one learns about the others and the world.
+
+    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae L_cvae``
+
+    Args:
+        moa: A :class:`MOALoss`.
+        world_model: A :class:`WorldModelLoss`.
+        cvae: A :class:`TeacherCVAELoss`; ``cvae_coeff`` weighs both of its terms.
+
+    Keyword Args:
+        moa_coeff: l_moa.
+        obs_coeff: l_obs.
+        reward_coeff: l_reward.
+        cvae_coeff: l_cvae.
+
+    The four weights are buffers that can be scheduled (``loss.cvae_coeff = 0.1``).
+
+    Returns:
+        The terms, weighted: ``loss_moa``, ``loss_obs``, ``loss_reward``, ``loss_reconstruction``,
+        ``loss_kl``, and the logs of the three.
+
+    Raises:
+        ValueError: A weight is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        moa: LossModule,
+        world_model: LossModule,
+        cvae: LossModule,
+        *,
+        moa_coeff: float = 1.0,
+        obs_coeff: float = 1.0,
+        reward_coeff: float = 1.0,
+        cvae_coeff: float = 1.0,
+    ) -> None:
+        super().__init__({"moa": moa, "world_model": world_model, "cvae": cvae})
+        coeffs = {
+            "moa_coeff": moa_coeff,
+            "obs_coeff": obs_coeff,
+            "reward_coeff": reward_coeff,
+            "cvae_coeff": cvae_coeff,
+        }
+        for name, coeff in coeffs.items():
+            self._register_coeff(name, coeff)
+        names = self._names
+        own = {"loss_obs": "obs_coeff", "loss_reward": "reward_coeff"}
+        self._coeff_names = {
+            **dict.fromkeys(terms(names["moa"]), "moa_coeff"),
+            **{names["world_model"][key]: coeff for key, coeff in own.items()},
+            **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
+        }
+
+
+def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:
+    """Of each loss: the name of an output, and its name in the sum."""
+    count = Counter(key for loss in losses.values() for key in loss.out_keys)
+    return {
+        name: {key: key if count[key] == 1 else f"{key}_{name}" for key in loss.out_keys}
+        for name, loss in losses.items()
+    }
+
+
+def terms(names: Mapping[str, Any]) -> list[str]:
+    """Those outputs that are minimised."""
+    return [new for key, new in names.items() if key.startswith("loss")]

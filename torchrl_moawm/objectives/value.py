@@ -1,0 +1,275 @@
+"""The critic's loss, and the advantage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
+from torchrl.modules import ValueNorm
+from torchrl.objectives.utils import ValueEstimators, distance_loss
+from torchrl.objectives.value import MultiAgentGAE, ValueEstimatorBase
+
+from torchrl_moawm._checks import check_option, check_same_shape
+from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
+from torchrl_moawm.objectives.common import (
+    MultiAgentLoss,
+    Reduction,
+    expand_left,
+    require,
+    zero_behind,
+)
+
+
+class ClipPPOValueLoss(MultiAgentLoss):
+    """PPO's clipped value loss, without an actor.
+
+    ``L_value = E_{t, i} max( (V - R)^2, (V_clip - R)^2 )``,
+    ``V_clip = V_old + clip(V - V_old, -eps, eps)``, ``V = V(s_t, z_t)``, by
+    :func:`~torchrl_moawm.functional.clipped_value_loss` (no 1/2).
+
+    The source of the formula writes ``- c_v L_value`` beside ``-min(...)``, which mixes the sign of
+    a reward with that of a loss: here everything is minimised, so this term is **added**.
+
+    z_t is data: it was sampled when the agent acted, is stored, and is not sampled again. V_old is
+    the value the estimator stored with the advantage, so compute the advantage **once** per
+    collected batch: ``loss.value_estimator(batch)``.
+
+    TorchRL's ``ClipPPOLoss.loss_critic`` needs an actor, overwrites V_old when called alone, and
+    counts the dead; this one stands beside it for those reasons.
+
+    Args:
+        critic_network: Writes ``state_value`` ``[*B, N, 1]``.
+
+    Keyword Args:
+        latent_network: The student's encoder, which writes ``latent_loc``. The value estimator uses
+            its mean for z_{t+1} (collectors never write z at t+1). Not trained here, and not among
+            this loss's parameters. ``None`` where the critic reads no latent.
+        group: The agents.
+        clip_value: eps, in the unit of the value (normalised, with a ``value_norm``); ``None`` does
+            not clip.
+        critic_coeff: Weight of the term, ``c_v``.
+        loss_critic_type: ``"l2"``, ``"l1"`` or ``"smooth_l1"``.
+        value_norm: A TorchRL ``ValueNorm``: V, V_old and R are compared, and clipped, in its
+            normalised coordinates. Its statistics move in training mode, with the living only.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, 1]``).
+
+    Returns:
+        ``loss_value``, and logged, detached: ``value_clip_fraction`` (where it clips) and
+        ``explained_variance``, ``1 - Var(R - V) / Var(R)``.
+
+    Raises:
+        KeyError: An entry is missing; the message names it.
+        ValueError: Value, old value and target differ in shape, or an option is unknown.
+
+    References:
+        Schulman et al., "Proximal Policy Optimization Algorithms", 2017. Yu et al., "The Surprising
+        Effectiveness of PPO in Cooperative Multi-Agent Games", 2022.
+
+    Example:
+        >>> import torch
+        >>> from tensordict.nn import TensorDictModule
+        >>> from torchrl_moawm.testing import make_batch
+        >>> critic = TensorDictModule(
+        ...     torch.nn.Linear(5, 1), [("agents", "observation")], [("agents", "state_value")]
+        ... )
+        >>> ClipPPOValueLoss(critic)(make_batch(obs_dim=5))["loss_value"].shape
+        torch.Size([])
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        value: NestedKey = "state_value"
+        value_target: NestedKey = "value_target"
+        advantage: NestedKey = "advantage"
+        reward: NestedKey = "reward"
+        done: NestedKey = "done"
+        terminated: NestedKey = "terminated"
+        latent: NestedKey = "latent"
+        latent_loc: NestedKey = "latent_loc"
+        mask: NestedKey = "mask"
+
+    _at_root = ("done", "terminated")
+    default_value_estimator = ValueEstimators.MAGAE
+
+    def __init__(
+        self,
+        critic_network: TensorDictModuleBase,
+        *,
+        latent_network: TensorDictModuleBase | None = None,
+        group: NestedKey = "agents",
+        clip_value: float | None = 0.2,
+        critic_coeff: float = 1.0,
+        loss_critic_type: Literal["l2", "l1", "smooth_l1"] = "l2",
+        value_norm: ValueNorm | None = None,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(group=group, reduction=reduction)
+        check_option("loss_critic_type", loss_critic_type, ("l2", "l1", "smooth_l1"))
+        self.critic_network = critic_network
+        self.__dict__["latent_network"] = latent_network  # not a submodule: it is not trained here
+        self.loss_critic_type = loss_critic_type
+        self.value_norm = value_norm
+        self._register_coeff("critic_coeff", critic_coeff)
+        if clip_value is None:
+            self.clip_value = None
+        else:
+            self._register_coeff("clip_value", clip_value)
+
+    def _required_keys(self) -> Iterator[NestedKey]:
+        yield from self.critic_network.in_keys
+        if self.clip_value is not None:
+            yield self._key("value")
+        yield self._key("value_target")
+
+    @property
+    def out_keys(self) -> list[str]:
+        """``loss_value``, then the logs."""
+        clip = ["value_clip_fraction"] if self.clip_value is not None else []
+        return ["loss_value", "explained_variance", *clip]
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Compares V(s_t, z_t) under the current critic with the stored return."""
+        valid = self._agent_mask(tensordict)
+        outputs = self.critic_network(self._inputs(tensordict, self.critic_network))
+        value = require(outputs, self._key("value"), "critic_network")
+        target = zero_behind(valid, self._get(tensordict, "value_target").detach(), "value_target")
+        check_same_shape(value=value, value_target=target)
+        if valid is not None:
+            valid = expand_left(valid, value.shape, "the value")
+        if self.value_norm is not None:
+            self._update_value_norm(target, valid)
+            value, target = self.value_norm.normalize(value), self.value_norm.normalize(target)
+        logs = {"explained_variance": explained_variance(value.detach(), target, valid)}
+        if self.clip_value is None:
+            loss = distance_loss(value, target, self.loss_critic_type)
+        else:
+            old_value = zero_behind(valid, self._get(tensordict, "value").detach(), "state_value")
+            if self.value_norm is not None:
+                old_value = self.value_norm.normalize(old_value)
+            loss = self._clipped_loss(value, old_value, target)
+            moved = ((value - old_value).detach().abs() > self.clip_value).to(value.dtype)
+            logs["value_clip_fraction"] = masked_mean(moved, valid)
+        return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, valid), **logs})
+
+    def _clipped_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
+        if self.loss_critic_type == "l2":
+            return clipped_value_loss(value, old_value, target, self.clip_value)
+        clipped = clipped_value(value, old_value, self.clip_value)
+        return torch.maximum(
+            distance_loss(value, target, self.loss_critic_type),
+            distance_loss(clipped, target, self.loss_critic_type),
+        )
+
+    def _update_value_norm(self, target: Tensor, valid: Tensor | None) -> None:
+        if self.training:
+            living = target if valid is None else target[valid].unsqueeze(-1)
+            if living.numel():
+                self.value_norm.update(living)
+
+    # -------------------------------------------------------------- advantage
+
+    def make_value_estimator(
+        self,
+        value_type: ValueEstimators | ValueEstimatorBase | type[ValueEstimatorBase] | None = None,
+        **hyperparameters: Any,
+    ) -> ClipPPOValueLoss:
+        """Makes the estimator that writes advantage, value target and V_old.
+
+        Args:
+            value_type: ``None`` or ``ValueEstimators.MAGAE`` for multi-agent GAE, which fills
+                z_{t+1} and reads nothing behind a mask. An estimator of your own (or its class) is
+                used as it is.
+            **hyperparameters: Of the estimator: ``gamma`` (0.99), ``lmbda`` (0.95), ...
+
+        Returns:
+            This loss.
+
+        Raises:
+            ValueError: Another member of ``ValueEstimators``; single-agent ones do not broadcast
+                the team's done to its agents.
+        """
+        if value_type is None or value_type == ValueEstimators.MAGAE:
+            settings = {"gamma": 0.99, "lmbda": 0.95, **hyperparameters}
+            self.value_type = ValueEstimators.MAGAE
+            self._value_estimator = _LatentGAE(self, **settings)
+        elif isinstance(value_type, ValueEstimators):
+            raise ValueError(
+                "Expected value_type to be None, ValueEstimators.MAGAE or an estimator of your "
+                f"own, got {value_type}."
+            )
+        else:
+            super().make_value_estimator(value_type, **hyperparameters)
+        self._forward_value_estimator_keys()
+        return self
+
+    def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
+        if self._value_estimator is not None:
+            names = ("value", "value_target", "advantage", "reward", "done", "terminated")
+            self._value_estimator.set_keys(
+                **{name: getattr(self.tensor_keys, name) for name in names}
+            )
+
+
+class _LatentGAE(MultiAgentGAE):
+    """Multi-agent GAE with z_{t+1} filled in, and nothing read from behind a mask.
+
+    Beside TorchRL's ``MultiAgentGAE``: that one fails with a critic that reads a latent (no
+    collector writes it under ``next``), and a NaN of a dead agent reaches the others through a
+    centralised critic.
+    """
+
+    def __init__(self, loss: ClipPPOValueLoss, **settings: Any) -> None:
+        super().__init__(value_network=_MaskedCritic(loss), **settings)
+        self.__dict__["loss"] = loss
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
+        """Writes the advantage, the value target and V_old into the tensordict."""
+        loss = self.loss
+        work = tensordict.copy()
+        mask = loss._agent_mask(tensordict)
+        reward = loss._key("reward")
+        reward = unravel_key(("next", reward))
+        work.set(reward, zero_behind(mask, require(work, reward, "the estimator"), "reward"))
+        if loss.latent_network is not None:
+            following = work.get("next")
+            encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
+            loc = require(encoded, loss._key("latent_loc"), "latent_network")
+            work.set(unravel_key(("next", loss._key("latent"))), loc)
+        super().forward(work, **keywords)
+        written = (loss._key("advantage"), loss._key("value_target"), loss._key("value"))
+        for key in written:
+            tensordict.set(key, work.get(key))
+        return tensordict
+
+
+class _MaskedCritic(TensorDictModuleBase):
+    """The critic, on inputs that are zero behind the masks."""
+
+    def __init__(self, loss: ClipPPOValueLoss) -> None:
+        super().__init__()
+        self.__dict__["loss"] = loss
+        self.in_keys = [*loss.critic_network.in_keys]
+        self.out_keys = [*loss.critic_network.out_keys]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the value."""
+        critic = self.loss.critic_network
+        value = critic(self.loss._inputs(tensordict, critic)).get(self.loss._key("value"))
+        return tensordict.set(self.loss._key("value"), value)
+
+
+def explained_variance(value: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+    """``1 - Var(R - V) / Var(R)`` over the valid elements."""
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, valid)).square(), valid)
+
+    least = torch.finfo(value.dtype).eps
+    return 1.0 - variance(target - value) / variance(target).clamp_min(least)
