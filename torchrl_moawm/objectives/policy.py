@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
+from tensordict.nn import (
+    CompositeDistribution,
+    ProbabilisticTensorDictSequential,
+    dispatch,
+)
+from torch import Tensor
+from torch.distributions import Distribution
+from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
 from torchrl_moawm._checks import check_coefficient, check_option, check_same_shape
@@ -133,3 +141,15 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
                 "kl_approx": masked_mean(kl_approx.detach(), valid),
             }
         )
+
+    def _get_entropy(self, dist: Distribution, adv_shape: torch.Size) -> Tensor:
+        """Entropy ``[*B, N, 1]``, estimated by one reparametrised sample where there is no formula.
+
+        TorchRL's looks at the values to decide, which costs a synchronisation on a GPU.
+        """
+        if isinstance(dist, CompositeDistribution):
+            return super()._get_entropy(dist, adv_shape)
+        if has_analytic_entropy(dist):
+            return dist.entropy().unsqueeze(-1)
+        log_prob = sample_and_log_prob(dist, reparameterize=dist.has_rsample)[1]
+        return -log_prob.unsqueeze(-1)

@@ -136,8 +136,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares V(s_t, z_t) under the current critic with the stored return."""
         valid = self._agent_mask(tensordict)
-        outputs = self.critic_network(self._inputs(tensordict, self.critic_network))
-        value = require(outputs, self._key("value"), "critic_network")
+        value = self._value(tensordict)
         target = zero_behind(valid, self._get(tensordict, "value_target").detach(), "value_target")
         check_same_shape(value=value, value_target=target)
         if valid is not None:
@@ -156,6 +155,11 @@ class ClipPPOValueLoss(MultiAgentLoss):
             moved = ((value - old_value).detach().abs() > self.clip_value).to(value.dtype)
             logs["value_clip_fraction"] = masked_mean(moved, valid)
         return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, valid), **logs})
+
+    def _value(self, tensordict: TensorDictBase) -> Tensor:
+        """V(s, z) under the current critic, ``[*B, N, 1]``."""
+        outputs = self.critic_network(self._inputs(tensordict, self.critic_network))
+        return require(outputs, self._key("value"), "critic_network")
 
     def _clipped_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
         if self.loss_critic_type == "l2":
@@ -225,44 +229,28 @@ class _LatentGAE(MultiAgentGAE):
     """
 
     def __init__(self, loss: ClipPPOValueLoss, **settings: Any) -> None:
-        super().__init__(value_network=_MaskedCritic(loss), **settings)
+        super().__init__(value_network=None, **settings)  # the values are written before it runs
         self.__dict__["loss"] = loss
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
         """Writes the advantage, the value target and V_old into the tensordict."""
         loss = self.loss
+        value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
         work = tensordict.copy()
-        mask = loss._agent_mask(tensordict)
-        reward = loss._key("reward")
-        reward = unravel_key(("next", reward))
-        work.set(reward, zero_behind(mask, require(work, reward, "the estimator"), "reward"))
+        earned = require(work, reward, type(loss).__name__)
+        work.set(reward, zero_behind(loss._agent_mask(work), earned, "the reward"))
+        work.set(value, loss._value(work))
+        following = work.get("next")
         if loss.latent_network is not None:
-            following = work.get("next")
             encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
             loc = require(encoded, loss._key("latent_loc"), "latent_network")
-            work.set(unravel_key(("next", loss._key("latent"))), loc)
+            following.set(loss._key("latent"), loc)
+        following.set(value, loss._value(following))
         super().forward(work, **keywords)
-        written = (loss._key("advantage"), loss._key("value_target"), loss._key("value"))
-        for key in written:
+        for key in (value, loss._key("advantage"), loss._key("value_target")):
             tensordict.set(key, work.get(key))
         return tensordict
-
-
-class _MaskedCritic(TensorDictModuleBase):
-    """The critic, on inputs that are zero behind the masks."""
-
-    def __init__(self, loss: ClipPPOValueLoss) -> None:
-        super().__init__()
-        self.__dict__["loss"] = loss
-        self.in_keys = [*loss.critic_network.in_keys]
-        self.out_keys = [*loss.critic_network.out_keys]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the value."""
-        critic = self.loss.critic_network
-        value = critic(self.loss._inputs(tensordict, critic)).get(self.loss._key("value"))
-        return tensordict.set(self.loss._key("value"), value)
 
 
 def explained_variance(value: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
