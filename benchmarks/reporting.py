@@ -1,0 +1,134 @@
+"""What a run leaves behind: logs, curves, a film, a summary."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.envs import TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.record import CSVLogger
+from torchrl.record.loggers.tensorboard import TensorboardLogger
+
+Curve = list[tuple[int, float]]
+
+
+class Loggers:
+    """TorchRL's CSV and TensorBoard loggers behind one call, and the history for the plots."""
+
+    def __init__(self, folder: Path) -> None:
+        self.history: dict[str, Curve] = defaultdict(list)
+        self.loggers = [
+            CSVLogger(exp_name="csv", log_dir=str(folder)),
+            TensorboardLogger(exp_name="tensorboard", log_dir=str(folder)),
+        ]
+
+    def log_scalar(self, name: str, value: Any, step: int | None = None) -> None:
+        """Writes one figure at a number of frames."""
+        value = float(value)
+        self.history[name].append((step or 0, value))
+        for logger in self.loggers:
+            logger.log_scalar(name, value, step=step)
+
+
+def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: Path) -> None:
+    """Return, each loss, and the models beside their baselines, against frames."""
+    losses = sorted(name for name in history if name.startswith("loss"))
+    skills = [n for n in history if n.startswith("world_model_skill")]
+    panels: list[tuple[str, str, Sequence[str]]] = [
+        ("Return", "summed reward, mean over agents", ["return"]),
+    ]
+    if "moa_nll" in history:
+        panels += [
+            (
+                "Model of the others, on unseen data",
+                "nats per other agent",
+                ["moa_nll", "moa_nll_marginal", "moa_nll_repeat"],
+            ),
+            ("World model, on unseen data", "skill over persistence", skills),
+            ("Latent", "error, z shuffled / z", ["z_gap"]),
+            ("Latent", "nats", ["student_kl"]),
+        ]
+    panels += [(name, "weighted loss", [name]) for name in losses]
+    columns = 4
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False)
+    for axis, (title, unit, names) in zip(axes.flat, panels, strict=False):
+        for name in names:
+            if history.get(name):
+                frames, values = zip(*history[name], strict=True)
+                axis.plot(
+                    frames,
+                    values,
+                    marker=".",
+                    label=name.removeprefix("world_model_skill_by_block/"),
+                )
+        if title == "Return" and "evaluation_return" in summary:
+            axis.axhline(summary["evaluation_return"], ls=":", color="grey", label="evaluation")
+        if title.startswith("World model"):
+            axis.axhline(0.0, ls=":", color="grey")
+            axis.set_ylim(-0.5, 1.05)
+        axis.set(title=title, ylabel=unit, xlabel="frames")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        axis.grid(alpha=0.3)
+        if len(axis.lines) > 1:
+            axis.legend(fontsize=7)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.axis("off")
+    figure.suptitle(f"{summary['algorithm']} on {summary['task']}, seed {summary['seed']}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def film(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Path) -> None:
+    """A GIF of one environment, the policy deterministic; one line where it cannot be drawn."""
+    frames = []
+
+    def draw(env: TransformedEnv, _: Any) -> None:
+        frames.append(env.base_env._env.render(mode="rgb_array", env_index=0))
+
+    try:
+        import pyglet
+
+        pyglet.options["headless"] = True
+        with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+            env.rollout(steps, policy, callback=draw)
+    except Exception as error:  # whatever a missing or broken GL library raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"No film: rendering needs a GL library (Debian: libegl1 libgl1-mesa-dri). {reason}")
+        return
+    from PIL import Image
+
+    images = [Image.fromarray(frame.copy()).resize((350, 350)) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
+
+
+def write_summary(summary: Mapping[str, Any], path: Path) -> None:
+    """The summary as JSON, figures by block as one entry."""
+    nested: dict[str, Any] = {}
+    for name, value in summary.items():
+        outer, _, inner = name.partition("/")
+        if inner:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            nested[name] = value
+    path.write_text(json.dumps(nested, indent=2) + "\n")
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """The final table."""
+    print()
+    for name, value in summary.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+        print(f"{name:<44}{shown:>16}")
+    print(f"\nThe run's folder: {folder}")

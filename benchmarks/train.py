@@ -1,0 +1,188 @@
+"""Trains a team on a task and reports what it learned.
+
+    python benchmarks/train.py task=vmas/navigation algorithm=moawm seed=0 total_frames=300000
+
+Every setting of ``conf/`` can be overridden so; ``-m`` sweeps. The run's folder (``hydra.run.dir``)
+receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.gif`` and
+``summary.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import hydra
+import torch
+from algorithms import Algorithm, make_algorithm
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from quality import judge
+from reporting import Loggers, film, plot_curves, print_summary, write_summary
+from stepper import PerNetworkStepper
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
+
+from torchrl_moawm.envs import make_vmas_env
+
+
+def make_env(config: DictConfig, num_envs: int) -> EnvBase:
+    """The task's environment."""
+    task = config.task
+    return make_vmas_env(
+        task.scenario,
+        num_envs,
+        max_steps=task.max_steps,
+        device=config.device,
+        seed=config.seed,
+        **task.scenario_kwargs,
+    )
+
+
+class Watch(TrainerHookBase):
+    """Before a batch is learned from: how well do the models predict it?
+
+    They have not seen the batch, so the figures are honest; the baselines are fitted to the batch
+    before.
+    """
+
+    def __init__(self, algorithm: Algorithm, config: DictConfig) -> None:
+        self.system = algorithm.system
+        self.blocks = OmegaConf.to_container(config.task.blocks)
+        self.last: TensorDictBase | None = None
+
+    def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
+        """Figures of the batch as it was collected."""
+        last, self.last = self.last, batch
+        if self.system is None or last is None:
+            return None
+        return judge(self.system, batch, last, self.blocks)
+
+
+def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
+    """Mean over agents and finished episodes of the summed reward."""
+    return {"return": mean_return(batch), "log_pbar": True}
+
+
+def mean_return(batch: TensorDictBase) -> float:
+    """Mean over agents and finished episodes of the summed reward."""
+    ended = batch["next", "done"].squeeze(-1)
+    after = batch["next"]
+    keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
+    returns = [after[key][ended] for key in keys]
+    return float(torch.cat([x.flatten() for x in returns]).mean())
+
+
+def make_trainer(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, watch: Watch, logger: Loggers
+) -> Trainer:
+    """TorchRL's trainer with the hooks of PPO."""
+    frames = config.task.num_envs * config.task.max_steps
+    collector = Collector(
+        env,
+        algorithm.policy,
+        frames_per_batch=frames,
+        total_frames=config.total_frames,
+        device=config.device,
+        auto_register_policy_transforms=False,
+    )
+    stepper = PerNetworkStepper(
+        torch.optim.Adam(algorithm.loss_module.parameters(), lr=config.lr),
+        algorithm.networks,
+        max_grad_norm=config.max_grad_norm,
+        steps_per_epoch=config.minibatches,
+        epochs=config.epochs,
+        core=algorithm.core,
+        auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
+    )
+    trainer = Trainer(
+        collector=collector,
+        total_frames=config.total_frames,
+        frame_skip=1,
+        loss_module=algorithm.loss_module,
+        optimization_stepper=stepper,
+        optim_steps_per_batch=config.minibatches,
+        num_epochs=config.epochs,
+        logger=logger,
+        log_interval=0,
+        progress_bar=config.progress_bar,
+    )
+    buffer = ReplayBufferTrainer(
+        TensorDictReplayBuffer(
+            storage=LazyTensorStorage(frames, device=config.device),
+            sampler=SamplerWithoutReplacement(),
+            batch_size=frames // config.minibatches,
+        ),
+        flatten_tensordicts=True,
+    )
+
+    def store(batch: TensorDictBase) -> None:
+        algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
+        buffer.extend(batch.select(*algorithm.loss_module.in_keys, strict=False))
+
+    trainer.register_op("batch_process", store)
+    trainer.register_op("pre_steps_log", team_return)
+    trainer.register_op("pre_steps_log", watch)
+    trainer.register_op("process_optim_batch", buffer.sample)
+    return trainer
+
+
+def evaluate(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> dict[str, float]:
+    """Return of the deterministic policy; quality of the models on stochastic actions."""
+    steps = config.task.max_steps
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        return {"evaluation_return": mean_return(env.rollout(steps, algorithm.policy))}
+
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(config: DictConfig) -> float:
+    """Trains, evaluates, writes the run's folder; returns the evaluation's return."""
+    started = time.perf_counter()
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    env = make_env(config, config.task.num_envs)
+    algorithm = make_algorithm(config, env)
+    logger = Loggers(folder)
+    watch = Watch(algorithm, config)
+    trainer = make_trainer(config, algorithm, env, watch, logger)
+    trainer.train()
+
+    held_out = make_env(config, config.evaluation_envs)
+    figures = evaluate(config, algorithm, held_out)
+    if algorithm.system is not None:
+        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+            batch = held_out.rollout(config.task.max_steps, algorithm.policy)
+        figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
+    summary = {
+        "task": config.task.name,
+        "algorithm": config.algorithm.name,
+        "seed": config.seed,
+        "frames": trainer.collected_frames,
+        "seconds": round(time.perf_counter() - started, 1),
+        **figures,
+    }
+    torch.save(
+        {
+            "loss_module": algorithm.loss_module.state_dict(),
+            "optimizer": trainer.optimization_stepper.optimizer.state_dict(),
+            "config": OmegaConf.to_container(config, resolve=True),
+            "summary": summary,
+        },
+        folder / "checkpoint.pt",
+    )
+    plot_curves(logger.history, summary, folder / "curves.png")
+    if config.gif:
+        film(held_out, algorithm.policy, config.task.max_steps, folder / "team.gif")
+    write_summary(summary, folder / "summary.json")
+    print_summary(summary, folder)
+    return summary["evaluation_return"]
+
+
+if __name__ == "__main__":
+    main()
