@@ -53,7 +53,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The whole framework."""
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
-    own = [key for key in algorithm if key not in ("name", "auxiliary_epochs")]
+    own = [key for key in algorithm if key not in ("name", "auxiliary_epochs", "auxiliary_lr")]
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),

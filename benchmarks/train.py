@@ -43,6 +43,11 @@ def make_env(config: DictConfig, num_envs: int) -> EnvBase:
     )
 
 
+def learning_rate(config: DictConfig, network: str) -> float:
+    """Of the actor and the critic, or of the auxiliary networks."""
+    return config.lr if network in ("actor", "critic") else config.algorithm.auxiliary_lr
+
+
 class Watch(TrainerHookBase):
     """Before a batch is learned from: how well do the models predict it?
 
@@ -91,7 +96,12 @@ def make_trainer(
         auto_register_policy_transforms=False,
     )
     stepper = PerNetworkStepper(
-        torch.optim.Adam(algorithm.loss_module.parameters(), lr=config.lr),
+        torch.optim.Adam(
+            [
+                {"params": list(net.parameters()), "lr": learning_rate(config, name)}
+                for name, net in algorithm.networks.items()
+            ]
+        ),
         algorithm.networks,
         max_grad_norm=config.max_grad_norm,
         steps_per_epoch=config.minibatches,

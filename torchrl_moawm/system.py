@@ -97,11 +97,14 @@ class MOAWM:
         self.world_model = world_model
         self.student = student
         self.teacher = teacher
-        self._gae = {"gamma": gamma, "lmbda": lmbda}
-        self._policy = {"clip_epsilon": clip_epsilon, "entropy_coeff": entropy_coeff}
-        self._value = {"clip_value": clip_value, "critic_coeff": critic_coeff}
-        self._value_keys = {"done": done_key, "terminated": terminated_key}
-        self._moawm = {
+        self._gae: dict[str, Any] = {"gamma": gamma, "lmbda": lmbda}
+        self._policy: dict[str, Any] = {
+            "clip_epsilon": clip_epsilon,
+            "entropy_coeff": entropy_coeff,
+        }
+        self._value: dict[str, Any] = {"clip_value": clip_value, "critic_coeff": critic_coeff}
+        self._value_keys: dict[str, Any] = {"done": done_key, "terminated": terminated_key}
+        self._moawm: dict[str, Any] = {
             "moa_coeff": moa_coeff,
             "obs_coeff": obs_coeff,
             "reward_coeff": reward_coeff,
@@ -145,17 +148,16 @@ class MOAWM:
                 cannot read.
         """
         group = _only_group(env, group)
-        sizes = _sizes(env, group)
-        bounds = {name: sizes.pop(name) for name in ("one_hot", "low", "high")}
-        common = {"group": group, "num_cells": num_cells}
-        everybody = {**sizes, **common}
-        n_agents, n_actions = sizes["n_agents"], sizes["n_actions"]
-        actor_sizes = {"obs_dim": sizes["obs_dim"], "latent_dim": latent_dim, **common}
+        common: dict[str, Any] = {"group": group, "num_cells": num_cells}
+        for_actor = actor_sizes(env, group)
+        n_agents = for_actor.pop("n_agents")
+        shared = ("obs_dim", "action_dim", "n_actions")
+        everybody = {"n_agents": n_agents, **{key: for_actor[key] for key in shared}, **common}
         parts = {
-            "actor": make_actor(
-                action_dim=sizes["action_dim"], n_actions=n_actions, **bounds, **actor_sizes
+            "actor": make_actor(latent_dim=latent_dim, **for_actor, **common),
+            "critic": make_critic(
+                n_agents=n_agents, obs_dim=for_actor["obs_dim"], latent_dim=latent_dim, **common
             ),
-            "critic": make_critic(n_agents=n_agents, **actor_sizes),
             "moa_network": make_moa_network(**everybody),
             "world_model": make_world_model(**everybody),
             "student": make_student(latent_dim=latent_dim, **everybody),
@@ -180,7 +182,7 @@ class MOAWM:
     @cached_property
     def loss_module(self) -> LossSum:
         """Every loss, weighted, sharing the networks."""
-        group = {"group": self.group}
+        group: dict[str, Any] = {"group": self.group}
         encoder = split_at(self.student, (self.group, "latent_loc"))[0]
         value = ClipPPOValueLoss(
             self.critic, latent_network=TensorDictSequential(*encoder), **self._value, **group
@@ -211,8 +213,21 @@ def _only_group(env: EnvBase, group: str | None) -> str:
     return groups[0] if group is None else group
 
 
-def _sizes(env: EnvBase, group: str) -> dict[str, Any]:
-    """What the networks need to know of the group's specs."""
+def actor_sizes(env: EnvBase, group: str) -> dict[str, Any]:
+    """What the specs of a group say about its networks.
+
+    Args:
+        env: An environment with ``PreviousStep``.
+        group: The agents.
+
+    Returns:
+        ``n_agents``, and what ``make_actor`` needs: ``obs_dim``, ``action_dim``, ``n_actions``,
+        ``one_hot``, ``low`` and ``high``.
+
+    Raises:
+        ValueError: The environment lacks ``PreviousStep``, or an observation or action is of a kind
+            the default networks cannot read.
+    """
     if (group, "previous_observation") not in env.full_observation_spec.keys(True, True):
         raise ValueError(
             f"The environment writes no {(group, 'previous_observation')}: append PreviousStep() "

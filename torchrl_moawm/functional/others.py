@@ -36,4 +36,5 @@ def gather_others(x: Tensor, agent_dim: int) -> Tensor:
     slots = torch.arange(n_agents - 1, device=x.device)  # [N - 1]
     index = slots + (slots >= agents)  # [N, N - 1], skips the agent itself
     others = x.index_select(agent_dim, index.flatten())
-    return others.unflatten(agent_dim, (n_agents, n_agents - 1))
+    shape = (*x.shape[:agent_dim], n_agents, n_agents - 1, *x.shape[agent_dim + 1 :])
+    return others.reshape(shape)

@@ -40,7 +40,8 @@ def clipped_policy_loss(
     check_same_shape(log_ratio=log_ratio, advantage=advantage)
     check_floating(log_ratio=log_ratio, advantage=advantage)
     ratio = log_ratio.exp()
-    clipped_ratio = ratio.clamp(1.0 - clip_epsilon, 1.0 + clip_epsilon)
+    reach = torch.as_tensor(clip_epsilon, dtype=ratio.dtype, device=ratio.device)
+    clipped_ratio = ratio.clamp(1.0 - reach, 1.0 + reach)
     return -torch.minimum(ratio * advantage, clipped_ratio * advantage)
 
 

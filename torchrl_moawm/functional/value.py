@@ -30,7 +30,8 @@ def clipped_value(value: Tensor, old_value: Tensor, clip_value: float | Tensor) 
         tensor([0.2000])
     """
     check_same_shape(value=value, old_value=old_value)
-    return old_value + (value - old_value).clamp(-clip_value, clip_value)
+    reach = torch.as_tensor(clip_value, dtype=value.dtype, device=value.device)
+    return old_value + (value - old_value).clamp(-reach, reach)
 
 
 def clipped_value_loss(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -107,14 +108,15 @@ def make_actor(
     names = ["observation", *(["latent"] if latent_dim else [])]
     outputs = action_dim if n_actions is not None else 2 * action_dim
     net = make_mlp(obs_dim + latent_dim, outputs, num_cells)
+    head: nn.Module = nn.Identity()
+    settings: dict[str, Any] = {}
     if n_actions is None:
         parameters, head = ["loc", "scale"], GaussianHead(min_scale)
         distribution = TanhNormal
         settings = {"low": low, "high": high, "tanh_loc": True}
     else:
-        parameters, head = ["logits"], nn.Identity()
+        parameters = ["logits"]
         distribution = OneHotCategorical if one_hot else Categorical
-        settings = {}
     keys = [(group, name) for name in parameters]
     return ProbabilisticActor(
         TensorDictModule(JoinedMLP(net, head), [(group, name) for name in names], keys),

@@ -15,7 +15,7 @@ from torchrl_moawm.modules.features import action_features, make_mlp, own_first
 class WorldModelNet(nn.Module):
     """Predicts the change of the observation, and the reward.
 
-    Copying the observation is what it starts from; an untrained network is already that good.
+    Its last layer starts at zero: untrained, it copies the observation and expects no reward.
     """
 
     def __init__(
@@ -30,6 +30,8 @@ class WorldModelNet(nn.Module):
         self.n_actions = n_actions
         self.obs_dim = obs_dim
         self.net = make_mlp(obs_dim + n_agents * action_dim, obs_dim + 1, num_cells)
+        nn.init.zeros_(self.net[-1].weight)
+        nn.init.zeros_(self.net[-1].bias)
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted ``o_{t+1}`` ``[*B, N, D]`` and ``r_{t+1}`` ``[*B, N, 1]``."""

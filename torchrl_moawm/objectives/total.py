@@ -59,7 +59,7 @@ class LossSum(ScheduledLoss):
         coeffs: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.losses = nn.ModuleDict(losses)
+        self.losses: Any = nn.ModuleDict(losses)
         self._names = output_names(losses)
         self._coeff_names: dict[str, str] = {}
         terms = [key for key in self.out_keys if key.startswith("loss")]

@@ -93,6 +93,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         latent_loc: NestedKey = "latent_loc"
         mask: NestedKey = "mask"
 
+    clip_value: Any
     _at_root = ("done", "terminated")
     default_value_estimator = ValueEstimators.MAGAE
 
@@ -113,7 +114,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         self.critic_network = critic_network
         self.__dict__["latent_network"] = latent_network  # not a submodule: it is not trained here
         self.loss_critic_type = loss_critic_type
-        self.value_norm = value_norm
+        self.value_norm: Any = value_norm
         self._register_coeff("critic_coeff", critic_coeff)
         if clip_value is None:
             self.clip_value = None
@@ -129,7 +130,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     @property
     def out_keys(self) -> list[str]:
         """``loss_value``, then the logs."""
-        clip = ["value_clip_fraction"] if self.clip_value is not None else []
+        clip: list[str] = ["value_clip_fraction"] if self.clip_value is not None else []
         return ["loss_value", "explained_variance", *clip]
 
     @dispatch(auto_batch_size=False)
