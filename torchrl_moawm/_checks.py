@@ -32,6 +32,24 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: str
         )
 
 
+def check_team(n_agents: int, **entries: tuple[Tensor, int]) -> None:
+    """Refuses entries that are not ``[*B, N, F]`` for this many agents and features.
+
+    Args:
+        n_agents: ``N``.
+        **entries: The entry with its number of features, by name.
+
+    Raises:
+        ValueError: The message names the entry, what a network was built for, and the shape.
+    """
+    for name, (tensor, features) in entries.items():
+        if tuple(tensor.shape[-2:]) != (n_agents, features):
+            raise ValueError(
+                f"Expected {name} of shape [*B, {n_agents}, {features}] (agents, features: what "
+                f"the network was built for), got {list(tensor.shape)}."
+            )
+
+
 def check_floating(**tensors: Tensor) -> None:
     """Refuses integer and boolean tensors.
 

@@ -10,6 +10,10 @@ from tensordict import NestedKey, TensorDict
 from torch import Tensor
 
 from torchrl_moawm._checks import check_option
+from torchrl_moawm._contract import check_loss_module
+from torchrl_moawm._contract.probes import right
+
+__all__ = ["check_loss_module", "make_batch"]
 
 
 def make_batch(
@@ -123,8 +127,3 @@ def make_batch(
     for name, flag in flags.items():
         batch.set(("next", name), flag)
     return batch
-
-
-def right(mask: Tensor, entry: Tensor) -> Tensor:
-    """The mask with trailing ones for the features of the entry."""
-    return mask.reshape(mask.shape + (1,) * (entry.ndim - mask.ndim))

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
+from torchrl_moawm._checks import check_team
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
 
@@ -59,6 +60,7 @@ class StudentEncoder(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
+        self.sizes = n_agents, obs_dim
         self.n_actions = n_actions
         inputs = 2 * obs_dim + n_agents * (action_dim + 1)
         self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
@@ -72,6 +74,8 @@ class StudentEncoder(nn.Module):
         previous_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature x_t = o_t."""
+        n_agents, obs_dim = self.sizes
+        check_team(n_agents, observation=(observation, obs_dim))
         acted = previous_mask.unsqueeze(-1).to(observation.dtype)
         action = action_features(previous_action, observation, self.n_actions) * acted
         joint = own_first(torch.cat([action, acted], -1))
@@ -97,6 +101,7 @@ class TeacherEncoder(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
+        self.sizes = n_agents, obs_dim
         self.n_actions = n_actions
         inputs = obs_dim + (n_agents - 1) * (obs_dim + action_dim)
         self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
@@ -104,6 +109,8 @@ class TeacherEncoder(nn.Module):
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature y_t: the others' (o, a)."""
+        n_agents, obs_dim = self.sizes
+        check_team(n_agents, observation=(observation, obs_dim))
         seen = torch.cat([observation, action_features(action, observation, self.n_actions)], -1)
         others = gather_others(seen, agent_dim=seen.ndim - 2).flatten(-2)
         loc, scale = self.head(self.net(torch.cat([observation, others], -1)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,16 +48,23 @@ def own_first(x: Tensor) -> Tensor:
     return torch.cat([x, gather_others(x, agent_dim=x.ndim - 2).flatten(-2)], -1)
 
 
+def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
+    """Zeroes the first layer's weights of some inputs, which then have to earn their influence."""
+    weight: Any = net[0].weight
+    weight.data[:, list(columns)] = 0.0
+
+
 class GaussianHead(nn.Module):
     """Splits features into a mean and a standard deviation with a floor.
 
-    ``loc, raw = x``, ``scale = min_scale + softplus(raw + b)`` with b such that raw 0 gives 1.
+    ``loc, raw = x``, ``scale = min_scale + softplus(raw + b)`` with b such that raw 0 gives
+    ``initial_scale``.
     """
 
-    def __init__(self, min_scale: float) -> None:
+    def __init__(self, min_scale: float, initial_scale: float = 1.0) -> None:
         super().__init__()
         self.min_scale = min_scale
-        self.bias = float(torch.tensor(1.0 - min_scale).expm1().log())
+        self.bias = math.log(math.expm1(initial_scale - min_scale))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., 2 D]`` -> ``[..., D]`` twice."""

@@ -9,6 +9,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
+from torchrl_moawm._checks import check_team
 from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
 
 
@@ -29,6 +30,7 @@ class MOANet(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
+        self.sizes = n_agents, obs_dim
         self.n_others = n_agents - 1
         self.n_actions = n_actions
         outputs = action_dim if n_actions is not None else 2 * action_dim
@@ -40,6 +42,8 @@ class MOANet(nn.Module):
         self, previous_observation: Tensor, previous_action: Tensor, previous_mask: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         """``[*B, N, M, A]`` logits, or mean and standard deviation ``[*B, N, M, D]``."""
+        n_agents, obs_dim = self.sizes
+        check_team(n_agents, previous_observation=(previous_observation, obs_dim))
         acted = previous_mask.unsqueeze(-1).to(previous_observation.dtype)
         action = action_features(previous_action, previous_observation, self.n_actions) * acted
         joint = own_first(torch.cat([action, acted], -1))

@@ -9,6 +9,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
+from torchrl_moawm._checks import check_team
 from torchrl_moawm.modules.features import action_features, make_mlp, own_first
 
 
@@ -28,15 +29,17 @@ class WorldModelNet(nn.Module):
     ) -> None:
         super().__init__()
         self.n_actions = n_actions
-        self.obs_dim = obs_dim
+        self.sizes = n_agents, obs_dim
         self.net = make_mlp(obs_dim + n_agents * action_dim, obs_dim + 1, num_cells)
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted ``o_{t+1}`` ``[*B, N, D]`` and ``r_{t+1}`` ``[*B, N, 1]``."""
+        n_agents, obs_dim = self.sizes
+        check_team(n_agents, observation=(observation, obs_dim))
         joint = own_first(action_features(action, observation, self.n_actions))
-        change, reward = self.net(torch.cat([observation, joint], -1)).split([self.obs_dim, 1], -1)
+        change, reward = self.net(torch.cat([observation, joint], -1)).split([obs_dim, 1], -1)
         return observation + change, reward
 
 

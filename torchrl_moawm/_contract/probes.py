@@ -137,8 +137,8 @@ def renamed(loss: LossModule, field: str, key: NestedKey) -> Iterator[None]:
     """A loss whose field stands for another entry, until the end of the block."""
     having = [member for member in members(loss) if hasattr(member.tensor_keys, field)]
     before = [getattr(member.tensor_keys, field) for member in having]
-    loss.set_keys(**{field: key})
     try:
+        loss.set_keys(**{field: key})
         yield
     finally:
         for member, old in zip(having, before, strict=True):

@@ -1,0 +1,90 @@
+"""The contract of a LossModule: the table of its rules, and the call that checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from tensordict import TensorDictBase
+from torchrl.objectives import LossModule
+
+from torchrl_moawm._contract import copies, keys, values
+from torchrl_moawm._contract.probes import reduced
+
+RULES: dict[str, Callable[[LossModule, TensorDictBase], None]] = {
+    "repeatable": values.repeatable,
+    "input_unchanged": keys.input_unchanged,
+    "out_keys": keys.out_keys,
+    "in_keys": keys.in_keys_exact,
+    "missing_keys": keys.missing_keys,
+    "renamed_keys": keys.renamed_keys,
+    "default_keys": keys.default_keys,
+    "terms_and_logs": values.terms_and_logs,
+    "gradients": values.gradients,
+    "padding": values.padding,
+    "masks_exclude": values.masks_exclude,
+    "mean_is_sum_over_count": values.mean_is_sum_over_count,
+    "batch_shapes": values.batch_shapes,
+    "keyword_call": keys.keyword_call,
+    "deepcopy": copies.deep_copied,
+    "state_dict": copies.state_dict,
+    "pickle": copies.pickled,
+}
+
+
+def check_loss_module(
+    loss: LossModule, batch: TensorDictBase, *, skip: Collection[str] = ()
+) -> None:
+    """Checks the contract of a loss, as ``check_env_specs`` does that of an environment.
+
+    Stops at the first broken rule. The loss is checked with its default keys, with the mean as its
+    reduction and in the mode it is in; afterwards it is as it was.
+
+    Args:
+        loss: Any :class:`~torchrl.objectives.LossModule`, sums of several included.
+        batch: What it reads, with at least one batch dimension, 4 samples or more, and the agents'
+            group (where there is one) as a nested tensordict of batch size ``[*B, N]``. A loss that
+            samples needs its noise in there (``latent_noise``).
+
+    Keyword Args:
+        skip: Rules to leave out, by name.
+
+    The rules:
+
+    - ``repeatable``: the same input and seed give the same result.
+    - ``input_unchanged``: the input is left as it was.
+    - ``out_keys``, ``in_keys``: just that is returned, and read; they follow ``set_keys``.
+    - ``missing_keys``: a KeyError names the entry that is missing.
+    - ``renamed_keys``, ``default_keys``: every key can be renamed, and ``None`` is the default.
+    - ``terms_and_logs``, ``gradients``: terms carry a finite gradient that is not 0, logs none.
+    - ``padding``, ``masks_exclude``: what is masked changes nothing, a NaN included.
+    - ``mean_is_sum_over_count``: the mean divides by the number of valid elements.
+    - ``batch_shapes``: ``[B]``, ``[B, T]`` and ``[W, E, T]`` give the same result.
+    - ``keyword_call``: entries as keyword arguments, outputs as a tuple.
+    - ``deepcopy``, ``state_dict``, ``pickle``: copies give the same result.
+
+    Raises:
+        AssertionError: A rule is broken. The message begins with its name.
+        ValueError: ``skip`` names no rule, or the batch has no batch dimension.
+
+    Example:
+        >>> from torchrl_moawm.modules import make_world_model
+        >>> from torchrl_moawm.objectives import WorldModelLoss
+        >>> from torchrl_moawm.testing import check_loss_module, make_batch
+        >>> world_model = make_world_model(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> check_loss_module(WorldModelLoss(world_model), make_batch())
+    """
+    unknown = [name for name in skip if name not in RULES]
+    if unknown:
+        raise ValueError(f"Expected skip to name some of {list(RULES)}, got {unknown}.")
+    if not batch.ndim:
+        raise ValueError("Expected a batch of at least one batch dimension, got [].")
+    batch = batch.detach()
+    for name, rule in RULES.items():
+        if name in skip:
+            continue
+        try:
+            with reduced(loss, "mean"):
+                rule(loss, batch.clone())
+        except Exception as error:
+            kind = "" if isinstance(error, AssertionError) else f"raised {type(error).__name__}: "
+            raise AssertionError(f"{name}: {kind}{error}") from error

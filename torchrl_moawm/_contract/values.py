@@ -1,0 +1,139 @@
+"""Rules about numbers: what counts, and what carries gradient."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.objectives import LossModule
+
+from torchrl_moawm._contract.probes import (
+    ROW_MASK,
+    changed,
+    data_keys,
+    expect,
+    gradients_of,
+    last,
+    masks,
+    pattern,
+    reduced,
+    right,
+    run,
+    same,
+    terms,
+    with_gradients,
+)
+
+
+def repeatable(loss: LossModule, batch: TensorDictBase) -> None:
+    """Two calls on the same input, with the same seed, return the same."""
+    same(run(loss, batch), run(loss, batch), "at a second call (eval() stops moving statistics)")
+
+
+def terms_and_logs(loss: LossModule, batch: TensorDictBase) -> None:
+    """Outputs that begin with loss are finite and require a gradient; every other is detached."""
+    outputs = run(loss, batch)
+    expect(bool(terms(outputs)), f"none of {list(outputs)} begins with 'loss'.")
+    for key, value in outputs.items():
+        if key in terms(outputs):
+            expect(value.requires_grad, f"the term {key} carries no gradient.")
+            expect(bool(value.isfinite().all()), f"the term {key} is {value}, expected it finite.")
+        else:
+            expect(not value.requires_grad, f"the log {key} carries a gradient, expected none.")
+
+
+def gradients(loss: LossModule, batch: TensorDictBase) -> None:
+    """Every term whose coefficient is not 0 reaches a parameter, with a finite gradient."""
+    for key, term in terms(run(loss, batch)).items():
+        found = gradients_of(term, loss) if term.requires_grad else {}
+        for name, gradient in found.items():
+            expect(bool(gradient.isfinite().all()), f"{name} by {key} is not finite.")
+        reached = any(bool(gradient.count_nonzero()) for gradient in found.values())
+        expect(reached, f"the gradient of {key} is 0 in every parameter, expected it elsewhere.")
+
+
+def padding(loss: LossModule, batch: TensorDictBase) -> None:
+    """Rows that are wholly masked, with NaN in them, change no term and no log.
+
+    Masked by TorchRL's ``("collector", "mask")`` and by ``(group, "mask")`` where there is one. A
+    loss that draws noise itself draws other noise for a longer batch: give it its noise.
+    """
+    rows = batch[:2]
+    padded: TensorDictBase = torch.cat([batch, changed(rows, data_keys(rows))])
+    kept = torch.arange(padded.shape[0], device=batch.device) < batch.shape[0]
+    for key in masks(loss, batch):
+        mask = padded.get(key, None)
+        if key == ROW_MASK and mask is None:
+            mask = kept.new_ones(padded.shape)
+        if mask is not None and last(key) == "mask":
+            padded.set(key, mask & right(kept, mask))
+    same(run(loss, padded), run(loss, batch), "with wholly masked rows appended", exact=False)
+
+
+def masks_exclude(loss: LossModule, batch: TensorDictBase) -> None:
+    """What stands behind a mask changes no output and no gradient, not even a NaN.
+
+    Behind ``(group, "mask")`` stand the group's entries of this step and the next; behind
+    ``(group, "previous_mask")``, where it is among the ``in_keys``, those named ``previous_...``;
+    behind ``("collector", "mask")`` all.
+    """
+    for key, (shape, behind) in masks(loss, batch).items():
+        mask = pattern(shape, batch.device)
+        before = batch.get(key, None)
+        mask = mask if before is None else mask & before.reshape(shape)
+        masked = batch.copy().set(key, mask)
+        found = with_gradients(loss, changed(masked, behind, ~mask))
+        same(found, with_gradients(loss, masked), f"with NaN behind {key!r}", exact=False)
+
+
+def mean_is_sum_over_count(loss: LossModule, batch: TensorDictBase) -> None:
+    """The reductions agree: 0 where masked, the sum of the rest, and that over its count.
+
+    With masks over rows and agents, ``mean * count == sum`` for a whole number: at least the
+    elements that are not 0, and at most those of living agents in valid rows (pairs are fewer).
+    """
+    rows = pattern(batch.shape, batch.device)
+    masked = batch.copy().set(ROW_MASK, rows)
+    alive = {}
+    for key, (shape, _) in masks(loss, batch).items():
+        if last(key) == "mask" and key != ROW_MASK:
+            masked.set(key, pattern(shape, batch.device))
+            alive[shape] = right(rows, masked.get(key)) & masked.get(key)
+    results = []
+    for reduction in ("none", "sum", "mean"):
+        with reduced(loss, reduction) as having:
+            expect(bool(having), "the loss has no attribute reduction.")
+            results.append({k: term.detach() for k, term in terms(run(loss, masked)).items()})
+    for key, element in results[0].items():
+        expect(element.ndim > 0, f"with reduction='none' {key} is one number.")
+        valid = alive.get(element.shape[: batch.ndim + 1], rows)
+        valid = right(valid, element).expand_as(element)
+        behind = int(element[~valid].count_nonzero())
+        expect(behind == 0, f"{behind} masked elements of {key} are not 0.")
+        total, mean = results[1][key], results[2][key]
+        slack = 1e-5 * float(element.abs().sum()) + 1e-6
+        expect(
+            float((total - element.sum()).abs()) <= slack,
+            f"with reduction='sum' {key} is {total:.6g}, expected {element.sum():.6g}.",
+        )
+        least, most = int(element.count_nonzero()), int(valid.sum())
+        count = round(float(total / mean)) if mean else least
+        expect(
+            abs(float(total) - float(mean) * min(max(count, least), most)) <= slack,
+            f"with reduction='mean' {key} is {mean:.6g}, the sum {total:.6g} over {count}, "
+            f"expected over {least if least == most else f'{least} to {most}'} valid elements.",
+        )
+
+
+def batch_shapes(loss: LossModule, batch: TensorDictBase) -> None:
+    """The same samples as ``[B]``, ``[B, T]`` or ``[W, E, T]`` give the same result."""
+    expected = run(loss, batch)
+    size = batch.numel()
+    time = smallest_divisor(size)
+    workers = smallest_divisor(size // time)
+    for shape in ((size,), (size // time, time), (workers, size // time // workers, time)):
+        same(run(loss, batch.reshape(shape)), expected, f"as {list(shape)}", exact=False)
+
+
+def smallest_divisor(number: int) -> int:
+    """The smallest one above 1, or 1."""
+    return next((k for k in range(2, number + 1) if number % k == 0), 1)
