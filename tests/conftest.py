@@ -1,0 +1,37 @@
+"""Seeds, and float64 numbers for the mathematics."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    """The weights of a network come from torch's own generator."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def normal(generator):
+    """``normal(2, 3)``: standard normal float64 numbers."""
+
+    def draw(*shape):
+        return torch.randn(shape, dtype=torch.float64, generator=generator)
+
+    return draw
+
+
+@pytest.fixture
+def boolean(generator):
+    """``boolean(2, 3, p=0.7)``: True with probability p."""
+
+    def draw(*shape, p=0.7):
+        return torch.rand(shape, generator=generator) < p
+
+    return draw

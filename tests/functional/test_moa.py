@@ -1,0 +1,205 @@
+"""moa_cross_entropy and diagonal_gaussian_nll."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, Normal
+from torch.testing import assert_close
+
+from tests.functional.checks import (
+    assert_gradcheck,
+    assert_same_mapped_and_compiled,
+    gradients,
+)
+from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
+
+B, N, M, A = 4, 3, 2, 5
+
+
+@pytest.fixture
+def logits(normal):
+    return 3.0 * normal(B, N, M, A) + 1.0  # not normalised
+
+
+@pytest.fixture
+def actions(generator):
+    return torch.randint(A, (B, N, M), generator=generator)
+
+
+@pytest.fixture
+def gaussian(normal):
+    """Mean, standard deviation and target, ``[4, 3, 2, 5]``."""
+    return normal(B, N, M, A), normal(B, N, M, A).exp(), normal(B, N, M, A)
+
+
+# ---------------------------------------------------------------- moa_cross_entropy
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.tensor([[[1.0, 1.0 + math.log(3.0)], [7.0, 7.0]]])  # p = 1/4, 3/4; 1/2, 1/2
+    value = moa_cross_entropy(logits, torch.tensor([[0, 1]]))
+    assert_close(value, torch.tensor([[math.log(4.0), math.log(2.0)]]))
+
+
+def test_cross_entropy_against_a_loop(logits, actions):
+    value = moa_cross_entropy(logits, actions)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in (B, N, M))).tolist():
+        row, action = logits[*index].tolist(), actions[*index].item()
+        p = math.exp(row[action]) / sum(math.exp(x) for x in row)
+        assert_close(value[*index].item(), -math.log(p))
+
+
+def test_cross_entropy_against_torch(logits, actions):
+    value = moa_cross_entropy(logits, actions)
+    assert_close(value, -Categorical(logits=logits).log_prob(actions))
+    flat = torch.nn.functional.cross_entropy(logits.flatten(0, 2), actions.flatten())
+    assert_close(value.mean(), flat)
+
+
+def test_equal_logits_give_the_logarithm_of_the_number_of_actions(actions):
+    uniform = torch.full((B, N, M, A), 2.0)
+    assert_close(moa_cross_entropy(uniform, actions), torch.full((B, N, M), math.log(A)))
+
+
+def test_logits_shifted_together_give_the_same(logits, actions):
+    shifted = logits + torch.arange(M, dtype=torch.float64).unsqueeze(-1)
+    assert_close(moa_cross_entropy(shifted, actions), moa_cross_entropy(logits, actions))
+
+
+def test_probabilities_of_all_actions_sum_to_one(logits):
+    each = [moa_cross_entropy(logits, torch.full((B, N, M), a)) for a in range(A)]
+    total = torch.stack(each).neg().exp().sum(0)
+    assert_close(total, torch.ones(B, N, M, dtype=torch.float64))
+
+
+def test_huge_logits_stay_finite():
+    value = moa_cross_entropy(torch.tensor([[[1e4, 0.0]]]), torch.tensor([[1]]))
+    assert_close(value, torch.tensor([[1e4]]))
+
+
+def test_permuting_observers_or_others_permutes_the_cross_entropy(logits, actions):
+    value = moa_cross_entropy(logits, actions)
+    for dim in (1, 2):
+        assert_close(moa_cross_entropy(logits.flip(dim), actions.flip(dim)), value.flip(dim))
+
+
+def test_gradient_is_softmax_minus_one_hot(logits, actions):
+    (grad,) = gradients(lambda x: moa_cross_entropy(x, actions), logits)
+    assert_close(grad, logits.softmax(-1) - torch.nn.functional.one_hot(actions, A))
+
+
+def test_cross_entropy_gradcheck(logits, actions):
+    assert_gradcheck(lambda x: moa_cross_entropy(x, actions), logits)
+
+
+def test_nan_of_one_pair_stays_there(logits, actions):
+    logits[2, 1, 0, 3] = torch.nan
+    value = moa_cross_entropy(logits, actions)
+    (grad,) = gradients(lambda x: moa_cross_entropy(x, actions), logits)
+    assert value.isnan().nonzero().tolist() == [[2, 1, 0]]
+    assert grad.isnan().any(-1).nonzero().tolist() == [[2, 1, 0]]
+
+
+def test_cross_entropy_eager_vmap_and_compiled_agree(logits, actions):
+    assert_same_mapped_and_compiled(moa_cross_entropy, logits, actions)
+
+
+def test_narrow_integers_are_class_indices_too(logits, actions):
+    narrow = moa_cross_entropy(logits, actions.to(torch.int32))
+    assert_close(narrow, moa_cross_entropy(logits, actions))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_actions_that_are_not_integers_are_refused(logits, actions, dtype):
+    with pytest.raises(
+        TypeError, match=f"Expected others_actions of an integer dtype, got {dtype}"
+    ):
+        moa_cross_entropy(logits, actions.to(dtype))
+
+
+def test_integer_logits_are_refused(logits, actions):
+    with pytest.raises(TypeError, match=r"Expected logits of a floating dtype, got torch.int64"):
+        moa_cross_entropy(logits.long(), actions)
+
+
+def test_actions_of_another_shape_are_refused(logits, actions):
+    message = r"others_actions of shape \[4, 3, 2\] \(logits without actions\), got \[4, 3, 2, 1\]"
+    with pytest.raises(ValueError, match=message):
+        moa_cross_entropy(logits, actions.unsqueeze(-1))
+
+
+# ------------------------------------------------------------ diagonal_gaussian_nll
+
+
+def test_nll_by_hand():
+    loc, scale, target = (torch.tensor(x) for x in ([1.0, 0.0], [2.0, 1.0], [5.0, 3.0]))
+    # (5-1)^2 / (2 * 4) = 2, 3^2 / 2 = 4.5, log 2 + log 1, 2 * log(2 pi) / 2
+    expected = torch.tensor(6.5 + math.log(2.0) + math.log(2.0 * math.pi))
+    assert_close(diagonal_gaussian_nll(loc, scale, target), expected)
+
+
+def test_nll_against_a_loop(gaussian):
+    value = diagonal_gaussian_nll(*gaussian)
+    for index in torch.cartesian_prod(*(torch.arange(n) for n in (B, N, M))).tolist():
+        density = 1.0
+        for m, s, a in zip(*(x[*index].tolist() for x in gaussian), strict=True):
+            density *= math.exp(-((a - m) ** 2) / (2 * s**2)) / (s * math.sqrt(2 * math.pi))
+        assert_close(value[*index].item(), -math.log(density))
+
+
+def test_nll_against_torch_distributions(gaussian):
+    loc, scale, target = gaussian
+    expected = -Independent(Normal(loc, scale), 1).log_prob(target)
+    assert_close(diagonal_gaussian_nll(loc, scale, target), expected)
+
+
+def test_nll_at_the_mean_is_the_entropy_without_half_a_nat_per_dimension(gaussian):
+    loc, scale, _ = gaussian
+    entropy = Independent(Normal(loc, scale), 1).entropy()
+    assert_close(diagonal_gaussian_nll(loc, scale, loc), entropy - A / 2)
+
+
+def test_nll_is_least_at_the_mean(gaussian):
+    loc, scale, target = gaussian
+    assert (diagonal_gaussian_nll(*gaussian) > diagonal_gaussian_nll(loc, scale, loc)).all()
+    assert_close(
+        diagonal_gaussian_nll(loc, scale, target), diagonal_gaussian_nll(target, scale, loc)
+    )
+
+
+def test_nll_of_scaled_units_adds_the_logarithm_of_the_unit(gaussian):
+    scaled = diagonal_gaussian_nll(*(10 * x for x in gaussian))
+    assert_close(scaled, diagonal_gaussian_nll(*gaussian) + A * math.log(10.0))
+
+
+def test_permuting_agents_permutes_the_nll(gaussian):
+    flipped = diagonal_gaussian_nll(*(x.flip(1) for x in gaussian))
+    assert_close(flipped, diagonal_gaussian_nll(*gaussian).flip(1))
+
+
+def test_closed_form_gradients_of_the_nll(gaussian):
+    loc, scale, target = gaussian
+    distance = (loc - target) / scale
+    expected = (distance / scale, (1 - distance.square()) / scale, -distance / scale)
+    assert_close(gradients(diagonal_gaussian_nll, *gaussian), expected)
+
+
+def test_nll_gradcheck(gaussian):
+    assert_gradcheck(diagonal_gaussian_nll, *(x[:2] for x in gaussian))
+
+
+def test_nll_eager_vmap_and_compiled_agree(gaussian):
+    assert_same_mapped_and_compiled(diagonal_gaussian_nll, *gaussian)
+
+
+def test_nll_refuses_shapes_that_would_broadcast():
+    one, column = torch.ones(2), torch.ones(2, 1)
+    with pytest.raises(ValueError, match=r"loc \[2\], scale \[2\], target \[2, 1\]"):
+        diagonal_gaussian_nll(one, one, column)
+
+
+def test_nll_refuses_discrete_targets():
+    one = torch.ones(2)
+    with pytest.raises(TypeError, match=r"Expected target of a floating dtype, got torch.int64"):
+        diagonal_gaussian_nll(one, one, one.long())

@@ -1,0 +1,284 @@
+"""MOALoss."""
+
+import pytest
+import torch
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+)
+from torch import nn
+from torch.distributions import Categorical
+from torch.testing import assert_close
+from torchrl.modules import IndependentNormal
+
+from tests.objectives.factory import (
+    ACTION_TYPES,
+    A,
+    D,
+    N,
+    assert_gradcheck,
+    batch64,
+    gradients,
+    make_moa,
+    masked,
+    mean_of,
+    module,
+    poisoned,
+    valid_agents,
+)
+from torchrl_moawm import MOALoss
+from torchrl_moawm.testing import make_batch
+
+OBS = 5
+
+
+class Logits(nn.Sequential):
+    """Reads the observer's own previous observation alone."""
+
+    def __init__(self, others=N - 1):
+        super().__init__(nn.Linear(OBS, others * A), nn.Unflatten(-1, (others, A)))
+
+
+class Gaussian(nn.Module):
+    def __init__(self, others=N - 1):
+        super().__init__()
+        self.others = others
+        self.net = nn.Linear(OBS, others * 2 * D)
+
+    def forward(self, observation):
+        loc, raw = self.net(observation).unflatten(-1, (self.others, 2 * D)).chunk(2, -1)
+        return loc, raw.exp()
+
+
+def discrete(**settings):
+    return MOALoss(module(Logits(), ["previous_observation"], ["moa_logits"]), **settings).double()
+
+
+def continuous(**settings):
+    names = ["moa_loc", "moa_scale"]
+    return MOALoss(module(Gaussian(), ["previous_observation"], names), **settings).double()
+
+
+def pair_losses(loss, batch):
+    """-log p of every pair ``[B, N, M]`` by torch.distributions, agent by agent."""
+    out = loss.moa_network(batch.clone())["agents"]
+    rows = torch.zeros(*batch.batch_size, N, N - 1, dtype=torch.float64)
+    for i in range(N):
+        for m, j in enumerate(j for j in range(N) if j != i):
+            action = batch["agents", "action"][:, j]
+            if "moa_logits" in out:
+                if action.ndim == 2:  # one-hot
+                    action = action.argmax(-1)
+                dist = Categorical(logits=out["moa_logits"][:, i, m])
+            else:
+                dist = IndependentNormal(out["moa_loc"][:, i, m], out["moa_scale"][:, i, m])
+            rows[:, i, m] = -dist.log_prob(action)
+    return rows
+
+
+def valid_pairs(batch):
+    agents = valid_agents(batch)
+    valid = torch.zeros(*batch.batch_size, N, N - 1, dtype=torch.bool)
+    for b in range(len(batch)):
+        for i in range(N):
+            for m, j in enumerate(j for j in range(N) if j != i):
+                acted = batch["agents", "previous_mask"][b, i]
+                valid[b, i, m] = agents[b, i] and agents[b, j] and acted
+    return valid
+
+
+MAKE = {"categorical": discrete, "one-hot": discrete, "continuous": continuous}
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("masks", [(), ("mask",), ("mask", "previous_mask", "collector")])
+def test_is_the_mean_over_valid_pairs(action_type, masks, generator, boolean):
+    batch = masked(batch64((9,), action_type=action_type, generator=generator), boolean, *masks)
+    loss = MAKE[action_type]()
+    expected = mean_of(pair_losses(loss, batch), valid_pairs(batch))
+    assert_close(loss(batch)["loss_moa"].item(), expected)
+
+
+@pytest.mark.parametrize("make", [discrete, continuous])
+def test_reductions_and_coefficient(make, generator, boolean):
+    action_type = "categorical" if make is discrete else "continuous"
+    batch = batch64((9,), action_type=action_type, generator=generator)
+    batch = masked(batch, boolean, "mask")
+    loss = make(reduction="none", moa_coeff=2.0)
+    expected = 2.0 * torch.where(valid_pairs(batch), pair_losses(loss, batch), 0.0)
+    assert_close(loss(batch)["loss_moa"], expected)
+    loss.reduction = "sum"
+    assert_close(loss(batch)["loss_moa"], expected.sum())
+    loss.reduction = "mean"
+    assert_close(loss(batch)["loss_moa"], expected.sum() / valid_pairs(batch).sum())
+
+
+def test_every_batch_dimension_counts_the_same(generator):
+    batch, loss = batch64((3, 4), dead_fraction=0.3, generator=generator), discrete()
+    assert_close(loss(batch)["loss_moa"], loss(batch.reshape(-1))["loss_moa"])
+
+
+def test_accuracy_is_the_share_of_valid_pairs_predicted(generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, "mask", "previous_mask")
+    loss = discrete()
+    best = loss.moa_network(batch.clone())["agents", "moa_logits"].argmax(-1)
+    hits = torch.zeros(9, N, N - 1)
+    for i in range(N):
+        for m, j in enumerate(j for j in range(N) if j != i):
+            hits[:, i, m] = best[:, i, m] == batch["agents", "action"][:, j]
+    accuracy = loss(batch)["moa_accuracy"]
+    assert_close(accuracy.item(), mean_of(hits, valid_pairs(batch)))
+    assert not accuracy.requires_grad
+
+
+def test_categorical_and_one_hot_actions_give_the_same(generator):
+    batch = batch64((9,), action_type="categorical", dead_fraction=0.3, generator=generator)
+    one_hot = batch.clone()
+    index = one_hot["agents"].pop("action")
+    one_hot["agents", "action"] = nn.functional.one_hot(index, A)
+    loss = discrete()
+    assert_close(loss(one_hot).to_dict(), loss(batch).to_dict())
+    one_hot["agents", "action"] = one_hot["agents", "action"].double()  # a cast one-hot, too
+    assert_close(loss(one_hot).to_dict(), loss(batch).to_dict())
+
+
+def test_a_probabilistic_gaussian_equals_loc_and_scale(generator):
+    batch = batch64((9,), action_type="continuous", dead_fraction=0.3, generator=generator)
+    plain = continuous()
+    sampler = ProbabilisticTensorDictModule(
+        {"loc": ("agents", "moa_loc"), "scale": ("agents", "moa_scale")},
+        [("agents", "others_action")],
+        distribution_class=IndependentNormal,
+    )
+    loss = MOALoss(ProbabilisticTensorDictSequential(plain.moa_network, sampler))
+    assert loss.out_keys == ["loss_moa"]
+    assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
+
+
+def test_a_probabilistic_categorical_equals_logits(generator):
+    batch = batch64((9,), dead_fraction=0.3, generator=generator)
+    network, key = Logits().double(), ("agents", "others_logits")
+    plain = MOALoss(module(network, ["previous_observation"], ["moa_logits"]))
+    loss = MOALoss(
+        ProbabilisticTensorDictSequential(
+            module(network, ["previous_observation"], ["others_logits"]),
+            ProbabilisticTensorDictModule(
+                {"logits": key}, [("agents", "others_action")], distribution_class=Categorical
+            ),
+        )
+    )
+    assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
+
+
+# ------------------------------------------------------------------- another group
+
+
+@pytest.fixture
+def two_groups(generator, boolean):
+    """Three agents, two others of another group, and dead ones in both."""
+    batch = batch64((9,), dead_fraction=0.3, generator=generator)
+    foes = batch64((9,), n_agents=2, group="foes", dead_fraction=0.3, generator=generator)
+    return batch.update(foes)
+
+
+def watching(network, **settings):
+    written = module(network, ["previous_observation"], ["moa_logits_foes"])
+    return MOALoss(written, target_group="foes", **settings).double()
+
+
+def test_of_another_group_counts_pairs_that_live(two_groups):
+    loss = watching(Logits(2), reduction="none")
+    logits = loss.moa_network(two_groups.clone())["agents", "moa_logits_foes"]
+    me = two_groups["agents", "mask"] & two_groups["agents", "previous_mask"]
+    expected = torch.zeros(9, N, 2, dtype=torch.float64)
+    for i in range(N):
+        for j in range(2):
+            dist = Categorical(logits=logits[:, i, j])
+            nll = -dist.log_prob(two_groups["foes", "action"][:, j])
+            expected[:, i, j] = torch.where(me[:, i] & two_groups["foes", "mask"][:, j], nll, 0.0)
+    assert_close(loss(two_groups)["loss_moa"], expected)
+
+
+def test_of_another_group_of_one_agent(two_groups):
+    two_groups["foes"] = two_groups["foes"][:, :1].clone()
+    loss = watching(Logits(1))
+    assert loss(two_groups)["loss_moa"] > 0
+
+
+def test_nan_of_the_dead_of_another_group_is_harmless(two_groups):
+    loss = watching(Logits(2))
+    bad = poisoned(poisoned(two_groups), "foes")
+    assert_close(loss(bad).to_dict(), loss(two_groups).to_dict())
+    assert_close(gradients(loss, bad), gradients(loss, two_groups))
+
+
+def test_a_set_keys_back_to_the_default_finds_the_other_group(two_groups):
+    loss = watching(Logits(2))
+    before = loss(two_groups)["loss_moa"]
+    loss.set_keys(action=("foes", "elsewhere"), target_mask=("foes", "alive"))
+    loss.set_keys(action=None, target_mask=None)
+    assert_close(loss(two_groups)["loss_moa"], before)
+
+
+# ----------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_one_agent_has_nobody_to_predict(action_type):
+    loss = make_moa(action_type, n_agents=1)
+    out = loss(make_batch((5,), n_agents=1, action_type=action_type))
+    assert all(value == 0.0 for value in out.values())
+    grads = gradients(loss, make_batch((5,), n_agents=1, action_type=action_type))
+    assert all((grad == 0).all() for grad in grads.values())
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_nobody_alive_is_zero_with_zero_gradient(action_type):
+    batch = make_batch((5,), action_type=action_type)
+    batch["agents", "mask"] = torch.zeros(5, N, dtype=torch.bool)
+    loss = make_moa(action_type)
+    assert loss(batch)["loss_moa"] == 0.0
+    assert all((grad == 0).all() for grad in gradients(loss, batch).values())
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_gradient_reaches_every_parameter(action_type):
+    batch = make_batch((20,), action_type=action_type)
+    grads = gradients(make_moa(action_type), batch)
+    assert all((grad != 0).any() for grad in grads.values())
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_gradcheck(action_type, generator):
+    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    assert_gradcheck(make_moa(action_type).double(), batch)
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_nan_of_the_dead_changes_neither_value_nor_gradient(action_type, generator):
+    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    loss = make_moa(action_type)
+    bad = poisoned(batch)
+    assert bad["agents", "previous_observation"].isnan().any()
+    assert_close(loss(bad).to_dict(), loss(batch).to_dict())
+    assert_close(gradients(loss, bad), gradients(loss, batch))
+
+
+def test_permuting_the_agents_permutes_the_pairs(generator):
+    batch = batch64((9,), dead_fraction=0.3, generator=generator)
+    flipped = batch.clone()
+    flipped["agents"] = batch["agents"].flip(1)
+    loss = MOALoss(
+        module(
+            nn.Sequential(nn.Linear(OBS, A), Repeat()), ["previous_observation"], ["moa_logits"]
+        ),
+        reduction="none",
+    ).double()
+    assert_close(loss(flipped)["loss_moa"], loss(batch)["loss_moa"].flip(1, 2))
+
+
+class Repeat(nn.Module):
+    """The same prediction for every other agent."""
+
+    def forward(self, x):
+        return x.unsqueeze(-2).expand(*x.shape[:-1], N - 1, A)

@@ -1,0 +1,235 @@
+"""LossSum and MOAWMLoss."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.objectives.factory import (
+    LOSSES,
+    gradients,
+    make_cvae,
+    make_moa,
+    make_moawm,
+    make_policy,
+    make_total,
+    make_vae,
+    make_value,
+    make_world,
+    poisoned,
+    terms,
+)
+from torchrl_moawm import LossSum
+from torchrl_moawm.testing import make_batch
+
+
+@pytest.fixture
+def batch(generator):
+    return make_batch((8,), dead_fraction=0.3, generator=generator)
+
+
+def test_returns_every_output_of_every_loss_once(batch):
+    total = make_total()
+    expected = {}
+    for name in LOSSES:
+        expected.update(total[name](batch).to_dict())
+    assert_close(total(batch).to_dict(), expected)
+    assert list(total(batch).keys()) == total.out_keys
+
+
+def test_coefficients_weigh_their_term_and_no_other(batch):
+    total = make_total()
+    plain = total(batch).to_dict()
+    weighted = LossSum(dict(total.losses.items()), coeffs={"loss_value": 0.5, "loss_kl": 3.0})
+    expected = {**plain, "loss_value": 0.5 * plain["loss_value"], "loss_kl": 3 * plain["loss_kl"]}
+    assert_close(weighted(batch).to_dict(), expected)
+
+
+def test_weights_multiply_those_of_the_losses(batch):
+    moa = make_moa(moa_coeff=2.0)
+    total = LossSum({"moa": moa}, coeffs={"loss_moa": 0.25})
+    expected = 0.25 * moa(batch)["loss_moa"]
+    assert_close(total(batch)["loss_moa"], expected)
+    moa.moa_coeff = 1.0
+    assert_close(total(batch)["loss_moa"], expected / 2)
+
+
+def test_the_sum_a_trainer_minimises_is_the_weighted_sum(batch):
+    total = make_total(coeffs={"loss_moa": 2.0})
+    found = terms(total(batch))
+    parts = [terms(total[name](batch)) for name in LOSSES]
+    assert_close(found, sum(parts) + parts[0])
+
+
+def test_gradients_are_those_of_the_parts(batch):
+    total = make_total(coeffs={"loss_value": 0.5})
+    del total.losses["vae"]  # for it shares no network here, nor does any other
+    del total._names["vae"]
+    found = gradients(total, batch)
+    for name in total.losses:
+        for key, grad in gradients(total[name], batch).items():
+            weight = 0.5 if name == "value" else 1.0
+            assert_close(found[f"losses.{name}.{key}"], weight * grad)
+
+
+def test_names_that_collide_get_the_name_of_their_loss(batch):
+    first, second = make_moa(), make_moa()
+    total = LossSum(
+        {"friends": first, "foes": second, "world": make_world()}, coeffs={"loss_moa_foes": 2.0}
+    )
+    out = total(batch)
+    assert list(out.keys()) == [
+        "loss_moa_friends",
+        "moa_accuracy_friends",
+        "loss_moa_foes",
+        "moa_accuracy_foes",
+        "loss_obs",
+        "loss_reward",
+    ]
+    assert_close(out["loss_moa_friends"], first(batch)["loss_moa"])
+    assert_close(out["loss_moa_foes"], 2 * second(batch)["loss_moa"])
+
+
+def test_nested_sums_keep_their_weights(batch):
+    inner = make_moawm(cvae_coeff=0.5)
+    outer = LossSum({"moawm": inner, "teacher": make_vae()}, coeffs={"loss_kl": 0.1})
+    assert_close(outer(batch)["loss_kl"], 0.05 * inner["cvae"](batch)["loss_kl"])
+
+
+def test_in_keys_are_those_of_all_the_losses():
+    total = make_total()
+    assert set(total.in_keys) == {key for name in LOSSES for key in total[name].in_keys}
+    assert len(total.in_keys) == len(set(total.in_keys))
+
+
+def test_set_keys_renames_in_every_loss_that_has_the_key(batch):
+    total = make_total()
+    before = total(batch).to_dict()
+    renamed = batch.clone()
+    renamed["agents", "alive"] = renamed["agents"].pop("mask")
+    renamed["agents", "z"] = renamed["agents"].pop("latent_noise")
+    total.set_keys(mask=("agents", "alive"), latent_noise=("agents", "z"))
+    total["moa"].set_keys(target_mask=("agents", "alive"))
+    assert_close(total(renamed).to_dict(), before)
+
+
+def test_set_keys_of_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="has a key 'nonsense'"):
+        make_total().set_keys(nonsense="x")
+
+
+# ----------------------------------------------------------------------- MOAWMLoss
+
+
+def test_moawm_weighs_its_four_parts(batch):
+    loss = make_moawm(moa_coeff=2.0, obs_coeff=3.0, reward_coeff=5.0, cvae_coeff=7.0)
+    moa, world, cvae = (loss[name](batch) for name in ("moa", "world_model", "cvae"))
+    expected = {
+        "loss_moa": 2.0 * moa["loss_moa"],
+        "moa_accuracy": moa["moa_accuracy"],
+        "loss_obs": 3.0 * world["loss_obs"],
+        "loss_reward": 5.0 * world["loss_reward"],
+        "loss_reconstruction": 7.0 * cvae["loss_reconstruction"],
+        "loss_kl": 7.0 * cvae["loss_kl"],
+        "z_gap": cvae["z_gap"],
+        "active_units": cvae["active_units"],
+    }
+    assert_close(loss(batch).to_dict(), expected)
+
+
+# --------------------------------------------------------------------- coefficients
+
+COEFFICIENTS = [
+    (make_moa, "moa_coeff", "loss_moa"),
+    (make_world, "obs_coeff", "loss_obs"),
+    (make_world, "reward_coeff", "loss_reward"),
+    (make_cvae, "kl_coeff", "loss_kl"),
+    (make_vae, "kl_coeff", "loss_teacher_kl"),
+    (make_value, "critic_coeff", "loss_value"),
+    (make_policy, "entropy_coeff", "loss_entropy"),
+    (make_moawm, "moa_coeff", "loss_moa"),
+    (make_moawm, "obs_coeff", "loss_obs"),
+    (make_moawm, "reward_coeff", "loss_reward"),
+    (make_moawm, "cvae_coeff", "loss_reconstruction"),
+    (make_moawm, "cvae_coeff", "loss_kl"),
+]
+coefficients = pytest.mark.parametrize(("make", "name", "term"), COEFFICIENTS)
+
+
+@coefficients
+def test_every_coefficient_can_be_scheduled_by_assignment(make, name, term, batch):
+    loss = make(**{name: 1.0})
+    before, buffer = loss(batch).to_dict(), getattr(loss, name)
+    setattr(loss, name, 0.25)
+    assert getattr(loss, name) is buffer  # in place: an optimiser or a compiled graph holds it
+    after = loss(batch).to_dict()
+    assert_close(after[term], 0.25 * before[term])
+    linked = {other for m, n, other in COEFFICIENTS if (m, n) == (make, name)}
+    for key in before.keys() - linked:
+        assert_close(after[key], before[key])
+
+
+@coefficients
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_bad_coefficients_are_refused_at_construction_and_at_assignment(make, name, term, bad):
+    with pytest.raises(ValueError, match=f"Expected {name} to be finite and at least 0"):
+        make(**{name: bad})
+    loss = make()
+    with pytest.raises(ValueError, match=f"Expected {name} to be finite and at least 0"):
+        setattr(loss, name, bad)
+    assert getattr(loss, name).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(make_value, "clip_value"), (make_policy, "clip_epsilon")]
+)
+@pytest.mark.parametrize("bad", [-0.1, math.nan])
+def test_bad_clip_ranges_are_refused(make, name, bad):
+    with pytest.raises(ValueError, match=f"Expected {name} to be finite and at least 0"):
+        make(**{name: bad})
+    with pytest.raises(ValueError, match=f"Expected {name} to be finite and at least 0"):
+        setattr(make(), name, bad)
+
+
+def test_a_sums_coefficient_can_be_scheduled_and_is_checked(batch):
+    total = make_total(coeffs={"loss_value": 1.0})
+    before = total(batch)["loss_value"]
+    total.loss_value_coeff = 0.5
+    assert_close(total(batch)["loss_value"], 0.5 * before)
+    with pytest.raises(ValueError, match="Expected loss_value_coeff to be finite"):
+        total.loss_value_coeff = -1.0
+    with pytest.raises(ValueError, match="Expected loss_value_coeff to be finite"):
+        make_total(coeffs={"loss_value": math.nan})
+
+
+def test_coefficients_are_in_the_state_dict():
+    total = make_total(coeffs={"loss_value": 0.5})
+    total.loss_value_coeff = 0.25
+    assert total.state_dict()["loss_value_coeff"] == 0.25
+
+
+def test_a_coefficient_of_no_term_is_refused():
+    with pytest.raises(KeyError, match="coeffs names the term 'loss_valeu'; the losses return"):
+        make_total(coeffs={"loss_valeu": 0.5})
+    with pytest.raises(KeyError, match="coeffs names the term 'moa_accuracy'"):
+        make_total(coeffs={"moa_accuracy": 0.5})  # a log, not a term
+
+
+@pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
+def test_an_unknown_reduction_is_refused(make):
+    with pytest.raises(ValueError, match="reduction to be one of 'mean', 'sum', 'none', got 'avg'"):
+        make(reduction="avg")
+
+
+def test_nan_of_the_dead_changes_neither_value_nor_gradient(batch):
+    total = make_total()
+    assert_close(total(poisoned(batch)).to_dict(), total(batch).to_dict())
+    assert_close(gradients(total, poisoned(batch)), gradients(total, batch))
+
+
+def test_in_float64(generator):
+    total = make_total(coeffs={"loss_value": 0.5}).double()
+    batch = make_batch((8,), dead_fraction=0.3, generator=generator)
+    batch = batch.apply(lambda x: x.double() if x.is_floating_point() else x)
+    assert all(value.dtype == torch.float64 for value in total(batch).values())

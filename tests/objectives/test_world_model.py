@@ -1,0 +1,162 @@
+"""WorldModelLoss."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from tests.objectives.factory import (
+    ACTION_TYPES,
+    OBS,
+    assert_gradcheck,
+    batch64,
+    gradients,
+    make_world,
+    masked,
+    mean_of,
+    module,
+    poisoned,
+    valid_agents,
+)
+from torchrl_moawm import WorldModelLoss
+from torchrl_moawm.testing import make_batch
+
+
+class Model(nn.Module):
+    """Each agent by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(OBS, OBS + 1)
+
+    def forward(self, observation):
+        return self.net(observation).split([OBS, 1], -1)
+
+
+def make(**settings):
+    names = ["predicted_observation", "predicted_reward"]
+    return WorldModelLoss(module(Model(), ["observation"], names), **settings).double()
+
+
+def errors(loss, batch):
+    """Of every agent ``[B, N]``, feature by feature."""
+    out, after = loss.world_model(batch.clone())["agents"], batch["next", "agents"]
+    shape = batch["agents"].batch_size
+    obs, reward = (torch.zeros(shape, dtype=torch.float64) for _ in range(2))
+    for b, i in torch.cartesian_prod(*(torch.arange(n) for n in shape)).tolist():
+        for d in range(OBS):
+            if "observation_mask" not in after or after["observation_mask"][b, i, d]:
+                error = out["predicted_observation"][b, i, d] - after["observation"][b, i, d]
+                obs[b, i] += error**2
+        reward[b, i] = (out["predicted_reward"][b, i, 0] - after["reward"][b, i, 0]) ** 2
+    return obs.detach(), reward.detach()
+
+
+@pytest.mark.parametrize("masks", [(), ("mask",), ("mask", "collector")])
+@pytest.mark.parametrize("features", [True, False])
+def test_is_the_mean_over_valid_agents(masks, features, generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, *masks)
+    if not features:
+        del batch["next", "agents", "observation_mask"]
+    loss = make()
+    obs, reward = errors(loss, batch)
+    out = loss(batch)
+    assert_close(out["loss_obs"].item(), mean_of(obs, valid_agents(batch)))
+    assert_close(out["loss_reward"].item(), mean_of(reward, valid_agents(batch)))
+
+
+def test_reductions_and_coefficients(generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, "mask")
+    loss = make(reduction="none", obs_coeff=2.0, reward_coeff=3.0)
+    valid = valid_agents(batch)
+    obs, reward = (torch.where(valid, x, 0.0) for x in errors(loss, batch))
+    assert_close(loss(batch).to_dict(), {"loss_obs": 2 * obs, "loss_reward": 3 * reward})
+    loss.reduction = "sum"
+    assert_close(loss(batch)["loss_obs"], 2 * obs.sum())
+    assert_close(loss(batch)["loss_reward"], 3 * reward.sum())
+
+
+def test_is_compared_with_the_next_step_not_with_this_one(generator):
+    batch = batch64((9,), generator=generator)
+
+    class Copy(nn.Module):
+        def forward(self, observation, reward):
+            return observation, reward
+
+    keys = [("next", "agents", "observation"), ("next", "agents", "reward")]
+    names = ["predicted_observation", "predicted_reward"]
+    oracle = module(Copy(), ["observation"], names)
+    oracle.in_keys = keys  # an oracle that has seen step t+1
+    out = WorldModelLoss(oracle)(batch)
+    assert out["loss_obs"] == 0.0
+    assert out["loss_reward"] == 0.0
+
+
+def test_the_feature_mask_of_this_step_does_not_matter(generator):
+    batch, loss = batch64((9,), generator=generator), make()
+    before = loss(batch)["loss_obs"]
+    batch["agents", "observation_mask"] = torch.zeros(9, 3, OBS, dtype=torch.bool)
+    assert_close(loss(batch)["loss_obs"], before)
+
+
+def test_no_feature_is_zero_and_the_reward_remains(generator):
+    batch, loss = batch64((9,), generator=generator), make()
+    before = loss(batch)["loss_reward"]
+    batch["next", "agents", "observation_mask"] = torch.zeros(9, 3, OBS, dtype=torch.bool)
+    assert loss(batch)["loss_obs"] == 0.0
+    assert_close(loss(batch)["loss_reward"], before)
+
+
+def test_nan_behind_the_feature_mask_changes_neither_value_nor_gradient(generator):
+    batch, loss = batch64((9,), generator=generator), make()
+    bad, after = batch.clone(), batch["next", "agents"]
+    bad["next", "agents", "observation"] = torch.where(
+        after["observation_mask"], after["observation"], torch.nan
+    )
+    assert_close(loss(bad).to_dict(), loss(batch).to_dict())
+    assert_close(gradients(loss, bad), gradients(loss, batch))
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_nan_of_the_dead_changes_neither_value_nor_gradient(action_type, generator):
+    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    loss = make_world(action_type)
+    assert_close(loss(poisoned(batch)).to_dict(), loss(batch).to_dict())
+    assert_close(gradients(loss, poisoned(batch)), gradients(loss, batch))
+
+
+def test_rows_behind_the_loss_mask_may_hold_anything(generator):
+    batch, loss = batch64((9,), generator=generator), make()
+    rows = torch.cat(
+        [batch, batch[:4].apply(lambda x: x * torch.nan if x.is_floating_point() else x)]
+    )
+    rows["valid"] = torch.arange(13) < 9
+    loss.loss_mask_key = "valid"
+    out, grads = loss(rows), gradients(loss, rows)
+    loss.loss_mask_key = None
+    assert_close(out.to_dict(), loss(batch).to_dict())
+    assert_close(grads, gradients(loss, batch))
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_gradient_reaches_every_parameter(action_type):
+    loss = make_world(action_type)
+    grads = gradients(loss, make_batch((20,), action_type=action_type))
+    assert all((grad != 0).any() for grad in grads.values())
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_gradcheck(action_type, generator):
+    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    assert_gradcheck(make_world(action_type).double(), batch)
+
+
+def test_permuting_the_agents_permutes_the_loss(generator):
+    batch, loss = batch64((9,), generator=generator), make(reduction="none")
+    flipped = batch.clone()
+    flipped["agents"], flipped["next", "agents"] = (
+        batch["agents"].flip(1),
+        batch["next", "agents"].flip(1),
+    )
+    out = loss(batch).apply(lambda x: x.flip(1))
+    assert_close(loss(flipped).to_dict(), out.to_dict())

@@ -1,0 +1,71 @@
+"""Each example runs, and does what its docstring says."""
+
+import math
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TERMS = [
+    "loss_entropy",
+    "loss_kl",
+    "loss_moa",
+    "loss_objective",
+    "loss_obs",
+    "loss_reconstruction",
+    "loss_reward",
+    "loss_teacher_kl",
+    "loss_teacher_reconstruction",
+    "loss_value",
+]
+
+
+def run(name, *args):
+    return runpy.run_path(str(EXAMPLES / name))["main"](list(args))
+
+
+def total(terms):
+    return sum(value for name, value in terms.items() if name.startswith("loss"))
+
+
+def test_compose_losses_returns_every_term_and_one_step_lowers_the_sum(capsys):
+    before, after = run("01_compose_losses.py")
+    assert sorted(name for name, _ in before.items() if name.startswith("loss")) == TERMS
+    assert all(value.isfinite() for value in (*before.values(), *after.values()))
+    assert total(after) < total(before)
+    assert "loss_moa" in capsys.readouterr().out
+
+
+def test_train_vmas_learns_the_world_model_within_three_batches(capsys):
+    sizes = ["--num-envs=32", "--max-steps=10", "--total-frames=960", "--minibatches=2"]
+    returns = run("02_train_vmas.py", *sizes, "--epochs=4")
+    assert len(returns) == 3
+    assert all(map(math.isfinite, returns))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("frames")]
+    assert [int(line.split()[1]) for line in lines] == [320, 640, 960]
+    first, *_, last = (float(line.split("loss_obs")[1].split()[0]) for line in lines)
+    assert last < first / 2
+
+
+def test_train_vmas_repeats_with_its_seed(capsys):
+    sizes = ["--num-envs=4", "--max-steps=5", "--total-frames=40", "--minibatches=2", "--epochs=1"]
+    assert run("02_train_vmas.py", *sizes) == run("02_train_vmas.py", *sizes)
+
+
+def test_your_own_network_is_trained_alone_and_in_the_framework(capsys):
+    histories = run("03_your_own_network.py", "--steps=15")
+    for history in histories.values():
+        assert len(history) == 15
+        assert history[-1] < history[0] - 0.1
+    assert histories["alone"][-1] < math.log(5) - 0.3  # better than a guess among 5 commands
+    assert capsys.readouterr().out.count("nats") == 2
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_says_how_to_run_it_and_is_run_here(path):
+    source = path.read_text()
+    assert path.name[:2].isdigit()
+    assert len(source.splitlines()) < 120
+    assert f"python examples/{path.name}" in source.split('"""')[1]
+    assert f'"{path.name}"' in Path(__file__).read_text()

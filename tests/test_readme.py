@@ -1,0 +1,88 @@
+"""What the README says is so."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import torchrl_moawm
+from torchrl_moawm import functional, objectives, testing
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+WORDS = set(re.findall(r"`([^`\n]+)`", README))
+
+
+def table(title):
+    """Cells of the first table below a heading, without its head."""
+    section = README.split(f"## {title}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def names(cell):
+    return re.findall(r"`(\w+)`", cell)
+
+
+def run_readme_test_command(tmp_path):
+    """The marked command, as .ci/run reads it."""
+    command = [ROOT / ".ci" / "run", "--print-test-command"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda code: code.splitlines()[-1][:30])
+def test_snippet_runs_and_its_terms_are_finite(snippet):
+    scope = {}
+    exec(compile(ast.parse(snippet), "README.md", "exec"), scope)
+    terms = {k: v for k, v in scope["terms"].items() if k.startswith("loss")}
+    assert terms
+    assert all(value.isfinite() for value in terms.values())
+
+
+def test_the_first_snippet_is_short_and_reaches_every_network():
+    assert len(SNIPPETS[0].splitlines()) <= 16
+    scope = {}
+    exec(SNIPPETS[0], scope)
+    for name in ("actor", "critic", "moa_network", "world_model", "student", "teacher"):
+        parameters = list(getattr(scope["system"], name).parameters())
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters), name
+
+
+def test_the_table_of_losses_names_every_public_loss_and_existing_functions():
+    rows = table("The losses")
+    classes = {name for row in rows for name in names(row[2])}
+    assert classes == set(objectives.__all__)
+    assert classes <= set(torchrl_moawm.__all__)
+    for row in rows:
+        for name in names(row[3]):
+            assert name in functional.__all__, name
+
+
+def test_the_table_of_keys_agrees_with_the_fixture():
+    rows = table("Keys and shapes")
+    keys = {name for row in rows for name in names(row[0])}
+    batch = testing.make_batch(dead_fraction=0.5)
+    assert set(batch["agents"].keys()) <= keys
+    assert set(batch["next", "agents"].keys()) <= WORDS
+
+
+def test_every_default_key_of_every_loss_is_named():
+    for name in objectives.__all__:
+        fields = getattr(objectives, name)._AcceptedKeys.__dataclass_fields__
+        for field in fields.values():
+            assert field.default in WORDS, field.default
+
+
+def test_ci_runs_the_command_of_the_readme(tmp_path):
+    command = run_readme_test_command(tmp_path).strip()
+    assert command in README
+    assert command.endswith("pytest")
+    assert "\n" not in command
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_a_link_leads_somewhere(target):
+    assert (ROOT / target).exists()

@@ -1,0 +1,253 @@
+"""The batch, the contract of our losses, and a broken loss for every rule of the contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tensordict import NestedKey, TensorDict
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    dispatch,
+)
+from torch import nn
+from torchrl.modules import IndependentNormal
+from torchrl.objectives import LossModule
+
+from torchrl_moawm import MOALoss
+from torchrl_moawm._contract import RULES
+from torchrl_moawm.modules import make_moa_network, make_world_model
+from torchrl_moawm.testing import check_loss_module, make_batch
+
+from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup
+from .objectives.factory import ACTION_TYPES, LOSSES, make_moawm, make_total, sizes
+
+# ------------------------------------------------------------------- make_batch
+
+
+def test_batch_has_every_default_key_in_its_shape():
+    batch = make_batch((4, 6), n_agents=3, obs_dim=5, n_actions=4, latent_dim=2, dead_fraction=0.3)
+    seen = (3 - 1) * (5 + 4)  # everybody else's observation and action
+    flags, real = torch.bool, torch.float32
+    now = {
+        "observation": ((5,), real),
+        "action": ((), torch.int64),
+        "action_log_prob": ((), real),
+        "action_mask": ((4,), flags),
+        "mask": ((), flags),
+        "previous_observation": ((5,), real),
+        "previous_action": ((), torch.int64),
+        "previous_mask": ((), flags),
+        "feature": ((5,), real),
+        "latent": ((2,), real),
+        "latent_loc": ((2,), real),
+        "latent_scale": ((2,), real),
+        "latent_noise": ((2,), real),
+        "teacher_feature": ((seen,), real),
+        "state_value": ((1,), real),
+        "value_target": ((1,), real),
+        "advantage": ((1,), real),
+    }
+    then = {"observation": ((5,), real), "reward": ((1,), real), "observation_mask": ((5,), flags)}
+    expected = {("agents", name): entry for name, entry in now.items()}
+    expected |= {("next", "agents", name): entry for name, entry in then.items()}
+    for key, (features, dtype) in expected.items():
+        assert batch[key].shape == (4, 6, 3, *features), key
+        assert batch[key].dtype == dtype, key
+    for key in ("done", "terminated", "truncated"):
+        assert batch[key].shape == batch["next", key].shape == (4, 6, 1)
+    assert batch["agents"].batch_size == batch["next", "agents"].batch_size == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("action_type", "features", "dtype"),
+    [
+        ("categorical", (), torch.int64),
+        ("one-hot", (7,), torch.int64),
+        ("continuous", (2,), torch.float32),
+    ],
+)
+def test_action_types(action_type, features, dtype):
+    batch = make_batch((2, 3), action_type=action_type, n_actions=7, action_dim=2)
+    for name in ("action", "previous_action"):
+        assert batch["agents", name].shape == (2, 3, 3, *features)
+        assert batch["agents", name].dtype == dtype
+    assert (("agents", "action_mask") in batch.keys(True)) == (action_type != "continuous")
+    if action_type == "one-hot":
+        assert (batch["agents", "action"].sum(-1) == 1).all()
+    if action_type == "continuous":
+        assert batch["agents", "action"].abs().max() < 1
+
+
+def test_unknown_action_type():
+    with pytest.raises(ValueError, match="'categorical', 'one-hot', 'continuous', got 'onehot'"):
+        make_batch(action_type="onehot")
+
+
+def test_same_generator_same_batch():
+    first, second, other = (
+        make_batch(dead_fraction=0.3, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
+    )
+    assert (first == second).all()
+    assert not first["agents", "observation"].equal(other["agents", "observation"])
+
+
+def test_batch_of_a_nested_group():
+    batch = make_batch((2,), group=("teams", "red"), dead_fraction=0.5)
+    assert batch["teams", "red", "observation"].shape == (2, 3, 5)
+    assert batch["next", "teams", "red", "reward"].shape == (2, 3, 1)
+    assert batch["teams", "red", "mask"].shape == (2, 3)
+
+
+def test_the_dead_read_zero_and_without_dead_there_is_no_mask():
+    batch = make_batch((8, 8), dead_fraction=0.5)
+    dead = ~batch["agents", "mask"]
+    assert 0.3 < dead.float().mean() < 0.7
+    for key in ("observation", "action", "advantage", "latent"):
+        assert not batch["agents", key][dead].any()
+    assert not batch["next", "agents", "reward"][dead].any()
+    assert ("agents", "mask") not in make_batch().keys(True)
+
+
+# --------------------------------------------------------------- our own losses
+
+
+def gaussian_moa():
+    """A probabilistic network: its own distribution over the others' actions."""
+    return MOALoss(
+        ProbabilisticTensorDictSequential(
+            make_moa_network(**sizes("continuous")),
+            ProbabilisticTensorDictModule(
+                in_keys={"loc": ("agents", "moa_loc"), "scale": ("agents", "moa_scale")},
+                out_keys=[("agents", "others_action")],
+                distribution_class=IndependentNormal,
+            ),
+        )
+    )
+
+
+CONTRACT = {**LOSSES, "moawm": make_moawm, "total": make_total}
+
+
+@pytest.mark.parametrize("dead_fraction", [0.0, 0.3])
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name, action_type, dead_fraction, generator):
+    batch = make_batch(action_type=action_type, dead_fraction=dead_fraction, generator=generator)
+    check_loss_module(CONTRACT[name](action_type), batch)
+
+
+@pytest.mark.parametrize("dead_fraction", [0.0, 0.3])
+def test_contract_of_a_probabilistic_moa(dead_fraction, generator):
+    batch = make_batch(action_type="continuous", dead_fraction=dead_fraction, generator=generator)
+    check_loss_module(gaussian_moa(), batch)
+
+
+def test_contract_in_a_nested_group(generator):
+    group = ("teams", "red")
+    settings = sizes()
+    loss = MOALoss(make_moa_network(group=group, **settings), group=group)
+    check_loss_module(loss, make_batch(group=group, dead_fraction=0.3, generator=generator))
+
+
+# ---------------------------------------------------------------- broken losses
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda loss: loss.__name__)
+def test_a_broken_loss_fails_by_its_rule_and_by_no_other(broken, generator):
+    make = make_moa_network if issubclass(broken, MOALoss) else make_world_model
+    loss, batch = broken(make(**sizes())), make_batch(generator=generator)
+    first, *more = BROKEN[broken]
+    with pytest.raises(AssertionError, match=f"^{first}: "):
+        check_loss_module(loss, batch)
+    check_loss_module(loss, batch, skip={first, *more})
+
+
+def test_every_rule_has_a_broken_loss():
+    assert {rules[0] for rules in BROKEN.values()} == set(RULES)
+
+
+# ------------------------------------------------------------------ the checker
+
+
+class Upstream(LossModule):
+    """A loss with nothing of ours in it: TorchRL's own keys, masks and reduction."""
+
+    @dataclass
+    class _AcceptedKeys:
+        observation: NestedKey = "observation"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss_norm"]
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(3, 1)
+        self.reduction = "mean"
+
+    @property
+    def in_keys(self):
+        return [self.tensor_keys.observation]
+
+    def _forward_value_estimator_keys(self, **_):
+        pass
+
+    @dispatch
+    def forward(self, tensordict):
+        observation = tensordict[self.tensor_keys.observation]
+        mask = tensordict.get(("collector", "mask"), None)
+        if mask is not None:
+            observation = torch.where(mask.unsqueeze(-1), observation, 0.0)
+        loss = self.net(observation).squeeze(-1).square()
+        return TensorDict({"loss_norm": self._reduce_loss(loss, tensordict=tensordict)})
+
+
+def test_a_loss_without_agents_keeps_the_contract():
+    check_loss_module(Upstream(), TensorDict({"observation": torch.randn(4, 6, 3)}, (4, 6)))
+
+
+def test_unknown_rule_lists_the_rules():
+    with pytest.raises(ValueError, match=r"'input_unchanged'.*got \['typo'\]"):
+        check_loss_module(LOSSES["moa"](), make_batch(), skip={"typo"})
+
+
+def test_batch_without_batch_dimension():
+    with pytest.raises(ValueError, match="at least one batch dimension"):
+        check_loss_module(LOSSES["moa"](), make_batch()[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (
+            ForgetsAnOutKey,
+            "out_keys: forward returned ['loss_obs', 'loss_reward', 'log'], expected out_keys, "
+            "['loss_obs', 'loss_reward'].",
+        ),
+        (
+            ForgetsItsGroup,
+            "default_keys: set_keys(observation=None) gave 'observation', expected "
+            "('agents', 'observation').",
+        ),
+    ],
+)
+def test_message_tells_what_was_found_and_expected(broken, message):
+    with pytest.raises(AssertionError) as error:
+        check_loss_module(broken(make_world_model(**sizes())), make_batch())
+    assert str(error.value) == message
+
+
+def test_loss_batch_and_random_state_are_left_as_they_were():
+    loss, batch = make_total(), make_batch(dead_fraction=0.3)
+    state = {key: value.clone() for key, value in loss.state_dict().items()}
+    entries, rng, in_keys = batch.clone(), torch.get_rng_state(), loss.in_keys
+    check_loss_module(loss, batch)
+    assert all(value.equal(state[key]) for key, value in loss.state_dict().items())
+    assert (batch == entries).all()
+    assert list(batch.keys(True)) == list(entries.keys(True))
+    assert torch.get_rng_state().equal(rng)
+    assert loss.in_keys == in_keys
+    assert all(parameter.grad is None for parameter in loss.parameters())

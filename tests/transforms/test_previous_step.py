@@ -1,0 +1,209 @@
+"""PreviousStep: at every step, in every collector, exactly what was one step before."""
+
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from torchrl.collectors import Collector, MultiSyncCollector
+from torchrl.envs import (
+    Compose,
+    ParallelEnv,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+    VmasEnv,
+    check_env_specs,
+)
+
+from tests.transforms.teams import Teams, make_teams
+from torchrl_moawm import PreviousStep
+
+ACTIONS = {
+    "continuous": {},
+    "categorical": {"continuous_actions": False},
+    "one-hot": {"continuous_actions": False, "categorical_actions": False},
+}
+
+
+def vmas(num_envs=2, limit=None, **options):
+    env = VmasEnv("navigation", num_envs=num_envs, seed=0, n_agents=3, **options)
+    return TransformedEnv(env, Compose(PreviousStep(), StepCounter(limit)))
+
+
+def assert_exact(batch, group="agents", names=None):
+    """Compares every entry of a batch ``[E, T]`` with the step before, found by a loop.
+
+    Its first step is the first of an episode.
+    """
+    names = names or {"observation": "previous_observation", "action": "previous_action"}
+    now, after = batch[group], batch["next", group]
+    ended = batch["next", "done"].squeeze(-1)
+    for e, t in product(range(batch.shape[0]), range(batch.shape[1])):
+        acted = now["mask"][e, t] if "mask" in now else torch.ones(now.shape[2:]).bool()
+        assert torch.equal(after["previous_mask"][e, t], acted)
+        for name, written in names.items():
+            expected = now[name][e, t].clone()
+            expected[~acted] = 0
+            assert torch.equal(after[written][e, t], expected), (written, e, t)
+        for written in (*names.values(), "previous_mask"):
+            if t == 0 or ended[e, t - 1]:
+                assert not now[written][e, t].any(), (written, e, t)
+            else:
+                assert torch.equal(now[written][e, t], after[written][e, t - 1]), (written, e, t)
+
+
+# --------------------------------------------------------------------------- specs
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_specs_hold_on_vmas(action):
+    check_env_specs(vmas(**ACTIONS[action]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("lengths", [3, (2, 3)])
+def test_specs_hold_with_masks_and_two_groups(lengths, masked):
+    check_env_specs(make_teams(lengths, {"red": 2, "blue": 1}, masked))
+
+
+def test_the_zeros_of_a_first_step_are_admitted_though_no_one_hot_action_is_zero():
+    env = vmas(**ACTIONS["one-hot"])
+    first = env.reset()
+    previous = first["agents", "previous_action"]
+    assert previous.shape == (2, 3, 9)
+    assert not previous.any()
+    assert env.observation_spec.is_in(first.select("agents", "step_count"))
+    assert not env.full_action_spec["agents", "action"].is_in(previous)  # its spec would refuse
+
+
+# ------------------------------------------------------------------------ rollouts
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_exact_on_vmas_over_episode_boundaries(action):
+    batch = vmas(limit=3, **ACTIONS[action]).rollout(8, break_when_any_done=False)
+    assert batch["next", "done"].sum() == 4
+    assert_exact(batch)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_where_environments_end_at_different_steps(masked):
+    env = make_teams((2, 3, 7), {"red": 2, "blue": 3}, masked)
+    batch = env.rollout(9, break_when_any_done=False)
+    assert batch["next", "done"].sum((1, 2)).tolist() == [4, 3, 1]
+    for group in ("red", "blue"):
+        assert_exact(batch, group)
+
+
+def test_who_did_not_act_has_no_previous_step():
+    agents = make_teams((9,), masked=True).rollout(4)[0]["agents"]
+    assert agents["mask"].tolist() == [  # agent n acts at t unless (t + n) % 3 == 0
+        [False, True, True],
+        [True, True, False],
+        [True, False, True],
+        [False, True, True],
+    ]
+    assert torch.equal(agents["previous_mask"][1:], agents["mask"][:-1])
+    assert not agents["previous_mask"][0].any()
+    for name in ("previous_observation", "previous_action"):
+        assert (agents[name] != 0).all(-1).equal(agents["previous_mask"])
+
+
+def test_a_partial_reset_leaves_the_others_bit_for_bit():
+    env = make_teams((9, 9, 9))
+    ended = env.rollout(3)[:, -1]
+    going_on = ended["next"].clone()
+    going_on["_reset"] = torch.tensor([[False], [True], [False]])
+    before = going_on["agents"].clone()
+    after = env.reset(going_on)["agents"]
+    for name in ("previous_observation", "previous_action", "previous_mask"):
+        assert before[name].all()  # nothing in there is 0
+        assert torch.equal(after[name][[0, 2]], before[name][[0, 2]])
+        assert not after[name][1].any()
+
+
+# ---------------------------------------------------------------------- collectors
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_collector_carries_the_step_over_batch_boundaries(masked):
+    env = make_teams((2, 3, 7), masked=masked)
+    batches = list(Collector(env, frames_per_batch=12, total_frames=36))
+    assert [batch.shape for batch in batches] == [(3, 4)] * 3
+    last, first = batches[0][2, -1]["agents"], batches[1][2, 0]["agents"]  # amid an episode
+    acted = first["previous_mask"]
+    assert acted.any()
+    assert torch.equal(first["previous_action"][acted], last["action"][acted])
+    assert_exact(torch.cat(batches, 1))
+
+
+def test_collector_on_vmas_carries_the_step_over_batch_boundaries():
+    collector = Collector(vmas(limit=3), frames_per_batch=8, total_frames=24)
+    assert_exact(torch.cat(list(collector), 1))
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_exact_in_serial_environments(outside):
+    """The transform in each environment, or one around them all."""
+    makers = [partial(Teams if outside else make_teams, length) for length in (2, 5)]
+    env = SerialEnv(2, makers)
+    if outside:
+        env = TransformedEnv(env, PreviousStep())
+    batches = list(Collector(env, frames_per_batch=8, total_frames=24))
+    assert_exact(torch.cat(batches, 1))
+
+
+def test_exact_in_parallel_environments():
+    env = ParallelEnv(2, [partial(make_teams, 2), partial(make_teams, 5)], mp_start_method="fork")
+    try:
+        assert_exact(env.rollout(8, break_when_any_done=False))
+    finally:
+        env.close()
+
+
+def test_exact_in_a_multi_process_collector():
+    env = partial(make_teams, (2, 3, 7), masked=True)
+    collector = MultiSyncCollector([env], frames_per_batch=12, total_frames=24, cat_results="stack")
+    try:
+        batches = [batch[0].clone() for batch in collector]  # [workers, E, T]
+    finally:
+        collector.shutdown()
+    assert_exact(torch.cat(batches, 1))
+
+
+# -------------------------------------------------------------------- keys, errors
+
+
+def test_chosen_keys():
+    transform = PreviousStep(in_keys=[("agents", "action")], out_keys=[("agents", "memory", "a")])
+    env = TransformedEnv(Teams((2, 5), masked=True), transform)
+    check_env_specs(env)
+    batch = env.rollout(8, break_when_any_done=False)
+    assert "previous_observation" not in batch["agents"]
+    assert_exact(batch, names={"action": ("memory", "a")})
+
+
+def test_a_name_is_derived_from_the_key():
+    env = TransformedEnv(Teams((2, 5)), PreviousStep(in_keys=[("agents", "observation")]))
+    batch = env.rollout(4, break_when_any_done=False)
+    assert_exact(batch, names={"observation": "previous_observation"})
+
+
+@pytest.mark.parametrize(
+    ("in_keys", "out_keys", "message"),
+    [
+        (None, [("agents", "x")], "Expected in_keys beside out_keys"),
+        (["observation"], None, r"\(group, name\), got 'observation'"),
+        ([("agents", "action")], ["x"], r"\(group, name\), got 'x'"),
+        ([("agents", "action")], [("agents", "x"), ("agents", "y")], "one out_key per in_key"),
+    ],
+)
+def test_keys_that_cannot_be_meant(in_keys, out_keys, message):
+    with pytest.raises(ValueError, match=message):
+        PreviousStep(in_keys, out_keys)
+
+
+def test_without_an_environment_it_cannot_know_its_keys():
+    with pytest.raises(RuntimeError, match="append it"):
+        PreviousStep()._keys  # noqa: B018
