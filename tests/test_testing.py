@@ -21,7 +21,7 @@ from torchrl_moawm._contract import RULES
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 
-from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup
+from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
 from .objectives.factory import ACTION_TYPES, LOSSES, make_moawm, make_total, sizes
 
 # ------------------------------------------------------------------- make_batch
@@ -232,7 +232,12 @@ def test_batch_without_batch_dimension():
             "default_keys: set_keys(observation=None) gave 'observation', expected "
             "('agents', 'observation').",
         ),
+        (  # 24 rows of 3 agents: 16 rows valid, in each of which 2 agents live
+            NoneKeepsTheMasked,
+            "mean_is_sum_over_count: 40 masked elements of loss_obs are not 0.",
+        ),
     ],
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_message_tells_what_was_found_and_expected(broken, message):
     with pytest.raises(AssertionError) as error:

@@ -38,6 +38,7 @@ def test_against_a_loop(normal):
 def test_negative_dimension_is_the_same_dimension(normal):
     x = normal(2, 5, 4, 3)
     assert_close(gather_others(x, agent_dim=-2), gather_others(x, agent_dim=2))
+    assert_close(gather_others(x, agent_dim=-1), gather_others(x, agent_dim=3))
     assert gather_others(x, agent_dim=-3).shape == (2, 5, 4, 4, 3)
 
 

@@ -10,6 +10,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
 from torchrl_moawm._checks import check_team
+from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
 
 
@@ -17,7 +18,8 @@ class MOANet(nn.Module):
     """Predicts every other agent's action from one encoding of the observer.
 
     The encoder runs once per observer, so its cost is linear in N; a linear head has one slot per
-    other agent, by ascending index.
+    other agent, by ascending index. To the mean (or the logits) of a slot is added what that agent
+    did before, times a learned factor per feature that starts at 0: agents often go on as they did.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class MOANet(nn.Module):
         outputs = action_dim if n_actions is not None else 2 * action_dim
         inputs = obs_dim + n_agents * (action_dim + 1)
         self.net = make_mlp(inputs, max(self.n_others, 1) * outputs, num_cells)
+        self.persistence = nn.Parameter(torch.zeros(action_dim))
         self.head = GaussianHead(min_scale) if n_actions is None else nn.Identity()
 
     def forward(
@@ -49,7 +52,9 @@ class MOANet(nn.Module):
         joint = own_first(torch.cat([action, acted], -1))
         out = self.net(torch.cat([previous_observation, joint], -1))
         slots = out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]
-        return self.head(slots)
+        did = gather_others(action, agent_dim=action.ndim - 2)  # [*B, N, M, F]
+        again, rest = slots.split([did.shape[-1], slots.shape[-1] - did.shape[-1]], -1)
+        return self.head(torch.cat([again + self.persistence * did, rest], -1))
 
 
 def make_moa_network(
