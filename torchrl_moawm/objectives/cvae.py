@@ -183,7 +183,8 @@ class TeacherVAELoss(_VAELoss):
         """Encodes, samples and reconstructs what everybody sees and does at t."""
         valid = self._agent_mask(tensordict)
         outputs, feature = self._autoencode(tensordict, self.teacher, valid)
-        loc, scale = outputs.get(self._key(self._loc)), outputs.get(self._key(self._scale))
+        loc = require(outputs, self._key(self._loc), "the encoder")
+        scale = require(outputs, self._key(self._scale), "the encoder")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, torch.zeros_like(loc), torch.ones_like(scale))
         return TensorDict(
@@ -290,7 +291,8 @@ class TeacherCVAELoss(_VAELoss):
         """Encodes what the agent sees at t, and compares the posterior with the teacher's."""
         valid = self._agent_mask(tensordict)
         outputs, feature = self._autoencode(tensordict, self.student, valid)
-        loc, scale = outputs.get(self._key(self._loc)), outputs.get(self._key(self._scale))
+        loc = require(outputs, self._key(self._loc), "the encoder")
+        scale = require(outputs, self._key(self._scale), "the encoder")
         with torch.no_grad() if self.detach_teacher else nullcontext():
             encoder = split_at(self.teacher, self._key("teacher_scale"))[0]
             teacher = run(encoder, self._inputs(tensordict, self.teacher))

@@ -142,6 +142,12 @@ class MOALoss(MultiAgentLoss):
             target, valid = self._pairs(tensordict, dist.batch_shape)
             nll = -dist.log_prob(target)
         else:
+            if not self._writes("moa_loc"):
+                logits, loc, scale = (self._key(f"moa_{x}") for x in ("logits", "loc", "scale"))
+                raise KeyError(
+                    f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
+                    f"or to be probabilistic; it writes {self.moa_network.out_keys}."
+                )
             outputs = self.moa_network(inputs)
             loc = require(outputs, self._key("moa_loc"), "moa_network")
             scale = require(outputs, self._key("moa_scale"), "moa_network")

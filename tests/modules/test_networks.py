@@ -1,0 +1,352 @@
+"""What the networks read and in which order, that they compile, and that they survive DDP."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
+from torch import distributed, nn
+from torch.nn.functional import one_hot, softplus
+from torch.nn.parallel import DistributedDataParallel
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import MLP
+
+from torchrl_moawm import (
+    ClipPPOPolicyLoss,
+    ClipPPOValueLoss,
+    LossSum,
+    MOALoss,
+    MOAWMLoss,
+    TeacherCVAELoss,
+    TeacherVAELoss,
+    WorldModelLoss,
+)
+from torchrl_moawm.modules import (
+    FreshLogProb,
+    GaussianSampler,
+    make_actor,
+    make_critic,
+    make_moa_network,
+    make_student,
+    make_teacher,
+    make_world_model,
+)
+from torchrl_moawm.modules.features import GaussianHead
+from torchrl_moawm.testing import make_batch
+
+N, OBS, Z, A, D = 3, 5, 3, 4, 2  # the defaults of make_batch
+ACTION_TYPES = ("categorical", "one-hot", "continuous")
+NETWORKS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
+
+
+def make_network(name, action_type):
+    discrete = action_type != "continuous"
+    team, group = {"n_agents": N, "obs_dim": OBS}, {"num_cells": (8,)}
+    action = {"action_dim": A if discrete else D, "n_actions": A if discrete else None}
+    made = {
+        "actor": lambda: make_actor(
+            obs_dim=OBS, latent_dim=Z, one_hot=action_type == "one-hot", **action, **group
+        ),
+        "critic": lambda: make_critic(latent_dim=Z, **team, **group),
+        "moa_network": lambda: make_moa_network(**team, **action, **group),
+        "world_model": lambda: make_world_model(**team, **action, **group),
+        "student": lambda: make_student(latent_dim=Z, **team, **action, **group),
+        "teacher": lambda: make_teacher(latent_dim=Z, **team, **action, **group),
+    }[name]()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.5)  # all depend on all they read
+    return made
+
+
+def inputs_of(network, batch):
+    keys = [key for key in network.in_keys if key != ("agents", "latent_noise")]
+    return batch.select(*keys, ("agents", "latent_noise"))
+
+
+def outputs_of(network, batch):
+    """What the network writes, sampling nothing."""
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        return network(inputs_of(network, batch)).select(*network.out_keys)
+
+
+def assert_same(found, expected):
+    torch.testing.assert_close(found.to_dict(), expected.to_dict())
+
+
+def seen_by_mlp(network, batch):
+    """The input of the network's first MLP."""
+    seen = []
+    mlp = next(module for module in network.modules() if isinstance(module, MLP))
+    handle = mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    outputs_of(network, batch)
+    handle.remove()
+    return seen[0]
+
+
+def loop(batch, row):
+    """``row(sample, i)`` for every sample and agent; the sample's entries are ``[N, ...]``."""
+    flat = batch["agents"].reshape(-1, N)
+    rows = [torch.stack([row(sample, i) for i in range(N)]) for sample in flat]
+    return torch.stack(rows).unflatten(0, batch.shape)
+
+
+def team_order(i):
+    return [i, *(j for j in range(N) if j != i)]
+
+
+# ------------------------------------------------------------------------------ inputs
+
+
+def test_the_critic_reads_its_own_agent_first_then_the_others_by_index():
+    batch = make_batch()
+
+    def row(sample, i):
+        return torch.cat(
+            [torch.cat([sample["observation"][j], sample["latent"][j]]) for j in team_order(i)]
+        )
+
+    found = seen_by_mlp(make_network("critic", "categorical"), batch)
+    assert torch.equal(found, loop(batch, row))
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", ["moa_network", "student"])
+def test_what_is_read_of_the_previous_step(name, action_type):
+    """Own previous observation; own action and mask first, then the others'; no hidden action."""
+    batch = make_batch(action_type=action_type)
+
+    def row(sample, i):
+        own = [sample["observation"][i]] if name == "student" else []
+        parts = [*own, sample["previous_observation"][i]]
+        for j in team_order(i):
+            action = sample["previous_action"][j]
+            action = one_hot(action, A) if action_type == "categorical" else action
+            acted = sample["previous_mask"][j]
+            parts += [action.float() * acted, acted.float()[None]]
+        return torch.cat(parts)
+
+    assert torch.equal(seen_by_mlp(make_network(name, action_type), batch), loop(batch, row))
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", ["world_model", "teacher"])
+def test_what_is_read_of_this_step(name, action_type):
+    """The world model reads all actions, its own first; the teacher not its own."""
+    batch = make_batch(action_type=action_type)
+
+    def row(sample, i):
+        action = sample["action"]
+        action = one_hot(action, A) if action_type == "categorical" else action
+        if name == "world_model":
+            return torch.cat([sample["observation"][i], *action[team_order(i)].float()])
+        others = team_order(i)[1:]
+        seen = torch.cat([sample["observation"], action.float()], -1)
+        return torch.cat([sample["observation"][i], *seen[others]])
+
+    assert torch.equal(seen_by_mlp(make_network(name, action_type), batch), loop(batch, row))
+
+
+def test_a_slot_of_the_moa_network_is_an_other_agent_by_index():
+    """A linear probe that copies the m-th other's previous action to the m-th slot."""
+    network = make_moa_network(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A, num_cells=())
+    linear = network.module.net[-1]
+    with torch.no_grad():
+        linear.bias.zero_()
+        linear.weight.zero_()
+        for m in range(N - 1):
+            start = OBS + (m + 1) * (A + 1)  # behind one's own action and mask
+            linear.weight[m * A : (m + 1) * A, start : start + A] = torch.eye(A)
+    batch = make_batch()
+    batch["agents", "previous_mask"] = torch.ones(*batch.shape, N, dtype=torch.bool)
+    copied = network(inputs_of(network, batch))["agents", "moa_logits"].argmax(-1)
+    previous = batch["agents", "previous_action"]
+    others = torch.tensor([[1, 2], [0, 2], [0, 1]])
+    assert torch.equal(copied, previous[..., others])
+
+
+@pytest.mark.parametrize("name", ["moa_network", "world_model", "student", "teacher"])
+def test_a_categorical_action_and_its_one_hot_are_the_same(name):
+    network, batch = make_network(name, "categorical"), make_batch()
+    encoded = batch.clone()
+    for key in ("action", "previous_action"):
+        encoded["agents", key] = one_hot(batch["agents", key], A)
+    assert_same(outputs_of(network, encoded), outputs_of(network, batch))
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", ["moa_network", "student"])
+def test_previous_mask_hides_the_previous_action(name, action_type):
+    network, batch = make_network(name, action_type), make_batch(action_type=action_type)
+    other = make_batch(action_type=action_type)["agents", "previous_action"]
+    mask = batch["agents", "previous_mask"]
+    changed, shown = batch.clone(), batch.clone()
+    hidden = ~mask if action_type == "categorical" else ~mask[..., None]
+    action = batch["agents", "previous_action"]
+    changed["agents", "previous_action"] = torch.where(hidden, other, action)
+    assert not torch.equal(changed["agents", "previous_action"], action)
+    assert_same(outputs_of(network, changed), outputs_of(network, batch))
+    shown["agents", "previous_mask"] = torch.ones_like(mask)  # that nobody acted is not a zero
+    key = network.out_keys[0]
+    assert not torch.equal(outputs_of(network, shown)[key], outputs_of(network, batch)[key])
+
+
+def test_own_action_does_not_reach_the_teacher():
+    """It depends on z."""
+    teacher, batch = make_network("teacher", "continuous"), make_batch(action_type="continuous")
+    action = batch["agents", "action"].requires_grad_()
+    loc = outputs_of(teacher, batch)["agents", "teacher_loc"]
+    (gradient,) = torch.autograd.grad(loc[..., 0, :].sum(), action)  # of agent 0
+    assert not gradient[..., 0, :].any()
+    assert gradient[..., 1:, :].all()
+
+
+def test_the_decoder_reads_the_latent_alone():
+    student = make_network("student", "categorical")
+    assert student[-1].in_keys == [("agents", "latent")]
+
+
+def test_an_untrained_world_model_is_persistence_without_reward():
+    batch = make_batch()
+    network = make_world_model(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A)
+    agents = network(batch.clone())["agents"]
+    assert torch.equal(agents["predicted_observation"], batch["agents", "observation"])
+    assert not agents["predicted_reward"].any()
+
+
+def test_untrained_actor_and_critic_ignore_the_latent():
+    """It has to earn its influence; the gradient reaches it from the first update."""
+    batch = make_batch(action_type="continuous")
+    latent = batch["agents", "latent"].requires_grad_()
+    actor = make_actor(obs_dim=OBS, latent_dim=Z, action_dim=D)
+    critic = make_critic(n_agents=N, obs_dim=OBS, latent_dim=Z)
+    for network, name in ((actor[0], "loc"), (critic, "state_value")):
+        out = network(inputs_of(network, batch))["agents", name].sum()
+        (gradient,) = torch.autograd.grad(out, latent, retain_graph=True)
+        assert not gradient.any()
+        out.backward()
+        first = next(network.parameters())
+        width = OBS + Z
+        of_latent = first.grad.unflatten(-1, (-1, width))[..., OBS:]
+        assert (of_latent != 0).any((0, -1)).all()
+
+
+# ----------------------------------------------------------------- sampler, head, actor
+
+
+@pytest.fixture
+def gaussian(normal):
+    return TensorDict({"loc": normal(4, N, Z), "scale": normal(4, N, Z).exp()}, [4])
+
+
+def test_the_sampler_uses_the_noise_it_is_given(gaussian, normal):
+    sampler = GaussianSampler("loc", "scale", "z", "noise")
+    noise = normal(4, N, Z)
+    for kind in ExplorationType.RANDOM, ExplorationType.DETERMINISTIC:
+        with set_exploration_type(kind):
+            z = sampler(gaussian.clone().set("noise", noise))["z"]
+        assert torch.equal(z, gaussian["loc"] + gaussian["scale"] * noise)
+
+
+def test_the_sampler_draws_at_random_and_else_takes_the_mean(gaussian):
+    sampler = GaussianSampler("loc", "scale", "z", "noise")
+    many = gaussian.expand(20_000, 4)
+    with set_exploration_type(ExplorationType.RANDOM):
+        z = sampler(many.clone())["z"]
+    torch.testing.assert_close(z.mean(0), gaussian["loc"], rtol=0, atol=0.15)
+    torch.testing.assert_close(z.std(0), gaussian["scale"], rtol=0.03, atol=0)  # 6 / sqrt(2 S)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        assert torch.equal(sampler(gaussian.clone())["z"], gaussian["loc"])
+
+
+@pytest.mark.parametrize("floor", [0.05, 0.1, 0.9])
+def test_the_scale_is_one_at_zero_and_never_below_its_floor(floor):
+    raw = torch.tensor([0.0, -1e4, -30.0, 2.0])
+    loc, scale = GaussianHead(floor)(torch.cat([raw + 7.0, raw]))
+    assert torch.equal(loc, raw + 7.0)
+    bias = torch.tensor(1.0 - floor).expm1().log()  # softplus(bias) = 1 - floor
+    torch.testing.assert_close(scale, floor + softplus(raw + bias))
+    torch.testing.assert_close(scale[0], torch.tensor(1.0))
+    assert scale.min() >= floor
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_the_log_probability_stored_is_that_of_a_fresh_distribution(action_type):
+    actor, batch = make_network("actor", action_type), make_batch(action_type=action_type)
+    fresh = FreshLogProb(actor, ("agents", "action"), ("agents", "log_prob"))
+    with set_exploration_type(ExplorationType.RANDOM):
+        acted = TensorDictSequential(actor, fresh)(inputs_of(actor, batch))
+    expected = actor.get_dist(inputs_of(actor, batch)).log_prob(acted["agents", "action"])
+    assert torch.equal(acted["agents", "log_prob"], expected)
+    assert expected.shape == (*batch.shape, N)
+    assert not list(fresh.parameters())  # the actor's are not there twice
+
+
+def test_the_bounds_of_an_action():
+    low, high = torch.tensor([-2.0, 0.0]), torch.tensor([-1.0, 5.0])
+    actor = make_actor(obs_dim=OBS, action_dim=2, low=low, high=high)
+    nn.init.normal_(actor[0].module.net[-1].bias, std=30.0)
+    with set_exploration_type(ExplorationType.RANDOM):
+        action = actor(make_batch((200,), obs_dim=OBS))["agents", "action"]
+    assert (action >= low).all()
+    assert (action <= high).all()
+    assert (action.flatten(0, 1).amax(0) - action.flatten(0, 1).amin(0) > 0.1 * (high - low)).all()
+
+
+# -------------------------------------------------------------------------- compile, DDP
+
+
+@pytest.mark.parametrize("action_type", ["categorical", "continuous"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_compiles_as_one_graph_with_the_same_output(name, action_type):
+    network, batch = make_network(name, action_type), make_batch(action_type=action_type)
+    if name == "actor":
+        network = network[0]  # the network behind the distribution
+    torch.compiler.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    found = compiled(inputs_of(network, batch)).select(*network.out_keys)
+    assert_same(found, network(inputs_of(network, batch)).select(*network.out_keys))
+
+
+def make_losses(action_type):
+    """Every loss, as the system puts them together."""
+    parts = {name: make_network(name, action_type) for name in NETWORKS}
+    return LossSum(
+        {
+            "policy": ClipPPOPolicyLoss(parts["actor"]),
+            "value": ClipPPOValueLoss(parts["critic"]),
+            "moawm": MOAWMLoss(
+                MOALoss(parts["moa_network"]),
+                WorldModelLoss(parts["world_model"]),
+                TeacherCVAELoss(parts["student"], parts["teacher"]),
+            ),
+            "teacher": TeacherVAELoss(parts["teacher"]),
+        }
+    )
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.usefixtures("process_group")
+def test_all_losses_survive_ddp_with_the_same_gradients(action_type):
+    """Twice, for DDP complains of an unused parameter in the second forward."""
+    losses, batch = make_losses(action_type), make_batch(action_type=action_type)
+    parallel = DistributedDataParallel(losses, find_unused_parameters=False)
+
+    def gradients(module):
+        torch.manual_seed(0)  # of the entropy's one sample
+        losses.zero_grad()
+        terms = module(batch)
+        sum(value for key, value in terms.items() if key.startswith("loss")).backward()
+        return {name: p.grad.clone() for name, p in losses.named_parameters()}
+
+    expected = gradients(losses)
+    for _ in range(2):
+        torch.testing.assert_close(gradients(parallel), expected)
+    assert all(gradient.any() for gradient in expected.values())
