@@ -80,7 +80,8 @@ def judge(
         blocks: Names for ranges of features, ``{"position": [0, 2]}``.
 
     Returns:
-        ``moa_nll`` beside ``moa_nll_marginal`` and ``moa_nll_repeat`` (nats per other agent);
+        ``moa_nll`` beside ``moa_nll_marginal``, ``moa_nll_repeat`` and ``moa_nll_oracle`` (nats per
+        other agent; the oracle is the acting policy's own density, which no observer can know);
         ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
         ``reward_skill``, ``1 - SSE / SSE of the mean reward``; ``z_gap``; ``student_kl`` (nats).
     """
@@ -98,6 +99,7 @@ def judge(
         "moa_nll": float(losses["moa"](batch)["loss_moa"] / losses["moa"].moa_coeff),
         "moa_nll_marginal": float(marginal),
         "moa_nll_repeat": float(repeat),
+        "moa_nll_oracle": float(-batch[system.group, "action_log_prob"].mean()),
         **world_model_skill(system, batch, blocks),
         "z_gap": float(latent["z_gap"]),
         "active_units": float(latent["active_units"]),

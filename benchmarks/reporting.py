@@ -52,7 +52,7 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
             (
                 "Model of the others, on unseen data",
                 "nats per other agent",
-                ["moa_nll", "moa_nll_marginal", "moa_nll_repeat"],
+                ["moa_nll", "moa_nll_marginal", "moa_nll_repeat", "moa_nll_oracle"],
             ),
             ("World model, on unseen data", "skill over persistence", skills),
             ("Latent", "error, z shuffled / z", ["z_gap"]),

@@ -21,6 +21,7 @@ from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_summary
 from stepper import PerNetworkStepper
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
@@ -70,16 +71,15 @@ class Watch(TrainerHookBase):
 
 def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
     """Mean over agents and finished episodes of the summed reward."""
-    return {"return": mean_return(batch), "log_pbar": True}
-
-
-def mean_return(batch: TensorDictBase) -> float:
-    """Mean over agents and finished episodes of the summed reward."""
     ended = batch["next", "done"].squeeze(-1)
+    return {"return": episode_rewards(batch, ended), "log_pbar": True}
+
+
+def episode_rewards(batch: TensorDictBase, ended: Tensor) -> float:
+    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``."""
     after = batch["next"]
     keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
-    returns = [after[key][ended] for key in keys]
-    return float(torch.cat([x.flatten() for x in returns]).mean())
+    return float(torch.cat([after[key][ended].flatten() for key in keys]).mean())
 
 
 def make_trainer(
@@ -141,11 +141,20 @@ def make_trainer(
     return trainer
 
 
-def evaluate(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> dict[str, float]:
-    """Return of the deterministic policy; quality of the models on stochastic actions."""
-    steps = config.task.max_steps
-    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        return {"evaluation_return": mean_return(env.rollout(steps, algorithm.policy))}
+@torch.no_grad()
+def play(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
+) -> TensorDictBase:
+    """As many steps as an episode has at most, in every environment."""
+    with set_exploration_type(mode):
+        return env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+
+
+def first_return(batch: TensorDictBase) -> float:
+    """Mean over agents and environments of the first episode's summed reward."""
+    first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
+    ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
+    return episode_rewards(batch, ended.scatter(-1, first.unsqueeze(-1), True))
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
@@ -164,10 +173,10 @@ def main(config: DictConfig) -> float:
     trainer.train()
 
     held_out = make_env(config, config.evaluation_envs)
-    figures = evaluate(config, algorithm, held_out)
+    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
+    figures = {"evaluation_return": first_return(batch)}
     if algorithm.system is not None:
-        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-            batch = held_out.rollout(config.task.max_steps, algorithm.policy)
+        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
         figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
     summary = {
         "task": config.task.name,

@@ -1,0 +1,269 @@
+"""The main job on every task, and the parts of it that compute something."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch import nn
+from torch.distributions import Normal
+
+from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import make_vmas_env
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TASKS = sorted(
+    str(path.relative_to(BENCHMARKS / "conf/task").with_suffix(""))
+    for path in BENCHMARKS.glob("conf/task/*/*.yaml")
+)
+TINY = """total_frames=400 task.num_envs=4 task.max_steps=50 num_cells=[16] epochs=2 minibatches=2
+    evaluation_envs=4 gif=false progress_bar=false threads=1""".split()
+ALWAYS = {"task", "algorithm", "seed", "frames", "seconds", "evaluation_return"}
+OF_THE_MODELS = {
+    "moa_nll",
+    "moa_nll_marginal",
+    "moa_nll_repeat",
+    "world_model_skill",
+    "world_model_skill_by_block",
+    "z_gap",
+}
+
+sys.path.insert(0, str(BENCHMARKS))  # its files import each other by name, as scripts do
+from algorithms import make_algorithm  # noqa: E402
+from quality import ActionBaselines, acted, skill, world_model_skill  # noqa: E402
+from stepper import PerNetworkStepper  # noqa: E402
+from train import evaluate, mean_return  # noqa: E402
+
+# ------------------------------------------------------------------------ the whole job
+
+
+def train(folder, *settings):
+    command = [sys.executable, str(BENCHMARKS / "train.py"), *TINY, *settings]
+    run = subprocess.run(
+        [*command, f"hydra.run.dir={folder}"], capture_output=True, text=True, cwd=folder
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads((folder / "summary.json").read_text()), run.stdout
+
+
+def assert_left_behind(folder, task, algorithm):
+    """Curves, and a checkpoint from which the losses can be made again."""
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    config = OmegaConf.create(checkpoint["config"])
+    env = make_vmas_env(config.task.scenario, 2, seed=0, **config.task.scenario_kwargs)
+    losses = make_algorithm(config, env).loss_module
+    losses.load_state_dict(checkpoint["loss_module"])
+    assert (config.task.name, config.algorithm.name) == (task, algorithm)
+    assert list((folder / "csv").rglob("loss_objective.csv"))
+    assert list((folder / "tensorboard").rglob("events.*"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_framework_trains_on_every_task(task, tmp_path):
+    summary, table = train(tmp_path, f"task={task}", "algorithm=moawm", "seed=3")
+    assert summary.keys() >= ALWAYS | OF_THE_MODELS
+    assert [summary[k] for k in ("task", "algorithm", "seed", "frames")] == [task, "moawm", 3, 400]
+    blocks = summary.pop("world_model_skill_by_block")
+    assert isinstance(blocks, dict)
+    assert blocks
+    figures = [value for value in summary.values() if isinstance(value, float)]
+    assert all(map(math.isfinite, figures))
+    assert all(key in table for key in ALWAYS | OF_THE_MODELS)
+    assert_left_behind(tmp_path, task, "moawm")
+
+
+def test_mappo_trains_through_the_same_loop(tmp_path):
+    summary, table = train(tmp_path, "algorithm=mappo")
+    assert summary.keys() >= ALWAYS
+    assert (summary["algorithm"], summary["frames"]) == ("mappo", 400)
+    assert math.isfinite(summary["evaluation_return"])
+    assert "moa_nll" not in summary
+    assert_left_behind(tmp_path, "vmas/navigation", "mappo")
+
+
+def test_an_algorithm_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"Unknown algorithm 'qmix'; there are \['moawm'"):
+        make_algorithm(OmegaConf.create({"algorithm": {"name": "qmix"}}), env=None)
+
+
+def test_the_return_is_that_of_finished_episodes():
+    """Hand numbers: environment 0 ends at steps 0 and 2, environment 1 at step 1."""
+    summed = torch.tensor([[1.0, 9.0, 3.0], [9.0, 8.0, 9.0]])
+    summed = torch.stack([summed, summed + 2.0], -1).unsqueeze(-1)  # [E, T, N, 1]
+    done = torch.tensor([[True, False, True], [False, True, False]]).unsqueeze(-1)
+    after = TensorDict({"done": done, "agents": {"episode_reward": summed}}, [2, 3])
+    batch = TensorDict({"next": after}, [2, 3])
+    assert mean_return(batch) == pytest.approx((1.0 + 3.0 + 8.0) / 3 + 1.0)
+
+
+def test_the_evaluation_counts_the_first_episode_of_every_environment():
+    """Episodes end early in some tasks; those that go on longer count as well."""
+    from tests.transforms.teams import Teams
+    from torchrl_moawm.envs.vmas import with_transforms
+
+    env = with_transforms(Teams((2, 3, 7)), max_steps=6)
+    config = OmegaConf.create({"task": {"max_steps": 6}})
+    algorithm = SimpleNamespace(policy=lambda td: td.update(env.full_action_spec.rand()))
+    figures = evaluate(config, algorithm, env)  # a reward of 1 per step
+    assert figures["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
+
+
+# ------------------------------------------------------------------- honest baselines
+
+
+def test_the_continuous_baselines_are_gaussians(normal):
+    action, previous = normal(50, 2, 3), normal(50, 2, 3)
+    new, before = normal(20, 2, 3), normal(20, 2, 3)
+    fitted = ActionBaselines.fit(action, previous, None)
+    marginal, repeat = fitted.nll(new, before, None)
+    by_agent = Normal(action.mean(0), action.std(0))
+    around = Normal(before, (action - previous).std(0))
+    torch.testing.assert_close(marginal, -by_agent.log_prob(new).sum(-1).mean())
+    torch.testing.assert_close(repeat, -around.log_prob(new).sum(-1).mean())
+
+
+def test_the_discrete_baselines_by_hand():
+    """One agent, three actions: 0 0 1 2 taken after 0 1 1 1, so twice a repetition of four."""
+    action = torch.tensor([[0], [0], [1], [2]])
+    previous = torch.tensor([[0], [1], [1], [1]])
+    fitted = ActionBaselines.fit(action, previous, 3)
+    torch.testing.assert_close(fitted.marginal[0], torch.tensor([[3.0, 2.0, 2.0]]) / 7)  # + 1 each
+    torch.testing.assert_close(fitted.repeat[0], torch.tensor([3.0 / 6]))  # (2 + 1) / (4 + 2)
+    marginal, repeat = fitted.nll(torch.tensor([[2]]), torch.tensor([[0]]), 3)
+    assert marginal.item() == pytest.approx(-math.log(2 / 7))
+    assert repeat.item() == pytest.approx(-math.log(0.5 * (2 / 7) / (4 / 7)))
+    same = fitted.nll(torch.tensor([[0]]), torch.tensor([[0]]), 3)[1]
+    assert same.item() == pytest.approx(-math.log(0.5))
+
+
+def test_discrete_probabilities_sum_to_one(generator):
+    action = torch.randint(5, (40, 1), generator=generator)
+    previous = torch.randint(5, (40, 1), generator=generator)
+    fitted = ActionBaselines.fit(action, previous, 5)
+    for before in range(5):
+        each = [fitted.nll(torch.tensor([[a]]), torch.tensor([[before]]), 5) for a in range(5)]
+        for kind in range(2):
+            assert sum(math.exp(-nll[kind]) for nll in each) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("action_type", ["categorical", "one-hot", "continuous"])
+def test_samples_are_those_where_all_acted_before(action_type):
+    index = torch.arange(8).reshape(4, 2) % 4
+    action = {
+        "categorical": index,
+        "one-hot": nn.functional.one_hot(index, 4),
+        "continuous": torch.randn(4, 2, 3),
+    }[action_type]
+    mask = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
+    agents = {"action": action, "previous_action": action.flip(0), "previous_mask": mask}
+    batch = TensorDict({"agents": TensorDict(agents, [4, 2])}, [4])
+    expected = action if action_type == "continuous" else index
+    found, previous, n_actions = acted(batch.reshape(2, 2), "agents")
+    assert torch.equal(found, expected[[0, 3]])
+    assert torch.equal(previous, expected[[3, 0]])
+    assert n_actions == (None if action_type == "continuous" else 4)
+
+
+def test_skill_of_copying_is_zero_and_of_perfection_one():
+    reference = torch.tensor(4.0)
+    assert skill(reference, reference) == 0.0
+    assert skill(torch.tensor(0.0), reference) == 1.0
+    assert skill(torch.tensor(6.0), reference) == -0.5
+
+
+def test_an_untrained_world_model_has_no_skill_and_a_perfect_one_all():
+    env = make_vmas_env("navigation", 4, max_steps=5, seed=0, n_agents=3)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    batch = env.rollout(10, break_when_any_done=False)
+    blocks = {"position": [0, 2], "goal": [4, 6]}
+    copying = world_model_skill(system, batch, blocks)
+    assert copying["world_model_skill"] == 0.0  # a world model starts at persistence
+    assert copying["world_model_skill_by_block/position"] == 0.0
+    after = batch["next", "agents"]
+    system.world_model = lambda td: td.set(
+        "agents",
+        {"predicted_observation": after["observation"], "predicted_reward": after["reward"]},
+    )
+    perfect = world_model_skill(system, batch, blocks)
+    assert set(perfect.values()) == {1.0}
+    assert len(perfect) == 4
+    wrong_goal = after["observation"].clone()
+    wrong_goal[..., 4:6] = batch["agents", "observation"][..., 4:6]  # as copying
+    system.world_model = lambda td: td.set(
+        "agents", {"predicted_observation": wrong_goal, "predicted_reward": after["reward"]}
+    )
+    by_block = world_model_skill(system, batch, blocks)
+    assert by_block["world_model_skill_by_block/position"] == 1.0
+    assert by_block["world_model_skill_by_block/goal"] == 0.0
+
+
+# ------------------------------------------------------------------------ the stepper
+
+
+class Slopes:
+    """A loss ``slope * sum(weights)`` for each network: the gradient is the slope."""
+
+    def __init__(self, **slopes):
+        self.slopes = slopes
+        self.networks = {name: nn.Linear(2, 2, bias=False) for name in slopes}
+
+    def loss(self, *names):
+        return lambda _: TensorDict(
+            {f"loss_{n}": self.slopes[n] * self.networks[n].weight.sum() for n in names}
+        )
+
+    def step(self, optimizer, steps=1, **settings):
+        """Whether each network moved, step by step, and the last step's log."""
+        parameters = [p for net in self.networks.values() for p in net.parameters()]
+        defaults = {"max_grad_norm": 1.0, "steps_per_epoch": 2, "epochs": 3, "auxiliary_epochs": 1}
+        stepper = PerNetworkStepper(
+            optimizer(parameters), self.networks, core=self.loss("core"), **{**defaults, **settings}
+        )
+        trainer, moved = SimpleNamespace(loss_module=self.loss(*self.slopes)), []
+        for _ in range(steps):
+            before = {name: net.weight.detach().clone() for name, net in self.networks.items()}
+            log = stepper.step(trainer, TensorDict())
+            moved.append({n: (self.networks[n].weight - before[n]).detach() for n in before})
+        return moved, log
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def test_each_network_is_clipped_by_itself():
+    """A gradient of 4 elements of slope s has the norm 2 s."""
+    (moved,), log = Slopes(core=0.1, auxiliary=50.0).step(sgd)
+    torch.testing.assert_close(moved["core"], torch.full((2, 2), -0.1))  # small: as it is
+    torch.testing.assert_close(moved["auxiliary"], torch.full((2, 2), -0.5))  # norm 1
+    assert log["grad_norm_core"].item() == pytest.approx(0.2)
+    assert log["grad_norm_auxiliary"].item() == pytest.approx(100.0)
+    assert not log["loss_core"].requires_grad
+
+
+@pytest.mark.parametrize("optimizer", [sgd, torch.optim.Adam])
+def test_auxiliary_networks_rest_in_the_other_epochs(optimizer):
+    """Three epochs of two minibatches, one of them auxiliary; Adam's momentum does not go on."""
+    moved, _ = Slopes(core=1.0, auxiliary=1.0).step(optimizer, steps=8)
+    assert [bool(m["core"].any()) for m in moved] == [True] * 8
+    assert [bool(m["auxiliary"].any()) for m in moved] == [True, True, *[False] * 4, True, True]
+
+
+def test_the_count_of_steps_is_resumed():
+    slopes = Slopes(core=1.0, auxiliary=1.0)
+    parameters = [p for net in slopes.networks.values() for p in net.parameters()]
+    settings = {"max_grad_norm": 1.0, "steps_per_epoch": 2, "epochs": 3, "auxiliary_epochs": 1}
+    stepper = PerNetworkStepper(
+        sgd(parameters), slopes.networks, core=slopes.loss("core"), **settings
+    )
+    stepper.load_state_dict({"count": 2})  # the second epoch
+    log = stepper.step(SimpleNamespace(loss_module=slopes.loss("core", "auxiliary")), TensorDict())
+    assert "loss_auxiliary" not in log
+    assert stepper.state_dict() == {"count": 3}
