@@ -45,8 +45,7 @@ def make_batch(
         n_actions: ``A``.
         action_dim: ``D``.
         latent_dim: ``Z``.
-        dead_fraction: Probability that an agent is dead; above 0 there is a ``mask``, and the
-            entries of the dead are zero.
+        dead_fraction: Probability that an agent is dead; the entries of the dead are zero.
         group: The agents.
         generator: Where the numbers come from; ``None`` is torch's own.
 
@@ -97,8 +96,20 @@ def make_batch(
         "state_value": normal(1),
         "value_target": normal(1),
         "advantage": normal(1),
+        # what networks write; a loss that read these would have no gradient
+        "predicted_observation": normal(obs_dim),
+        "predicted_reward": normal(1),
+        "reconstruction": normal(obs_dim),
+        "teacher_reconstruction": normal(seen_of_others),
+        "teacher_loc": normal(latent_dim),
+        "teacher_scale": normal(latent_dim).exp(),
+        "teacher_latent": normal(latent_dim),
     }
-    if action_type != "continuous":
+    if action_type == "continuous":
+        now["moa_loc"] = normal(n_agents - 1, action_dim)
+        now["moa_scale"] = normal(n_agents - 1, action_dim).exp()
+    else:
+        now["moa_logits"] = normal(n_agents - 1, n_actions)
         now["action_mask"] = torch.ones(*team, n_actions, dtype=torch.bool)
     after = {"observation": normal(obs_dim), "reward": normal(1)}
     for name, entry in now.items():
@@ -110,9 +121,8 @@ def make_batch(
     after["observation_mask"] = boolean(0.9, (*team, obs_dim))
     after["previous_mask"] = mask
     after["previous_observation"], after["previous_action"] = now["observation"], now["action"]
-    if dead_fraction:
-        now["mask"] = mask
-        after["mask"] = mask & ~boolean(dead_fraction, team)
+    now["mask"] = mask
+    after["mask"] = mask & ~boolean(dead_fraction, team)
     terminated = boolean(0.1, (*batch_size, 1))
     truncated = boolean(0.1, (*batch_size, 1))
     nothing = torch.zeros_like(terminated)

@@ -13,17 +13,30 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
+from torchrl.envs.utils import ExplorationType
 
+from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.envs.vmas import with_transforms
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = sorted(
     str(path.relative_to(BENCHMARKS / "conf/task").with_suffix(""))
     for path in BENCHMARKS.glob("conf/task/*/*.yaml")
 )
-TINY = """total_frames=400 task.num_envs=4 task.max_steps=50 num_cells=[16] epochs=2 minibatches=2
-    evaluation_envs=4 gif=false progress_bar=false threads=1""".split()
+TINY = [
+    "total_frames=400",
+    "task.num_envs=4",
+    "task.max_steps=50",
+    "num_cells=[16]",
+    "epochs=2",
+    "minibatches=2",
+    "evaluation_envs=4",
+    "gif=false",
+    "progress_bar=false",
+    "threads=1",
+]
 ALWAYS = {"task", "algorithm", "seed", "frames", "seconds", "evaluation_return"}
 OF_THE_MODELS = {
     "moa_nll",
@@ -38,7 +51,7 @@ sys.path.insert(0, str(BENCHMARKS))  # its files import each other by name, as s
 from algorithms import make_algorithm  # noqa: E402
 from quality import ActionBaselines, acted, skill, world_model_skill  # noqa: E402
 from stepper import PerNetworkStepper  # noqa: E402
-from train import evaluate, mean_return  # noqa: E402
+from train import first_return, play, team_return  # noqa: E402
 
 # ------------------------------------------------------------------------ the whole job
 
@@ -80,7 +93,7 @@ def test_the_framework_trains_on_every_task(task, tmp_path):
 
 
 def test_mappo_trains_through_the_same_loop(tmp_path):
-    summary, table = train(tmp_path, "algorithm=mappo")
+    summary, _ = train(tmp_path, "algorithm=mappo")
     assert summary.keys() >= ALWAYS
     assert (summary["algorithm"], summary["frames"]) == ("mappo", 400)
     assert math.isfinite(summary["evaluation_return"])
@@ -95,24 +108,22 @@ def test_an_algorithm_that_does_not_exist():
 
 def test_the_return_is_that_of_finished_episodes():
     """Hand numbers: environment 0 ends at steps 0 and 2, environment 1 at step 1."""
-    summed = torch.tensor([[1.0, 9.0, 3.0], [9.0, 8.0, 9.0]])
+    summed = torch.tensor([[1.0, 90.0, 3.0], [90.0, 8.0, 90.0]])
     summed = torch.stack([summed, summed + 2.0], -1).unsqueeze(-1)  # [E, T, N, 1]
     done = torch.tensor([[True, False, True], [False, True, False]]).unsqueeze(-1)
     after = TensorDict({"done": done, "agents": {"episode_reward": summed}}, [2, 3])
     batch = TensorDict({"next": after}, [2, 3])
-    assert mean_return(batch) == pytest.approx((1.0 + 3.0 + 8.0) / 3 + 1.0)
+    assert team_return(batch)["return"] == pytest.approx((1.0 + 3.0 + 8.0) / 3 + 1.0)
+    assert first_return(batch) == pytest.approx((1.0 + 8.0) / 2 + 1.0)
 
 
 def test_the_evaluation_counts_the_first_episode_of_every_environment():
-    """Episodes end early in some tasks; those that go on longer count as well."""
-    from tests.transforms.teams import Teams
-    from torchrl_moawm.envs.vmas import with_transforms
-
+    """Some tasks end early: what goes on longer counts as well, what begins again does not."""
     env = with_transforms(Teams((2, 3, 7)), max_steps=6)
     config = OmegaConf.create({"task": {"max_steps": 6}})
     algorithm = SimpleNamespace(policy=lambda td: td.update(env.full_action_spec.rand()))
-    figures = evaluate(config, algorithm, env)  # a reward of 1 per step
-    assert figures["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
+    batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
+    assert first_return(batch) == pytest.approx((2 + 3 + 6) / 3)
 
 
 # ------------------------------------------------------------------- honest baselines
@@ -178,6 +189,7 @@ def test_skill_of_copying_is_zero_and_of_perfection_one():
     assert skill(torch.tensor(6.0), reference) == -0.5
 
 
+@torch.no_grad()
 def test_an_untrained_world_model_has_no_skill_and_a_perfect_one_all():
     env = make_vmas_env("navigation", 4, max_steps=5, seed=0, n_agents=3)
     system = MOAWM.from_env(env, num_cells=(8,))

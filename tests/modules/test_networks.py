@@ -280,14 +280,25 @@ def test_the_log_probability_stored_is_that_of_a_fresh_distribution(action_type)
     assert not list(fresh.parameters())  # the actor's are not there twice
 
 
-def test_the_bounds_of_an_action():
-    low, high = torch.tensor([-2.0, 0.0]), torch.tensor([-1.0, 5.0])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [([-1.0, -1.0], [1.0, 1.0]), ([-2.0, -3.0], [2.0, 3.0]), ([0.0, -2.0], [5.0, -1.0])],
+)
+def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
+    low, high = torch.tensor(low), torch.tensor(high)
     actor = make_actor(obs_dim=OBS, action_dim=2, low=low, high=high)
-    with set_exploration_type(ExplorationType.RANDOM):
-        action = actor(make_batch((200,), obs_dim=OBS))["agents", "action"]
+    batch = make_batch((500,), obs_dim=OBS)
+
+    def act(exploration):
+        with torch.no_grad(), set_exploration_type(exploration):
+            return actor(batch.clone())["agents", "action"]
+
+    action = act(ExplorationType.RANDOM)
     assert (action >= low).all()
     assert (action <= high).all()
-    assert (action.amax((0, 1)) - action.amin((0, 1)) > 0.5 * (high - low)).all()
+    assert (action.amax((0, 1)) - action.amin((0, 1)) > 0.6 * (high - low)).all()
+    first = (act(ExplorationType.DETERMINISTIC) - low) / (high - low)
+    torch.testing.assert_close(first, torch.full_like(first, 0.5), rtol=0, atol=0.05)
 
 
 # -------------------------------------------------------------------------- compile, DDP

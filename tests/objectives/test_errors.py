@@ -110,7 +110,7 @@ def test_a_network_that_writes_something_else_is_named(batch):
     [
         (make_value, "value_target", r"value \[4, 3, 1\], value_target \[4, 3\]"),
         (make_value, "state_value", r"old_value \[4, 3\]"),
-        (make_policy, "advantage", r"log_ratio \[4, 3, 1\], advantage \[4, 3\]"),
+        (make_policy, "advantage", r"advantage of shape \[4, 3, 1\].*got \[4, 3\]"),
     ],
 )
 def test_a_missing_last_dimension_is_refused(make, name, message, batch):
@@ -155,11 +155,10 @@ def test_a_network_built_for_another_number_of_agents_says_so(name):
         LOSSES[name]()(make_batch((4,), n_agents=4))
 
 
-@pytest.mark.xfail(strict=True, reason="TorchRL's _log_weight broadcasts the stored one")
 def test_a_log_probability_of_another_shape_is_refused(batch):
     agents = batch["agents"].clone().auto_batch_size_(1)
     agents["action_log_prob"] = agents["action_log_prob"][:, :1].clone()  # [4, 1], not [4, 3]
-    with pytest.raises(ValueError, match=r"\[4, 1\]"):
+    with pytest.raises(ValueError, match=r"\[4, 1, 1\]"):
         make_policy()(batch.exclude("agents").set("agents", agents))
 
 
@@ -254,7 +253,6 @@ def test_a_coefficient_of_several_numbers_is_refused():
         make_moa(moa_coeff=torch.ones(2))
 
 
-@pytest.mark.xfail(strict=True, reason="only plain numbers are checked at assignment")
 def test_a_tensor_assigned_to_a_coefficient_is_checked_too():
     with pytest.raises(ValueError, match="Expected moa_coeff to be finite"):
         make_moa().moa_coeff = torch.tensor(-1.0)

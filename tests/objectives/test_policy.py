@@ -249,7 +249,6 @@ def test_the_gradient_of_the_first_update_is_the_policy_gradient(generator):
     assert_close(tuple(gradients(loss, batch).values()), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="network inputs are not detached")
 def test_the_latent_is_data(generator):
     """A batch that still holds the graph of the encoder does not train it."""
     batch = make_batch((9,), generator=generator)

@@ -36,9 +36,9 @@ class ScheduledLoss(LossModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)
-        if buffer is not None and isinstance(value, (int, float)):
+        if buffer is not None and isinstance(value, (int, float, Tensor)):
             check_coefficient(name, value)
-            buffer.fill_(value)
+            buffer.fill_(float(value))
         else:
             super().__setattr__(name, value)
 
@@ -54,7 +54,8 @@ class MultiAgentLoss(ScheduledLoss):
       (TorchRL's, per sample), ``(group, "mask")`` (agents that act), and what a loss adds. A mask
       under its default name may be absent; one named by ``set_keys`` must be there.
     - **Clean inputs.** What stands behind a mask is zeroed before a network reads it, so a NaN
-      there reaches neither value nor gradient.
+      there reaches neither value nor gradient. Entries ``previous_...`` stand behind two: the
+      agent's mask and its ``previous_mask``. Inputs are data: no gradient leaves through them.
     - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
       and is 0 where invalid.
     """
@@ -171,7 +172,7 @@ class MultiAgentLoss(ScheduledLoss):
     def _cleaned(
         self, tensordict: TensorDictBase, keys: list[NestedKey], agents: Tensor | None
     ) -> TensorDictBase:
-        inputs = tensordict.select(*keys, strict=False)
+        inputs = tensordict.select(*keys, strict=False).detach()  # what was collected is data
         samples = self._sample_mask(tensordict)
         for key in keys:
             entry = inputs.get(key, None)

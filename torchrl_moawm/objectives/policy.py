@@ -17,7 +17,12 @@ from torch.distributions import Distribution
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
-from torchrl_moawm._checks import check_coefficient, check_option, check_same_shape
+from torchrl_moawm._checks import (
+    check_coefficient,
+    check_option,
+    check_same_shape,
+    check_shape,
+)
 from torchrl_moawm.functional import clipped_policy_loss, masked_mean, normalized_advantage
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
@@ -118,6 +123,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         valid = self._agent_mask(tensordict)
         advantage = zero_behind(valid, self._get(tensordict, "advantage").detach(), "advantage")
         inputs = self._inputs(tensordict, self.actor_network)
+        stored = self._get(tensordict, "sample_log_prob")
+        check_shape("advantage", advantage, (*stored.shape, 1), "sample_log_prob's and one")
         for name in ("action", "sample_log_prob"):
             entry = self._get(tensordict, name).detach()
             inputs.set(self._key(name), zero_behind(valid, entry, name))

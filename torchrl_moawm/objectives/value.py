@@ -55,7 +55,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
         critic_coeff: Weight of the term, ``c_v``.
         loss_critic_type: ``"l2"``, ``"l1"`` or ``"smooth_l1"``.
         value_norm: A TorchRL ``ValueNorm``: V, V_old and R are compared, and clipped, in its
-            normalised coordinates. Its statistics move in training mode, with the living only.
+            normalised coordinates. Its statistics move in training mode, with the living only;
+            that step depends on the data and does not compile with ``fullgraph``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, 1]``).
 
     Returns:
@@ -138,8 +139,9 @@ class ClipPPOValueLoss(MultiAgentLoss):
         """Compares V(s_t, z_t) under the current critic with the stored return."""
         valid = self._agent_mask(tensordict)
         value = self._value(tensordict)
-        target = zero_behind(valid, self._get(tensordict, "value_target").detach(), "value_target")
+        target = self._get(tensordict, "value_target").detach()
         check_same_shape(value=value, value_target=target)
+        target = zero_behind(valid, target, "value_target")
         if valid is not None:
             valid = expand_left(valid, value.shape, "the value")
         if self.value_norm is not None:
@@ -149,7 +151,9 @@ class ClipPPOValueLoss(MultiAgentLoss):
         if self.clip_value is None:
             loss = distance_loss(value, target, self.loss_critic_type)
         else:
-            old_value = zero_behind(valid, self._get(tensordict, "value").detach(), "state_value")
+            old_value = self._get(tensordict, "value").detach()
+            check_same_shape(value=value, old_value=old_value)
+            old_value = zero_behind(valid, old_value, "old_value")
             if self.value_norm is not None:
                 old_value = self.value_norm.normalize(old_value)
             loss = self._clipped_loss(value, old_value, target)
@@ -243,6 +247,9 @@ class _LatentGAE(MultiAgentGAE):
         work.set(reward, zero_behind(loss._agent_mask(work), earned, "the reward"))
         work.set(value, loss._value(work))
         following = work.get("next")
+        for key in (*loss._loss_mask_keys(), loss._key("mask")):  # of the root, where next has none
+            if following.get(key, None) is None and work.get(key, None) is not None:
+                following.set(key, work.get(key))
         if loss.latent_network is not None:
             encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
             loc = require(encoded, loss._key("latent_loc"), "latent_network")

@@ -22,8 +22,9 @@ class WorldModelLoss(MultiAgentLoss):
     which is the formula one step on; TorchRL keeps the true terminal observation there, so terminal
     transitions count.
 
-    TorchRL 0.14 has a ``WorldModelLoss`` of its own (Dreamer's): a mean over features, no agents,
-    no masks. This one stands beside it for those three reasons.
+    TorchRL 0.14 has a ``WorldModelLoss`` of its own (reward, done, reconstruction and latent terms
+    of a ``WorldModel``): a mean over features, no agents, no masks. This one stands beside it for
+    those three reasons.
 
     Args:
         world_model: Writes ``predicted_observation`` ``[*B, N, D]`` and ``predicted_reward``

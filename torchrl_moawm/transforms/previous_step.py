@@ -75,12 +75,14 @@ class PreviousStep(Transform):
             parent = self.parent
             if parent is None:
                 raise RuntimeError("PreviousStep finds its keys in an environment; append it.")
+            actions = [unravel_key(key) for key in parent.action_keys]
+            groups = {key[0] for key in actions if isinstance(key, tuple)}
             observed = [
                 key
                 for key in map(unravel_key, parent.observation_keys)
-                if key[0] in parent.group_map and key[-1] == "observation"
+                if key[0] in groups and key[-1] == "observation"
             ]
-            self._chosen = self._paired([*observed, *parent.action_keys])
+            self._chosen = self._paired([*observed, *actions])
         return self._chosen
 
     @property
