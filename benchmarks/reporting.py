@@ -55,8 +55,8 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
                 ["moa_nll", "moa_nll_marginal", "moa_nll_repeat", "moa_nll_oracle"],
             ),
             ("World model, on unseen data", "skill over persistence", skills),
-            ("Latent", "error, z shuffled / z", ["z_gap"]),
-            ("Latent", "nats", ["student_kl"]),
+            ("Use of z: z_gap", "error with z shuffled / with z", ["z_gap"]),
+            ("KL of the student to the teacher", "nats", ["student_kl"]),
         ]
     panels += [(name, "weighted loss", [name]) for name in losses]
     columns = 4

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hydra
 import torch
+from agent_index import AgentIndex
 from algorithms import Algorithm, make_algorithm
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -31,17 +32,21 @@ from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
 from torchrl_moawm.envs import make_vmas_env
 
 
-def make_env(config: DictConfig, num_envs: int) -> EnvBase:
+def make_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
     """The task's environment."""
     task = config.task
-    return make_vmas_env(
+    env = make_vmas_env(
         task.scenario,
         num_envs,
         max_steps=task.max_steps,
         device=config.device,
-        seed=config.seed,
+        seed=seed,
         **task.scenario_kwargs,
     )
+    if task.agent_index:
+        keys = [key for key in env.observation_keys if key[-1] == "observation"]
+        env.insert_transform(0, AgentIndex(in_keys=keys, out_keys=keys))
+    return env
 
 
 def learning_rate(config: DictConfig, network: str) -> float:
@@ -165,14 +170,14 @@ def main(config: DictConfig) -> float:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = make_env(config, config.task.num_envs)
+    env = make_env(config, config.task.num_envs, config.seed)
     algorithm = make_algorithm(config, env)
     logger = Loggers(folder)
     watch = Watch(algorithm, config)
     trainer = make_trainer(config, algorithm, env, watch, logger)
     trainer.train()
 
-    held_out = make_env(config, config.evaluation_envs)
+    held_out = make_env(config, config.evaluation_envs, config.seed + 1_000_000)
     batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
     figures = {"evaluation_return": first_return(batch)}
     if algorithm.system is not None:

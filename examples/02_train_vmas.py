@@ -35,11 +35,11 @@ def main(argv: list[str] | None = None) -> list[float]:
     """Returns the return of each collected batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--total-frames", type=int, default=300_000, help="team steps")
-    parser.add_argument("--num-envs", type=int, default=300)
+    parser.add_argument("--num-envs", type=int, default=100)
     parser.add_argument("--max-steps", type=int, default=100, help="of an episode")
     parser.add_argument("--epochs", type=int, default=10, help="passes over a batch")
     parser.add_argument("--auxiliary-epochs", type=int, default=2, help="of these, with all losses")
-    parser.add_argument("--minibatches", type=int, default=8, help="per pass")
+    parser.add_argument("--minibatches", type=int, default=4, help="per pass")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> list[float]:
         "teacher": TeacherVAELoss(teacher, kl_coeff=0.1),
     }
     ppo, loss = LossSum(core), LossSum({**core, **auxiliary})
-    optimizer = torch.optim.Adam(loss.parameters(), lr=3e-4)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=7e-4)
 
     frames = args.num_envs * args.max_steps  # whole episodes
     collector = Collector(

@@ -304,6 +304,7 @@ def test_every_parameter_of_every_network_gets_a_gradient(learned):
     losses.zero_grad()
 
 
+@pytest.mark.filterwarnings("ignore:The 'optimizer' hook stage:FutureWarning")
 def test_a_trainer_takes_the_loss_module():
     """TorchRL's own optimisation step, two batches: every network moves."""
     env = make_env()

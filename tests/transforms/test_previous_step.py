@@ -123,6 +123,19 @@ def test_a_partial_reset_leaves_the_others_bit_for_bit():
         assert not after[name][1].any()
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_written_shares_no_memory_with_what_it_was_copied_from(masked):
+    """ParallelEnv and collectors write the next step over the buffers of this one, in any order."""
+    env = make_teams((9, 9), masked=masked)
+    now = env.rollout(2)[:, -1].exclude("next")
+    after = env.step(now)["next", "agents"]
+    expected = after.clone()
+    for entry in now["agents"].values():
+        entry.zero_()
+    for name, entry in after.items():
+        assert torch.equal(entry, expected[name]), name
+
+
 # ---------------------------------------------------------------------- collectors
 
 
@@ -155,7 +168,7 @@ def test_exact_in_serial_environments(outside):
 
 
 def test_exact_in_parallel_environments():
-    env = ParallelEnv(2, [partial(make_teams, 2), partial(make_teams, 5)], mp_start_method="fork")
+    env = ParallelEnv(2, [partial(make_teams, 2), partial(make_teams, 5)])
     try:
         assert_exact(env.rollout(8, break_when_any_done=False))
     finally:

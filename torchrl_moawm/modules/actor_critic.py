@@ -125,9 +125,10 @@ def make_actor(
     head: nn.Module = nn.Identity()
     settings: dict[str, Any] = {}
     if n_actions is None:
-        parameters, head = ["loc", "scale"], GaussianHead(min_scale, initial_scale)
+        # bounded here: TanhNormal's own tanh_loc shifts the mean where the bounds are not +-1
+        parameters, head = ["loc", "scale"], GaussianHead(min_scale, initial_scale, max_loc=5.0)
         distribution = TanhNormal
-        settings = {"low": low, "high": high, "tanh_loc": True}
+        settings = {"low": low, "high": high}
     else:
         parameters = ["logits"]
         distribution = OneHotCategorical if one_hot else Categorical

@@ -55,18 +55,23 @@ def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
 
 
 class GaussianHead(nn.Module):
-    """Splits features into a mean and a standard deviation with a floor.
+    """Splits features into a mean, bounded where asked, and a standard deviation with a floor.
 
     ``loc, raw = x``, ``scale = min_scale + softplus(raw + b)`` with b such that raw 0 gives
-    ``initial_scale``.
+    ``initial_scale``. With ``max_loc``, ``loc`` becomes ``max_loc tanh(loc / max_loc)``.
     """
 
-    def __init__(self, min_scale: float, initial_scale: float = 1.0) -> None:
+    def __init__(
+        self, min_scale: float, initial_scale: float = 1.0, max_loc: float | None = None
+    ) -> None:
         super().__init__()
         self.min_scale = min_scale
+        self.max_loc = max_loc
         self.bias = math.log(math.expm1(initial_scale - min_scale))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., 2 D]`` -> ``[..., D]`` twice."""
         loc, raw = x.chunk(2, -1)
+        if self.max_loc is not None:
+            loc = self.max_loc * (loc / self.max_loc).tanh()
         return loc, nn.functional.softplus(raw + self.bias) + self.min_scale
