@@ -25,7 +25,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, RewardScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
 
@@ -46,6 +46,8 @@ def make_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
     if task.agent_index:
         keys = [key for key in env.observation_keys if key[-1] == "observation"]
         env.insert_transform(0, AgentIndex(in_keys=keys, out_keys=keys))
+    if task.reward_scale != 1.0:  # behind RewardSum: returns stay in the task's own unit
+        env.append_transform(RewardScaling(0.0, task.reward_scale, in_keys=list(env.reward_keys)))
     return env
 
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
+from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
 
 from tests.transforms.teams import Teams
@@ -51,7 +52,7 @@ sys.path.insert(0, str(BENCHMARKS))  # its files import each other by name, as s
 from algorithms import make_algorithm  # noqa: E402
 from quality import ActionBaselines, acted, skill, world_model_skill  # noqa: E402
 from stepper import PerNetworkStepper  # noqa: E402
-from train import first_return, play, team_return  # noqa: E402
+from train import first_return, make_env, play, team_return  # noqa: E402
 
 # ------------------------------------------------------------------------ the whole job
 
@@ -70,8 +71,7 @@ def assert_left_behind(folder, task, algorithm):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     config = OmegaConf.create(checkpoint["config"])
-    env = make_vmas_env(config.task.scenario, 2, seed=0, **config.task.scenario_kwargs)
-    losses = make_algorithm(config, env).loss_module
+    losses = make_algorithm(config, make_env(config, 2, seed=0)).loss_module
     losses.load_state_dict(checkpoint["loss_module"])
     assert (config.task.name, config.algorithm.name) == (task, algorithm)
     assert list((folder / "csv").rglob("loss_objective.csv"))
@@ -124,6 +124,22 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     algorithm = SimpleNamespace(policy=lambda td: td.update(env.full_action_spec.rand()))
     batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch) == pytest.approx((2 + 3 + 6) / 3)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_agents_are_told_apart_where_the_task_says_so(told):
+    """By a one-hot index behind the observation, now and at the step before."""
+    task = {"scenario": "dispersion", "max_steps": 3, "scenario_kwargs": {}, "agent_index": told}
+    env = make_env(OmegaConf.create({"task": task, "device": "cpu"}), 2, seed=0)
+    check_env_specs(env)
+    batch = env.rollout(5, break_when_any_done=False)
+    agents, after = batch["agents"], batch["next", "agents"]
+    n = agents.shape[-1]
+    index = torch.eye(n).expand(2, 5, n, n)
+    for entry in (agents["observation"], after["observation"], after["previous_observation"]):
+        assert torch.equal(entry[..., -n:], index) == told
+    assert torch.equal(after["previous_observation"], agents["observation"])
+    assert not agents["previous_observation"][:, 3].any()  # reset by the time limit
 
 
 # ------------------------------------------------------------------- honest baselines
