@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm.functional import diagonal_gaussian_nll
+from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll
 
 
 @dataclass
@@ -52,10 +52,16 @@ class ActionBaselines:
         return -marginal.log().mean(), -repeat.log().mean()
 
 
+def both_steps(team: TensorDictBase) -> Tensor:
+    """True ``[S]`` where every agent acts now and acted at the step before."""
+    mask = team["previous_mask"].all(-1)
+    return mask & team["mask"].all(-1) if "mask" in team else mask
+
+
 def acted(batch: TensorDictBase, group: str) -> tuple[Tensor, Tensor, int | None]:
     """Actions and previous actions ``[S, N, ...]`` of samples where all acted at both steps."""
     team = batch.reshape(-1)[group]
-    mask = team["previous_mask"].all(-1)
+    mask = both_steps(team)
     action, previous = team["action"][mask], team["previous_action"][mask]
     if action.dtype.is_floating_point:
         return action, previous, None
@@ -83,28 +89,41 @@ def judge(
         ``moa_nll`` beside ``moa_nll_marginal``, ``moa_nll_repeat`` and ``moa_nll_oracle`` (nats per
         other agent; the oracle is the acting policy's own density, which no observer can know);
         ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
-        ``reward_skill``, ``1 - SSE / SSE of the mean reward``; ``z_gap``; ``student_kl`` (nats).
+        ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; ``z_gap``;
+        ``student_kl`` (nats).
     """
     losses = system.loss_module["moawm"].losses
-    fitted, (action, previous, n_actions) = (
-        acted(training_batch, system.group),
-        acted(batch, system.group),
-    )
+    fitted = acted(training_batch, system.group)
+    action, previous, n_actions = acted(batch, system.group)
     n_actions = n_actions and max(n_actions, fitted[2] or 0)
     baselines = ActionBaselines.fit(fitted[0], fitted[1], n_actions)
     marginal, repeat = baselines.nll(action, previous, n_actions)
+    team = batch.reshape(-1)[system.group]
     latent = losses["cvae"](batch)
-    kl_coeff = losses["cvae"].kl_coeff.clamp_min(1e-12)
     return {
         "moa_nll": float(losses["moa"](batch)["loss_moa"] / losses["moa"].moa_coeff),
         "moa_nll_marginal": float(marginal),
         "moa_nll_repeat": float(repeat),
-        "moa_nll_oracle": float(-batch[system.group, "action_log_prob"].mean()),
+        "moa_nll_oracle": float(-team["action_log_prob"][both_steps(team)].mean()),
         **world_model_skill(system, batch, blocks),
         "z_gap": float(latent["z_gap"]),
         "active_units": float(latent["active_units"]),
-        "student_kl": float(latent["loss_kl"] / kl_coeff),
+        "student_kl": student_kl(system, batch),
     }
+
+
+def student_kl(system: MOAWM, batch: TensorDictBase) -> float:
+    """KL of the student's posterior to the teacher's, nats."""
+    student = system.student(batch.copy())[system.group]
+    teacher = system.teacher(batch.copy())[system.group]
+    return float(
+        diagonal_gaussian_kl(
+            student["latent_loc"],
+            student["latent_scale"],
+            teacher["teacher_loc"],
+            teacher["teacher_scale"],
+        ).mean()
+    )
 
 
 def world_model_skill(

@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> list[float]:
         value.value_estimator(batch)  # once: again in an epoch would overwrite V_old
         buffer.extend(batch.reshape(-1))
         for epoch in range(args.epochs):
-            # PPO alone first: z must not change much faster than the actor that reads it
+            # the auxiliary losses last, to be printed below; z is stored, so the order is free
             minimised = ppo if epoch < args.epochs - args.auxiliary_epochs else loss
             for minibatch in buffer:
                 terms = minimised(minibatch)

@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
+from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, MOALoss
 from torchrl_moawm.envs import make_vmas_env
@@ -73,7 +74,7 @@ def alone(steps: int) -> list[float]:
 def in_the_framework(steps: int) -> list[float]:
     """The same network inside ``MOAWM``; returns the loss of every step.
 
-    One batch of a random policy: what falls is learned by heart. For training see 02.
+    One batch of an untrained policy: what falls is learned by heart. For training see 02.
     """
     env = make_vmas_env("navigation", 64, max_steps=20, continuous_actions=False, seed=0)
     system = MOAWM.from_env(env, num_cells=(64,))
@@ -84,7 +85,7 @@ def in_the_framework(steps: int) -> list[float]:
         in_keys=[("agents", f"previous_{name}") for name in ("observation", "action", "mask")],
         out_keys=[("agents", "moa_logits")],
     )
-    with torch.no_grad():
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
         batch = env.rollout(20, system.policy)
     system.loss_module["value"].value_estimator(batch)
     return train_on(system.loss_module, batch, steps)

@@ -132,7 +132,6 @@ def test_the_log_probability_that_torchrl_stores_does_not_hold_this():
         in_keys={"loc": ("agents", "loc"), "scale": ("agents", "scale")},
         out_keys=[("agents", "action")],
         distribution_class=TanhNormal,
-        distribution_kwargs={"tanh_loc": True},
         return_log_prob=True,
         log_prob_key=("agents", "action_log_prob"),
     )

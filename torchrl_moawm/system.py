@@ -56,10 +56,13 @@ class MOAWM:
             ``teacher``.
 
     Example:
+        >>> import torch
+        >>> from torchrl.envs.utils import ExplorationType, set_exploration_type
         >>> from torchrl_moawm.envs import make_vmas_env
         >>> env = make_vmas_env("navigation", num_envs=2, max_steps=5, seed=0)
         >>> system = MOAWM.from_env(env, num_cells=(32,))
-        >>> batch = env.rollout(5, system.policy)
+        >>> with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        ...     batch = env.rollout(5, system.policy)
         >>> _ = system.loss_module["value"].value_estimator(batch)
         >>> sum(term.startswith("loss") for term in system.loss_module(batch).keys())
         10
@@ -240,6 +243,11 @@ def actor_sizes(env: EnvBase, group: str) -> dict[str, Any]:
         raise ValueError(
             f"The default networks read flat observations; {group!r} has {list(features)}. "
             "Flatten them with a transform, or bring your own networks."
+        )
+    if (group, "action_mask") in env.full_observation_spec.keys(True, True):
+        raise ValueError(
+            f"The default actor does not read action masks, and {group!r} has one: build the parts "
+            "by hand, with an actor of MaskedCategorical."
         )
     action = _action_sizes(env.full_action_spec[group, "action"], group)
     return {"n_agents": n_agents, "obs_dim": features[0], **action}

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import nn
@@ -129,8 +130,9 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
 @pytest.mark.parametrize("told", [False, True])
 def test_agents_are_told_apart_where_the_task_says_so(told):
     """By a one-hot index behind the observation, now and at the step before."""
-    task = {"scenario": "dispersion", "max_steps": 3, "scenario_kwargs": {}, "agent_index": told}
-    env = make_env(OmegaConf.create({"task": task, "device": "cpu"}), 2, seed=0)
+    overrides = ["task=vmas/dispersion", "task.max_steps=3", f"task.agent_index={told}"]
+    with initialize_config_dir(str(BENCHMARKS / "conf"), version_base=None):
+        env = make_env(compose("config", overrides), 2, seed=0)
     check_env_specs(env)
     batch = env.rollout(5, break_when_any_done=False)
     agents, after = batch["agents"], batch["next", "agents"]

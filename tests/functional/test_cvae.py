@@ -16,13 +16,13 @@ def shuffle_loop(x, mask):
     for agent in range(x.shape[1]):
         valid = [s for s in range(len(x)) if mask[s, agent]]
         for k, s in enumerate(valid):
-            out[s, agent] = x[valid[(k + len(valid) // 2) % len(valid)], agent]
+            out[s, agent] = x[valid[(k + max(1, int(0.618 * len(valid)))) % len(valid)], agent]
     return out
 
 
 def test_shuffle_by_hand():
     x = torch.arange(5.0).reshape(5, 1, 1)
-    assert shuffle_valid(x).flatten().tolist() == [2.0, 3.0, 4.0, 0.0, 1.0]  # (k + 2) mod 5
+    assert shuffle_valid(x).flatten().tolist() == [3.0, 4.0, 0.0, 1.0, 2.0]  # (k + 3) mod 5
     mask = torch.tensor([True, False, True, True, True]).unsqueeze(-1)
     # valid 0, 2, 3, 4 receive the one two further on: 3, 4, 0, 2
     assert shuffle_valid(x, mask)[mask].flatten().tolist() == [3.0, 4.0, 0.0, 2.0]

@@ -11,6 +11,7 @@ from tests.objectives.factory import (
     LOSSES,
     OBS,
     A,
+    critic,
     make_cvae,
     make_moa,
     make_policy,
@@ -273,3 +274,50 @@ def test_an_unknown_group_is_refused():
         ValueError, match=r"Unknown group 'nobody'; the environment has \['agents'\]"
     ):
         MOAWM.from_env(env, group="nobody")
+
+
+# --------------------------------------------------------------- nothing is accepted silently
+
+
+def test_a_renamed_mask_hides_the_others_too():
+    """Whoever is dead is neither observer nor observed, whatever the mask is called."""
+    batch = make_batch((64,), dead_fraction=0.4)
+    loss = make_moa()
+    expected = loss(batch)["loss_moa"]
+    batch["agents", "alive"] = batch["agents"].pop("mask")
+    loss.set_keys(mask=("agents", "alive"))
+    assert torch.equal(loss(batch)["loss_moa"], expected)
+
+
+@pytest.mark.parametrize("make", [make_world, make_vae, make_policy])
+def test_actions_that_are_no_integers_are_refused(make, batch):
+    batch["agents", "action"] = batch["agents", "action"] + 0.5
+    with pytest.raises(TypeError, match=r"Expected action of an integer dtype, got torch\.float32"):
+        make()(batch)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 1), (4, 1, 2)])
+def test_an_action_that_would_be_broadcast_is_refused(shape, generator):
+    agents = make_batch((4,), action_type="continuous", generator=generator)
+    agents = agents.exclude(("agents", "mask")).auto_batch_size_(1)
+    agents["agents"].auto_batch_size_(1)
+    agents["agents", "action"] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=r"Expected action of shape \[4, 3, 2\]"):
+        make_policy("continuous")(agents)
+
+
+def test_noise_that_would_be_broadcast_is_refused(batch):
+    batch["agents", "latent_noise"] = batch["agents", "latent_noise"][..., :1]
+    with pytest.raises(ValueError, match=r"loc \[4, 3, 3\], latent_noise \[4, 3, 1\]"):
+        make_cvae()(batch)
+
+
+def test_an_unknown_reduction_is_refused_later_too():
+    with pytest.raises(ValueError, match="reduction to be one of 'mean', 'sum', 'none'"):
+        make_moa().reduction = "avg"
+
+
+def test_a_critic_that_reads_z_needs_the_latent_network(generator):
+    batch = make_batch((4, 6), generator=generator)
+    with pytest.raises(KeyError, match="pass latent_network="):
+        ClipPPOValueLoss(critic()).value_estimator(batch)

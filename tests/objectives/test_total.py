@@ -20,7 +20,7 @@ from tests.objectives.factory import (
     poisoned,
     terms,
 )
-from torchrl_moawm import LossSum
+from torchrl_moawm import LossSum, MOAWMLoss
 from torchrl_moawm.testing import make_batch
 
 
@@ -110,8 +110,34 @@ def test_set_keys_renames_in_every_loss_that_has_the_key(batch):
     renamed["agents", "alive"] = renamed["agents"].pop("mask")
     renamed["agents", "z"] = renamed["agents"].pop("latent_noise")
     total.set_keys(mask=("agents", "alive"), latent_noise=("agents", "z"))
-    total["moa"].set_keys(target_mask=("agents", "alive"))
     assert_close(total(renamed).to_dict(), before)
+
+
+def test_set_keys_reaches_the_losses_of_a_sum_within_the_sum(batch):
+    total = LossSum({"moawm": make_moawm(), "policy": make_policy()})
+    before = total(batch).to_dict()
+    renamed = batch.clone()
+    renamed["agents", "command"] = renamed["agents", "action"]
+    total.set_keys(action=("agents", "command"))
+    renamed["agents", "action"] = renamed["agents", "action"].roll(1, 0)  # networks still read it
+    outputs = total(renamed)
+    for term in ("loss_objective", "loss_moa"):
+        assert_close(outputs[term], before[term])
+
+
+def test_optional_entries_stand_last():
+    total = LossSum({"value": make_value(), "moawm": make_moawm()})
+    optional = [
+        ("agents", "mask"),
+        ("agents", "latent_noise"),
+        ("next", "agents", "observation_mask"),
+    ]
+    assert set(total.in_keys[-len(optional) :]) == set(optional)
+
+
+def test_moawm_wants_its_losses_in_order():
+    with pytest.raises(ValueError, match="world_model to return loss_obs"):
+        MOAWMLoss(make_world(), make_moa(), make_cvae())
 
 
 def test_set_keys_of_an_unknown_name_is_refused():

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from torchrl_moawm._checks import check_team
+from torchrl_moawm._checks import check_same_shape, check_team
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
 
@@ -41,7 +41,9 @@ class GaussianSampler(TensorDictModuleBase):
         """Writes z."""
         loc, scale = (tensordict.get(key) for key in self.in_keys)
         noise = tensordict.get(self.noise_key, None)
-        if noise is None and exploration_type() == ExplorationType.RANDOM:
+        if noise is not None:
+            check_same_shape(loc=loc, latent_noise=noise)
+        elif exploration_type() == ExplorationType.RANDOM:
             noise = torch.randn_like(loc)
         return tensordict.set(self.out_keys[0], loc if noise is None else loc + scale * noise)
 
@@ -60,7 +62,7 @@ class StudentEncoder(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim
+        self.sizes = n_agents, obs_dim, action_dim
         self.n_actions = n_actions
         inputs = 2 * obs_dim + n_agents * (action_dim + 1)
         self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
@@ -74,10 +76,12 @@ class StudentEncoder(nn.Module):
         previous_mask: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature x_t = o_t."""
-        n_agents, obs_dim = self.sizes
+        n_agents, obs_dim, action_dim = self.sizes
         check_team(n_agents, observation=(observation, obs_dim))
         acted = previous_mask.unsqueeze(-1).to(observation.dtype)
-        action = action_features(previous_action, observation, self.n_actions) * acted
+        action = action_features(previous_action, observation, self.n_actions)
+        check_team(n_agents, previous_action=(action, action_dim), previous_mask=(acted, 1))
+        action = action * acted
         joint = own_first(torch.cat([action, acted], -1))
         condition = torch.cat([previous_observation, joint], -1)
         loc, scale = self.head(self.net(torch.cat([observation, condition], -1)))
@@ -101,7 +105,7 @@ class TeacherEncoder(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim
+        self.sizes = n_agents, obs_dim, action_dim
         self.n_actions = n_actions
         inputs = obs_dim + (n_agents - 1) * (obs_dim + action_dim)
         self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
@@ -109,9 +113,10 @@ class TeacherEncoder(nn.Module):
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature y_t: the others' (o, a)."""
-        n_agents, obs_dim = self.sizes
-        check_team(n_agents, observation=(observation, obs_dim))
-        seen = torch.cat([observation, action_features(action, observation, self.n_actions)], -1)
+        n_agents, obs_dim, action_dim = self.sizes
+        did = action_features(action, observation, self.n_actions)
+        check_team(n_agents, observation=(observation, obs_dim), action=(did, action_dim))
+        seen = torch.cat([observation, did], -1)
         others = gather_others(seen, agent_dim=seen.ndim - 2).flatten(-2)
         loc, scale = self.head(self.net(torch.cat([observation, others], -1)))
         return loc, scale, others

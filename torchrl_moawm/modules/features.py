@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchrl.modules import MLP
 
+from torchrl_moawm._checks import check_integer
 from torchrl_moawm.functional import gather_others
 
 
@@ -34,6 +35,7 @@ def action_features(action: Tensor, observation: Tensor, n_actions: int | None) 
         ``[*B, N, D]`` or ``[*B, N, A]``.
     """
     if n_actions is not None and action.ndim == observation.ndim - 1:
+        check_integer(action=action)
         actions = torch.arange(n_actions, device=action.device)
         action = action.unsqueeze(-1) == actions
     return action.to(observation.dtype)
@@ -65,6 +67,8 @@ class GaussianHead(nn.Module):
         self, min_scale: float, initial_scale: float = 1.0, max_loc: float | None = None
     ) -> None:
         super().__init__()
+        if not 0.0 < min_scale < initial_scale:
+            raise ValueError(f"Expected 0 < min_scale < {initial_scale}, got {min_scale}.")
         self.min_scale = min_scale
         self.max_loc = max_loc
         self.bias = math.log(math.expm1(initial_scale - min_scale))

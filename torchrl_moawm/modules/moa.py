@@ -32,7 +32,7 @@ class MOANet(nn.Module):
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim
+        self.sizes = n_agents, obs_dim, action_dim
         self.n_others = n_agents - 1
         self.n_actions = n_actions
         outputs = action_dim if n_actions is not None else 2 * action_dim
@@ -45,10 +45,12 @@ class MOANet(nn.Module):
         self, previous_observation: Tensor, previous_action: Tensor, previous_mask: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         """``[*B, N, M, A]`` logits, or mean and standard deviation ``[*B, N, M, D]``."""
-        n_agents, obs_dim = self.sizes
+        n_agents, obs_dim, action_dim = self.sizes
         check_team(n_agents, previous_observation=(previous_observation, obs_dim))
         acted = previous_mask.unsqueeze(-1).to(previous_observation.dtype)
-        action = action_features(previous_action, previous_observation, self.n_actions) * acted
+        action = action_features(previous_action, previous_observation, self.n_actions)
+        check_team(n_agents, previous_action=(action, action_dim), previous_mask=(acted, 1))
+        action = action * acted
         joint = own_first(torch.cat([action, acted], -1))
         out = self.net(torch.cat([previous_observation, joint], -1))
         slots = out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]

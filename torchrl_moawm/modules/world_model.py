@@ -29,16 +29,17 @@ class WorldModelNet(nn.Module):
     ) -> None:
         super().__init__()
         self.n_actions = n_actions
-        self.sizes = n_agents, obs_dim
+        self.sizes = n_agents, obs_dim, action_dim
         self.net = make_mlp(obs_dim + n_agents * action_dim, obs_dim + 1, num_cells)
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
     def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted ``o_{t+1}`` ``[*B, N, D]`` and ``r_{t+1}`` ``[*B, N, 1]``."""
-        n_agents, obs_dim = self.sizes
-        check_team(n_agents, observation=(observation, obs_dim))
-        joint = own_first(action_features(action, observation, self.n_actions))
+        n_agents, obs_dim, action_dim = self.sizes
+        did = action_features(action, observation, self.n_actions)
+        check_team(n_agents, observation=(observation, obs_dim), action=(did, action_dim))
+        joint = own_first(did)
         change, reward = self.net(torch.cat([observation, joint], -1)).split([obs_dim, 1], -1)
         return observation + change, reward
 

@@ -36,6 +36,8 @@ class ScheduledLoss(LossModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)
+        if name == "reduction":
+            check_option("reduction", value, ("mean", "sum", "none"))
         if buffer is not None and isinstance(value, (int, float, Tensor)):
             check_coefficient(name, value)
             buffer.fill_(float(value))
@@ -71,7 +73,6 @@ class MultiAgentLoss(ScheduledLoss):
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        check_option("reduction", reduction, ("mean", "sum", "none"))
         self.group = group
         self.reduction = reduction
         self._set_default_keys()
@@ -124,6 +125,12 @@ class MultiAgentLoss(ScheduledLoss):
     @in_keys.setter
     def in_keys(self, keys: list[NestedKey]) -> None:
         raise AttributeError("in_keys follow set_keys() and the network; they cannot be assigned.")
+
+    @property
+    def optional_keys(self) -> list[NestedKey]:
+        """Entries among ``in_keys`` that may be absent."""
+        required = set(map(unravel_key, self._required_keys()))
+        return [key for key in map(self._key, self._optional) if key not in required]
 
     def _key(self, name: str) -> NestedKey:
         """The entry that the field ``name`` stands for, under ``next`` where it belongs there."""
@@ -261,7 +268,7 @@ def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
     if tuple(mask.shape) != tuple(shape[: mask.ndim]):
         raise ValueError(
             f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}."
+            f"{list(mask.shape)}: one of the two is of another batch or team."
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
 

@@ -215,8 +215,8 @@ class TeacherCVAELoss(_VAELoss):
     Keyword Args:
         group: The agents.
         kl_coeff: alpha.
-        detach_teacher: Whether the teacher is a target only. With ``False`` the KL term pulls the
-            teacher towards the student as well.
+        detach_teacher: Whether the teacher is a target only (it is among the parameters, without a
+            gradient). With ``False`` the KL term pulls the teacher towards the student as well.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
 
     Returns:

@@ -115,6 +115,16 @@ class MOALoss(MultiAgentLoss):
             self._tensor_keys = self.default_keys()
             self._read_keys()
 
+    def set_keys(self, **keys: NestedKey | None) -> None:
+        """Renames entries; ``mask`` also stands for the others, who are of the same group.
+
+        Raises:
+            ValueError: The loss has no key of that name.
+        """
+        if "mask" in keys and getattr(self, "target_group", None) == self.group:
+            keys.setdefault("target_mask", keys["mask"])
+        super().set_keys(**keys)
+
     def _writes(self, name: str) -> bool:
         return self._key(name) in map(unravel_key, self.moa_network.out_keys)
 
@@ -139,7 +149,9 @@ class MOALoss(MultiAgentLoss):
             return TensorDict({"loss_moa": loss, "moa_accuracy": masked_mean(hit, valid)})
         if hasattr(self.moa_network, "get_dist"):
             dist = self.moa_network.get_dist(inputs)
-            target, valid = self._pairs(tensordict, dist.batch_shape)
+            discrete = hasattr(dist, "logits") and not dist.event_shape
+            n_actions = dist.logits.shape[-1] if discrete else None
+            target, valid = self._pairs(tensordict, dist.batch_shape, n_actions)
             nll = -dist.log_prob(target)
         else:
             if not self._writes("moa_loc"):

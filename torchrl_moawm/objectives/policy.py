@@ -13,12 +13,14 @@ from tensordict.nn import (
     dispatch,
 )
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
+from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCategorical
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
 from torchrl_moawm._checks import (
     check_coefficient,
+    check_integer,
     check_option,
     check_same_shape,
     check_shape,
@@ -133,6 +135,12 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         if self.normalize_advantage:
             advantage = normalized_advantage(advantage, valid)
         log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
+        action = inputs.get(self._key("action"))
+        one_hot = isinstance(dist, (OneHotCategorical, MaskedOneHotCategorical))
+        event = dist.logits.shape[-1:] if one_hot else dist.event_shape
+        check_shape("action", action, (*dist.batch_shape, *event), "as the actor's")
+        if isinstance(dist, (Categorical, MaskedCategorical)) and not one_hot:
+            check_integer(action=action)
         check_same_shape(log_ratio=log_ratio, advantage=advantage)
         log_ratio = zero_behind(valid, log_ratio, "the ratio")
         objective = clipped_policy_loss(log_ratio, advantage, self.clip_epsilon)

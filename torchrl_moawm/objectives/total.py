@@ -75,7 +75,21 @@ class LossSum(ScheduledLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries that any of the losses reads."""
-        return list(dict.fromkeys(key for loss in self.losses.values() for key in loss.in_keys))
+        keys = dict.fromkeys(key for loss in self._leaves() for key in loss.in_keys)
+        required = {
+            key
+            for loss in self._leaves()
+            for key in loss.in_keys
+            if key not in getattr(loss, "optional_keys", ())
+        }
+        return sorted(keys, key=lambda key: key not in required)  # stable: the optional ones last
+
+    def _leaves(self) -> list[LossModule]:
+        """The losses, those of a sum within the sum one by one."""
+        parts = (
+            loss._leaves() if isinstance(loss, LossSum) else [loss] for loss in self.losses.values()
+        )
+        return [leaf for part in parts for leaf in part]
 
     @property
     def out_keys(self) -> list[str]:
@@ -89,11 +103,12 @@ class LossSum(ScheduledLoss):
             ValueError: No loss has a key of that name.
         """
         for name, key in keys.items():
-            having = [loss for loss in self.losses.values() if hasattr(loss.tensor_keys, name)]
+            having = [loss for loss in self._leaves() if hasattr(loss.tensor_keys, name)]
             if not having:
                 raise ValueError(f"None of the losses {list(self.losses)} has a key {name!r}.")
             for loss in having:
                 loss.set_keys(**{name: key})
+        self._names = output_names(self.losses)
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -155,6 +170,11 @@ class MOAWMLoss(LossSum):
         for name, coeff in coeffs.items():
             self._register_coeff(name, coeff)
         names = self._names
+        if not {"loss_obs", "loss_reward"} <= names["world_model"].keys():
+            raise ValueError(
+                "Expected moa, world_model and cvae in this order, and world_model to return "
+                f"loss_obs and loss_reward; it returns {list(names['world_model'])}."
+            )
         own = {"loss_obs": "obs_coeff", "loss_reward": "reward_coeff"}
         self._coeff_names = {
             **dict.fromkeys(terms(names["moa"]), "moa_coeff"),

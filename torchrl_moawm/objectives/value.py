@@ -121,6 +121,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
             self.clip_value = None
         else:
             self._register_coeff("clip_value", clip_value)
+        self.make_value_estimator()
 
     def _required_keys(self) -> Iterator[NestedKey]:
         yield from self.critic_network.in_keys
@@ -244,8 +245,10 @@ class _LatentGAE(MultiAgentGAE):
         value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
         work = tensordict.copy()
         earned = require(work, reward, type(loss).__name__)
-        work.set(reward, zero_behind(loss._agent_mask(work), earned, "the reward"))
         work.set(value, loss._value(work))
+        if earned.ndim == work.get(value).ndim:  # else the team's, in front of no agent's mask
+            earned = zero_behind(loss._agent_mask(work), earned, "the reward")
+        work.set(reward, earned)
         following = work.get("next")
         for key in (*loss._loss_mask_keys(), loss._key("mask")):  # of the root, where next has none
             if following.get(key, None) is None and work.get(key, None) is not None:
@@ -254,6 +257,9 @@ class _LatentGAE(MultiAgentGAE):
             encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
             loc = require(encoded, loss._key("latent_loc"), "latent_network")
             following.set(loss._key("latent"), loc)
+        elif loss._key("latent") in loss.critic_network.in_keys:
+            role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
+            require(following, loss._key("latent"), role)
         following.set(value, loss._value(following))
         super().forward(work, **keywords)
         for key in (value, loss._key("advantage"), loss._key("value_target")):
