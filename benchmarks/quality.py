@@ -148,5 +148,5 @@ def world_model_skill(
 
 
 def skill(error: Tensor, reference: Tensor) -> float:
-    """``1 - error / reference``."""
-    return float(1.0 - error / reference.clamp_min(torch.finfo(error.dtype).tiny))
+    """``1 - error / reference``, NaN where the reference is perfect."""
+    return float(1.0 - error / reference) if reference > 0 else float("nan")

@@ -102,21 +102,23 @@ def film(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Pa
 
         pyglet.options["headless"] = True
         with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            env.rollout(steps, policy, callback=draw)
+            played = env.rollout(steps, policy, callback=draw, break_when_any_done=False)
     except Exception as error:  # whatever a missing or broken GL library raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"No film: rendering needs a GL library (Debian: libegl1 libgl1-mesa-dri). {reason}")
         return
     from PIL import Image
 
-    images = [Image.fromarray(frame.copy()).resize((350, 350)) for frame in frames]
+    ended = int(played["next", "done"][0].flatten().int().argmax())
+    images = [Image.fromarray(frame.copy()).resize((350, 350)) for frame in frames[: ended + 1]]
     images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
 
 
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
-    """The summary as JSON, figures by block as one entry."""
+    """The summary as JSON, figures by block as one entry, null for what is no number."""
     nested: dict[str, Any] = {}
     for name, value in summary.items():
+        value = None if value != value else value  # NaN
         outer, _, inner = name.partition("/")
         if inner:
             nested.setdefault(outer, {})[inner] = value

@@ -131,7 +131,7 @@ def make_trainer(
     buffer = ReplayBufferTrainer(
         TensorDictReplayBuffer(
             storage=LazyTensorStorage(frames, device=config.device),
-            sampler=SamplerWithoutReplacement(),
+            sampler=SamplerWithoutReplacement(drop_last=True),
             batch_size=frames // config.minibatches,
         ),
         flatten_tensordicts=True,

@@ -98,8 +98,9 @@ class PreviousStep(Transform):
                 acted = torch.ones(shape, dtype=torch.bool, device=entry.device)
             else:
                 entry = torch.where(expand_as_right(acted, entry), entry, 0)
-            next_tensordict.set(out_key, entry)
-            next_tensordict.set((key[0], "previous_mask"), acted)
+            # clones: a ParallelEnv writes the next root over the memory of this one
+            next_tensordict.set(out_key, entry.clone())
+            next_tensordict.set((key[0], "previous_mask"), acted.clone())
         return next_tensordict
 
     def _reset(
