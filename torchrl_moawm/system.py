@@ -208,7 +208,7 @@ class MOAWM:
 
 
 def _only_group(env: EnvBase, group: str | None) -> str:
-    groups = list(env.group_map)
+    groups = list(dict.fromkeys(key[0] for key in env.action_keys))
     if group is None and len(groups) > 1:
         raise ValueError(f"The environment has the groups {groups}: name one with group=.")
     if group is not None and group not in groups:
@@ -237,8 +237,7 @@ def actor_sizes(env: EnvBase, group: str) -> dict[str, Any]:
             "to it, or make it with make_vmas_env()."
         )
     observation = env.full_observation_spec[group, "observation"]
-    n_agents = len(env.group_map[group])
-    features = observation.shape[len(env.batch_size) + 1 :]
+    n_agents, *features = observation.shape[len(env.batch_size) :]
     if len(features) != 1:
         raise ValueError(
             f"The default networks read flat observations; {group!r} has {list(features)}. "

@@ -122,6 +122,14 @@ class TeacherEncoder(nn.Module):
         return loc, scale, others
 
 
+class NoOthers(nn.Module):
+    """The decoder of a teacher of one agent: there is nobody to reconstruct."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """``[*B, 1, Z]`` -> ``[*B, 1, 0]``."""
+        return latent[..., :0]
+
+
 def make_student(
     *,
     n_agents: int,
@@ -203,6 +211,7 @@ def make_teacher(
     encoder = TeacherEncoder(
         n_agents, obs_dim, action_dim, n_actions, latent_dim, num_cells, min_scale
     )
+    others = (n_agents - 1) * (obs_dim + action_dim)
     out_names = ("teacher_loc", "teacher_scale", "teacher_feature")
     return TensorDictSequential(
         TensorDictModule(
@@ -217,7 +226,7 @@ def make_teacher(
             (group, "latent_noise"),
         ),
         TensorDictModule(
-            make_mlp(latent_dim, (n_agents - 1) * (obs_dim + action_dim), num_cells),
+            make_mlp(latent_dim, others, num_cells) if others else NoOthers(),
             [(group, "teacher_latent")],
             [(group, "teacher_reconstruction")],
         ),
