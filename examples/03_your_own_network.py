@@ -13,7 +13,6 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
-from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, MOALoss
 from torchrl_moawm.envs import make_vmas_env
@@ -85,7 +84,7 @@ def in_the_framework(steps: int) -> list[float]:
         in_keys=[("agents", f"previous_{name}") for name in ("observation", "action", "mask")],
         out_keys=[("agents", "moa_logits")],
     )
-    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+    with torch.no_grad():  # deterministic actions, else there were nothing to learn by heart
         batch = env.rollout(20, system.policy)
     system.loss_module["value"].value_estimator(batch)
     return train_on(system.loss_module, batch, steps)
