@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
 from torchrl.envs import TransformedEnv, VmasEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
-from torchrl.modules import ProbabilisticActor, TanhNormal
+from torchrl.modules import PopArtValueNorm, ProbabilisticActor, TanhNormal
 from torchrl.trainers import Trainer
 
 from tests.transforms.teams import make_teams
@@ -252,8 +252,8 @@ def test_a_replaced_actor_acts():
 @pytest.mark.parametrize(
     ("group", "message"),
     [
-        ("greens", r"Unknown group 'greens'; the environment has \['red', 'blue'\]"),
-        (None, r"groups \['red', 'blue'\]: name one"),
+        ("greens", r"Unknown group 'greens'; the environment has \['blue', 'red'\]"),
+        (None, r"groups \['blue', 'red'\]: name one"),
     ],
 )
 def test_a_group_that_cannot_be_meant(group, message):
@@ -344,3 +344,14 @@ def test_state_dict_round_trip(learned):
     other.loss_module.load_state_dict(learned.system.loss_module.state_dict())
     for found, wanted in zip(results(other), expected, strict=True):
         assert torch.equal(found, wanted)
+
+
+def test_a_value_norm_goes_to_the_value_loss():
+    env = make_env()
+    norm = PopArtValueNorm(shape=1)
+    system = MOAWM.from_env(env, num_cells=(8,), value_norm=norm)
+    batch = collect(env, system.policy)
+    value = system.loss_module["value"]
+    value.value_estimator(batch)
+    value(batch)
+    assert norm.debiasing_term > 0  # its statistics have moved

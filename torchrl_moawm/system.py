@@ -9,6 +9,7 @@ from typing import Any
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
+from torchrl.modules import ValueNorm
 
 from torchrl_moawm.modules import (
     FreshLogProb,
@@ -84,6 +85,7 @@ class MOAWM:
         clip_value: float | None = 0.2,
         entropy_coeff: float = 0.01,
         critic_coeff: float = 1.0,
+        value_norm: ValueNorm | None = None,
         moa_coeff: float = 1.0,
         obs_coeff: float = 1.0,
         reward_coeff: float = 1.0,
@@ -105,7 +107,11 @@ class MOAWM:
             "clip_epsilon": clip_epsilon,
             "entropy_coeff": entropy_coeff,
         }
-        self._value: dict[str, Any] = {"clip_value": clip_value, "critic_coeff": critic_coeff}
+        self._value: dict[str, Any] = {
+            "clip_value": clip_value,
+            "critic_coeff": critic_coeff,
+            "value_norm": value_norm,
+        }
         self._value_keys: dict[str, Any] = {"done": done_key, "terminated": terminated_key}
         self._moawm: dict[str, Any] = {
             "moa_coeff": moa_coeff,
