@@ -82,6 +82,19 @@ def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
     return {"return": episode_rewards(batch, ended), "log_pbar": True}
 
 
+ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
+
+
+def losses_on_the_bar(_: int, losses: TensorDictBase) -> dict[str, Tensor | bool]:
+    """The terms that are shown while training."""
+    return {"log_pbar": True, **{key: losses[key] for key in ON_THE_BAR if key in losses}}
+
+
+def other_losses(_: int, losses: TensorDictBase) -> dict[str, Tensor]:
+    """Every other term and figure of the update."""
+    return {key: value for key, value in losses.items() if key not in ON_THE_BAR}
+
+
 def episode_rewards(batch: TensorDictBase, ended: Tensor) -> float:
     """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``."""
     after = batch["next"]
@@ -127,6 +140,7 @@ def make_trainer(
         logger=logger,
         log_interval=0,
         progress_bar=config.progress_bar,
+        auto_log_optim_steps=False,
     )
     buffer = ReplayBufferTrainer(
         TensorDictReplayBuffer(
@@ -145,6 +159,8 @@ def make_trainer(
     trainer.register_op("pre_steps_log", team_return)
     trainer.register_op("pre_steps_log", watch)
     trainer.register_op("process_optim_batch", buffer.sample)
+    trainer.register_op("post_optim_complete_log", losses_on_the_bar)
+    trainer.register_op("post_optim_complete_log", other_losses)
     return trainer
 
 
