@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from algorithms import make_algorithm
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from quality import ActionBaselines, acted, skill, world_model_skill
+from stepper import PerNetworkStepper
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
+from train import first_return, make_env, play, team_return
 
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
@@ -48,12 +52,6 @@ OF_THE_MODELS = {
     "world_model_skill_by_block",
     "z_gap",
 }
-
-sys.path.insert(0, str(BENCHMARKS))  # its files import each other by name, as scripts do
-from algorithms import make_algorithm  # noqa: E402
-from quality import ActionBaselines, acted, skill, world_model_skill  # noqa: E402
-from stepper import PerNetworkStepper  # noqa: E402
-from train import first_return, make_env, play, team_return  # noqa: E402
 
 # ------------------------------------------------------------------------ the whole job
 

@@ -219,4 +219,4 @@ def test_keys_that_cannot_be_meant(in_keys, out_keys, message):
 
 def test_without_an_environment_it_cannot_know_its_keys():
     with pytest.raises(RuntimeError, match="append it"):
-        PreviousStep()._keys  # noqa: B018
+        _ = PreviousStep()._keys

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
-from torchrl.objectives.value import MultiAgentGAE, ValueEstimatorBase
+from torchrl.objectives.value import ValueEstimatorBase
 
 from torchrl_moawm._checks import check_option, check_same_shape
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
+from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
@@ -207,7 +208,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         if value_type is None or value_type == ValueEstimators.MAGAE:
             settings = {"gamma": 0.99, "lmbda": 0.95, **hyperparameters}
             self.value_type = ValueEstimators.MAGAE
-            self._value_estimator = _LatentGAE(self, **settings)
+            self._value_estimator = LatentGAE(self, **settings)
         elif isinstance(value_type, ValueEstimators):
             raise ValueError(
                 "Expected value_type to be None, ValueEstimators.MAGAE or an estimator of your "
@@ -224,47 +225,6 @@ class ClipPPOValueLoss(MultiAgentLoss):
             self._value_estimator.set_keys(
                 **{name: getattr(self.tensor_keys, name) for name in names}
             )
-
-
-class _LatentGAE(MultiAgentGAE):
-    """Multi-agent GAE with z_{t+1} filled in, and nothing read from behind a mask.
-
-    Beside TorchRL's ``MultiAgentGAE``: that one fails with a critic that reads a latent (no
-    collector writes it under ``next``), and a NaN of a dead agent reaches the others through a
-    centralised critic.
-    """
-
-    def __init__(self, loss: ClipPPOValueLoss, **settings: Any) -> None:
-        super().__init__(value_network=None, **settings)  # the values are written before it runs
-        self.__dict__["loss"] = loss
-
-    @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
-        """Writes the advantage, the value target and V_old into the tensordict."""
-        loss = self.loss
-        value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
-        work = tensordict.copy()
-        earned = require(work, reward, type(loss).__name__)
-        work.set(value, loss._value(work))
-        if earned.ndim == work.get(value).ndim:  # else the team's, in front of no agent's mask
-            earned = zero_behind(loss._agent_mask(work), earned, "the reward")
-        work.set(reward, earned)
-        following = work.get("next")
-        for key in (*loss._loss_mask_keys(), loss._key("mask")):  # of the root, where next has none
-            if following.get(key, None) is None and work.get(key, None) is not None:
-                following.set(key, work.get(key))
-        if loss.latent_network is not None:
-            encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
-            loc = require(encoded, loss._key("latent_loc"), "latent_network")
-            following.set(loss._key("latent"), loc)
-        elif loss._key("latent") in loss.critic_network.in_keys:
-            role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
-            require(following, loss._key("latent"), role)
-        following.set(value, loss._value(following))
-        super().forward(work, **keywords)
-        for key in (value, loss._key("advantage"), loss._key("value_target")):
-            tensordict.set(key, work.get(key))
-        return tensordict
 
 
 def explained_variance(value: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:

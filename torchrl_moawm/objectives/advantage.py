@@ -1,0 +1,52 @@
+"""The advantage of a critic that reads a latent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase, unravel_key
+from torchrl.objectives.value import MultiAgentGAE
+
+from torchrl_moawm.objectives.common import require, zero_behind
+
+
+class LatentGAE(MultiAgentGAE):
+    """Multi-agent GAE with z_{t+1} filled in, and nothing read from behind a mask.
+
+    Beside TorchRL's ``MultiAgentGAE``: that one fails with a critic that reads a latent (no
+    collector writes it under ``next``), and a NaN of a dead agent reaches the others through a
+    centralised critic.
+    """
+
+    def __init__(self, loss: Any, **settings: Any) -> None:
+        super().__init__(value_network=None, **settings)  # the values are written before it runs
+        self.__dict__["loss"] = loss
+
+    @torch.no_grad()
+    def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
+        """Writes the advantage, the value target and V_old into the tensordict."""
+        loss = self.loss
+        value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
+        work = tensordict.copy()
+        earned = require(work, reward, type(loss).__name__)
+        work.set(value, loss._value(work))
+        if earned.ndim == work.get(value).ndim:  # else the team's, in front of no agent's mask
+            earned = zero_behind(loss._agent_mask(work), earned, "the reward")
+        work.set(reward, earned)
+        following = work.get("next")
+        for key in (*loss._loss_mask_keys(), loss._key("mask")):  # of the root, where next has none
+            if following.get(key, None) is None and work.get(key, None) is not None:
+                following.set(key, work.get(key))
+        if loss.latent_network is not None:
+            encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
+            loc = require(encoded, loss._key("latent_loc"), "latent_network")
+            following.set(loss._key("latent"), loc)
+        elif loss._key("latent") in loss.critic_network.in_keys:
+            role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
+            require(following, loss._key("latent"), role)
+        following.set(value, loss._value(following))
+        super().forward(work, **keywords)
+        for key in (value, loss._key("advantage"), loss._key("value_target")):
+            tensordict.set(key, work.get(key))
+        return tensordict
