@@ -16,37 +16,66 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 
-from torchrl_moawm._checks import check_team
-from torchrl_moawm.modules.features import GaussianHead, ignore_at_first, make_mlp, own_first
+from torchrl_moawm.modules.features import (
+    Eye,
+    GaussianHead,
+    ObsDim,
+    Team,
+    everybody,
+    ignore_at_first,
+    make_mlp,
+)
 
 
-class JoinedMLP(nn.Module):
-    """An MLP on its inputs side by side, and a head."""
+class ActorNet(nn.Module):
+    """An MLP on the observation and the latent side by side, and a head.
 
-    def __init__(self, net: nn.Module, head: nn.Module) -> None:
+    Where actions are masked the last input is the mask: what is not allowed gets the least logit,
+    but for a row that allows nothing (an agent that cannot act).
+    """
+
+    def __init__(self, eye: Eye, net: nn.Module, head: nn.Module, masked: bool) -> None:
         super().__init__()
+        self.eye = eye
         self.net = net
         self.head = head
+        self.masked = masked
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """``[*B, N, F_k]`` each."""
-        return self.head(self.net(torch.cat(inputs, -1)))
+    def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """``[*B, N, *shape]``, ``[*B, N, Z]``, bool ``[*B, N, A]``."""
+        latent = inputs[:-1] if self.masked else inputs
+        out = self.head(self.net(torch.cat([self.eye(observation), *latent], -1)))
+        if not self.masked:
+            return out
+        allowed = inputs[-1] | ~inputs[-1].any(-1, keepdim=True)
+        return out.masked_fill(~allowed, torch.finfo(out.dtype).min)
 
 
 class CentralisedCritic(nn.Module):
     """One value per agent from what all agents see (and from their latents), its own first."""
 
-    def __init__(self, n_agents: int, features: int, num_cells: Sequence[int]) -> None:
+    def __init__(
+        self, team: Team, other_groups: Sequence[Team], latent_dim: int, num_cells: Sequence[int]
+    ) -> None:
         super().__init__()
-        self.sizes = n_agents, features
-        self.net = make_mlp(n_agents * features, 1, num_cells)
+        teams = (team, *other_groups)
+        self.eyes = nn.ModuleList([Eye(other.obs_dim, other.n_agents) for other in teams])
+        self.latent_dim = latent_dim
+        seen, *others = (eye.features for eye in self.eyes)
+        own = seen + latent_dim
+        rest = sum(f * other.n_agents for f, other in zip(others, other_groups, strict=True))
+        self.net = make_mlp(team.n_agents * own + rest, 1, num_cells)
+        latents = (i * own + seen + k for i in range(team.n_agents) for k in range(latent_dim))
+        ignore_at_first(self.net, latents)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``[*B, N, F_k]`` each -> ``[*B, N, 1]``."""
-        seen = torch.cat(inputs, -1)
-        n_agents, features = self.sizes
-        check_team(n_agents, **{"the critic's inputs": (seen, features)})
-        return self.net(own_first(seen))
+    def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor:
+        """Observation, latent where there is one, other groups' observations -> ``[*B, N, 1]``."""
+        n_latents = 1 if self.latent_dim else 0
+        latent, others = inputs[:n_latents], inputs[n_latents:]
+        eyes = list(self.eyes)
+        own = torch.cat([eyes[0](observation), *latent], -1)
+        seen = [eye(entry) for eye, entry in zip(eyes[1:], others, strict=True)]
+        return self.net(everybody(own, *seen))
 
 
 class FreshLogProb(TensorDictModuleBase):
@@ -82,11 +111,12 @@ class FreshLogProb(TensorDictModuleBase):
 
 def make_actor(
     *,
-    obs_dim: int,
+    obs_dim: ObsDim,
     action_dim: int,
     latent_dim: int = 0,
     n_actions: int | None = None,
     one_hot: bool = False,
+    masked: bool = False,
     low: Tensor | float = -1.0,
     high: Tensor | float = 1.0,
     group: NestedKey = "agents",
@@ -101,11 +131,12 @@ def make_actor(
     not at all on the latent, whose influence has to be earned.
 
     Keyword Args:
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         latent_dim: ``Z``; 0 for an actor without latent.
         n_actions: ``A`` of discrete actions; ``None`` for continuous ones (``TanhNormal``).
         one_hot: Whether discrete actions are one-hot rather than int64.
+        masked: Whether discrete actions are restricted by ``(group, "action_mask")``.
         low: Lower bound of a continuous action.
         high: Upper bound of a continuous action.
         group: Where the entries are.
@@ -115,11 +146,18 @@ def make_actor(
 
     Returns:
         A ``ProbabilisticActor`` that writes ``action``.
+
+    Raises:
+        ValueError: Actions are masked and not discrete.
     """
-    names = ["observation", *(["latent"] if latent_dim else [])]
+    if masked and n_actions is None:
+        raise ValueError("Expected discrete actions (n_actions) where masked is True.")
+    given = {"latent": latent_dim > 0, "action_mask": masked}
+    names = ["observation", *(name for name, there in given.items() if there)]
     outputs = action_dim if n_actions is not None else 2 * action_dim
-    net = make_mlp(obs_dim + latent_dim, outputs, num_cells)
-    ignore_at_first(net, range(obs_dim, obs_dim + latent_dim))
+    eye = Eye(obs_dim)
+    net = make_mlp(eye.features + latent_dim, outputs, num_cells)
+    ignore_at_first(net, range(eye.features, eye.features + latent_dim))
     net[-1].weight.data *= 0.01  # a first policy that depends little on the observation
     net[-1].bias.data.zero_()
     head: nn.Module = nn.Identity()
@@ -134,7 +172,9 @@ def make_actor(
         distribution = OneHotCategorical if one_hot else Categorical
     keys = [(group, name) for name in parameters]
     return ProbabilisticActor(
-        TensorDictModule(JoinedMLP(net, head), [(group, name) for name in names], keys),
+        TensorDictModule(
+            ActorNet(eye, net, head, masked), [(group, name) for name in names], keys
+        ),
         in_keys=dict(zip(parameters, keys, strict=True)),
         out_keys=[(group, "action")],
         distribution_class=distribution,
@@ -145,32 +185,29 @@ def make_actor(
 def make_critic(
     *,
     n_agents: int,
-    obs_dim: int,
+    obs_dim: ObsDim,
     latent_dim: int = 0,
     group: NestedKey = "agents",
+    other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
 ) -> TensorDictModule:
-    """A centralised critic ``V(s_t, z_t)``: all observations and all latents.
+    """A centralised critic ``V(s_t, z_t)``: all observations and the latents of the group.
 
     Keyword Args:
         n_agents: ``N``.
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         latent_dim: ``Z``; 0 for a critic without latent.
         group: Where the entries are.
+        other_groups: Groups whose observations it reads as well (at training time only).
         num_cells: Widths of the hidden layers.
 
     Returns:
         A module that writes ``state_value`` ``[*B, N, 1]``.
     """
     names = ["observation", *(["latent"] if latent_dim else [])]
-    features = obs_dim + latent_dim
-    critic = CentralisedCritic(n_agents, features, num_cells)
-    latents = (
-        agent * features + obs_dim + k for agent in range(n_agents) for k in range(latent_dim)
-    )
-    ignore_at_first(critic.net, latents)
+    team = Team(group, n_agents, obs_dim, action_dim=0)
     return TensorDictModule(
-        critic,
-        [(group, name) for name in names],
+        CentralisedCritic(team, other_groups, latent_dim, num_cells),
+        [*((group, name) for name in names), *((h.group, "observation") for h in other_groups)],
         [(group, "state_value")],
     )

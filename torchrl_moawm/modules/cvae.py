@@ -10,9 +10,18 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 
-from torchrl_moawm._checks import check_same_shape, check_team
+from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import gather_others
-from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
+from torchrl_moawm.modules.features import (
+    Eye,
+    GaussianHead,
+    ObsDim,
+    PreviousStepFeatures,
+    Team,
+    make_mlp,
+    to_each,
+)
+from torchrl_moawm.modules.memory import AgentGRU
 
 
 class GaussianSampler(TensorDictModuleBase):
@@ -48,78 +57,92 @@ class GaussianSampler(TensorDictModuleBase):
         return tensordict.set(self.out_keys[0], loc if noise is None else loc + scale * noise)
 
 
+class StudentFeatures(nn.Module):
+    """``(x, c)``: what the agent sees at t, and the previous step."""
+
+    def __init__(self, team: Team, other_groups: Sequence[Team]) -> None:
+        super().__init__()
+        self.eye = Eye(team.obs_dim, team.n_agents)
+        self.previous = PreviousStepFeatures(team, other_groups)
+        self.features = self.eye.features + self.previous.features
+        self.in_keys = [(team.group, "observation"), *self.previous.in_keys]
+
+    def forward(self, observation: Tensor, *previous: Tensor) -> Tensor:
+        """``[*B, N, F]``."""
+        return torch.cat([self.eye(observation), self.previous(*previous)], -1)
+
+
 class StudentEncoder(nn.Module):
-    """``q(z | x, c)``: x what the agent sees at t, c the previous step."""
+    """``q(z | x, c)``, or ``q(z | x, c, memory)``."""
 
     def __init__(
         self,
-        n_agents: int,
-        obs_dim: int,
-        action_dim: int,
-        n_actions: int | None,
+        team: Team,
+        features: StudentFeatures,
+        memory_dim: int,
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim, action_dim
-        self.n_actions = n_actions
-        inputs = 2 * obs_dim + n_agents * (action_dim + 1)
-        self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
+        self.team = team
+        self.features = features
+        self.n_entries = len(features.in_keys)
+        self.net = make_mlp(features.features + memory_dim, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
 
-    def forward(
-        self,
-        observation: Tensor,
-        previous_observation: Tensor,
-        previous_action: Tensor,
-        previous_mask: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and standard deviation ``[*B, N, Z]``, and the feature x_t = o_t."""
-        n_agents, obs_dim, action_dim = self.sizes
-        check_team(n_agents, observation=(observation, obs_dim))
-        acted = previous_mask.unsqueeze(-1).to(observation.dtype)
-        action = action_features(previous_action, observation, self.n_actions)
-        check_team(n_agents, previous_action=(action, action_dim), previous_mask=(acted, 1))
-        action = action * acted
-        joint = own_first(torch.cat([action, acted], -1))
-        condition = torch.cat([previous_observation, joint], -1)
-        loc, scale = self.head(self.net(torch.cat([observation, condition], -1)))
-        return loc, scale, observation
+    def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and standard deviation ``[*B, N, Z]``, and the feature x_t = o_t, flat."""
+        seen, memory = self.features(*entries[: self.n_entries]), entries[self.n_entries :]
+        loc, scale = self.head(self.net(torch.cat([seen, *memory], -1)))
+        return loc, scale, self.team.flat(entries[0])
 
 
 class TeacherEncoder(nn.Module):
-    """``q(z | everybody)``: the agent's own o_t and the others' (o_t, a_t).
+    """``q(z | everybody)``: the agent's own o_t and the others' (o_t, a_t), of every group.
 
     Not the agent's own action, which depends on z.
     """
 
     def __init__(
         self,
-        n_agents: int,
-        obs_dim: int,
-        action_dim: int,
-        n_actions: int | None,
+        team: Team,
+        other_groups: Sequence[Team],
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim, action_dim
-        self.n_actions = n_actions
-        inputs = obs_dim + (n_agents - 1) * (obs_dim + action_dim)
-        self.net = make_mlp(inputs, 2 * latent_dim, num_cells)
+        self.teams = [team, *other_groups]
+        self.eyes = nn.ModuleList([Eye(t.obs_dim, t.n_agents) for t in self.teams])
+        of_one = [eye.features + t.action_dim for eye, t in zip(self.eyes, self.teams, strict=True)]
+        counts = [team.n_agents - 1, *(other.n_agents for other in other_groups)]
+        seen = sum(n * features for n, features in zip(counts, of_one, strict=True))
+        self.net = make_mlp(self.eyes[0].features + seen, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
+        self.target_dim = sum(
+            n * (t.n_features + t.action_dim) for n, t in zip(counts, self.teams, strict=True)
+        )
 
-    def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature y_t: the others' (o, a)."""
-        n_agents, obs_dim, action_dim = self.sizes
-        did = action_features(action, observation, self.n_actions)
-        check_team(n_agents, observation=(observation, obs_dim), action=(did, action_dim))
-        seen = torch.cat([observation, did], -1)
-        others = gather_others(seen, agent_dim=seen.ndim - 2).flatten(-2)
-        loc, scale = self.head(self.net(torch.cat([observation, others], -1)))
-        return loc, scale, others
+        encoded, target = [], []
+        for eye, team, seen, action in zip(
+            self.eyes, self.teams, entries[::2], entries[1::2], strict=True
+        ):
+            features = eye(seen)
+            did = team.action_features(action, features)
+            encoded.append(torch.cat([features, did], -1))
+            target.append(torch.cat([team.flat(seen), did], -1))
+        own = encoded[0][..., : self.eyes[0].features]
+        loc, scale = self.head(self.net(torch.cat([own, self._others(encoded)], -1)))
+        return loc, scale, self._others(target)
+
+    @staticmethod
+    def _others(features: list[Tensor]) -> Tensor:
+        """``[*B, N, ...]``: the others' by ascending index, then the other groups'."""
+        own = gather_others(features[0], agent_dim=features[0].ndim - 2).flatten(-2)
+        return torch.cat([own, *to_each(*features)], -1)
 
 
 class NoOthers(nn.Module):
@@ -133,13 +156,15 @@ class NoOthers(nn.Module):
 def make_student(
     *,
     n_agents: int,
-    obs_dim: int,
+    obs_dim: ObsDim,
     action_dim: int,
     latent_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
+    other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
+    recurrent: bool = False,
 ) -> TensorDictSequential:
     """The student: encoder, sampler, decoder.
 
@@ -147,25 +172,40 @@ def make_student(
 
     Keyword Args:
         n_agents: ``N``.
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         latent_dim: ``Z``.
         n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
         group: Where the entries are.
+        other_groups: Groups whose previous actions it reads as well.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the posterior's standard deviation.
+        recurrent: Whether the encoder also reads an ``AgentGRU`` over all earlier steps.
 
     Returns:
         Three modules that write ``latent_loc``, ``latent_scale``, ``feature`` - ``latent`` -
-        ``reconstruction``.
+        ``reconstruction``; where recurrent, a module before them writes ``student_memory``.
     """
-    encoder = StudentEncoder(
-        n_agents, obs_dim, action_dim, n_actions, latent_dim, num_cells, min_scale
-    )
-    in_names = ("observation", "previous_observation", "previous_action", "previous_mask")
+    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    features = StudentFeatures(team, other_groups)
+    in_keys: list[NestedKey] = list(features.in_keys)
+    memory: list[TensorDictModuleBase] = []
+    if recurrent:
+        gru = AgentGRU(
+            StudentFeatures(team, other_groups),
+            in_keys,
+            n_agents=n_agents,
+            hidden_dim=num_cells[-1],
+            name="student",
+            group=group,
+        )
+        memory, in_keys = [gru], [*in_keys, gru.out_keys[0]]
+    memory_dim = num_cells[-1] if recurrent else 0
+    encoder = StudentEncoder(team, features, memory_dim, latent_dim, num_cells, min_scale)
     out_names = ("latent_loc", "latent_scale", "feature")
     return TensorDictSequential(
-        TensorDictModule(encoder, [(group, n) for n in in_names], [(group, n) for n in out_names]),
+        *memory,
+        TensorDictModule(encoder, in_keys, [(group, n) for n in out_names]),
         GaussianSampler(
             (group, "latent_loc"),
             (group, "latent_scale"),
@@ -173,7 +213,7 @@ def make_student(
             (group, "latent_noise"),
         ),
         TensorDictModule(
-            make_mlp(latent_dim, obs_dim, num_cells),
+            make_mlp(latent_dim, team.n_features, num_cells),
             [(group, "latent")],
             [(group, "reconstruction")],
         ),
@@ -183,11 +223,12 @@ def make_student(
 def make_teacher(
     *,
     n_agents: int,
-    obs_dim: int,
+    obs_dim: ObsDim,
     action_dim: int,
     latent_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
+    other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
 ) -> TensorDictSequential:
@@ -195,11 +236,12 @@ def make_teacher(
 
     Keyword Args:
         n_agents: ``N``.
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         latent_dim: ``Z``, the student's.
         n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
         group: Where the entries are.
+        other_groups: Groups whose observations and actions it sees, and reconstructs, as well.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens
             and the student's KL runs away.
@@ -208,15 +250,15 @@ def make_teacher(
         Three modules that write ``teacher_loc``, ``teacher_scale``, ``teacher_feature`` -
         ``teacher_latent`` - ``teacher_reconstruction``.
     """
-    encoder = TeacherEncoder(
-        n_agents, obs_dim, action_dim, n_actions, latent_dim, num_cells, min_scale
-    )
-    others = (n_agents - 1) * (obs_dim + action_dim)
+    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    encoder = TeacherEncoder(team, other_groups, latent_dim, num_cells, min_scale)
+    others = encoder.target_dim
     out_names = ("teacher_loc", "teacher_scale", "teacher_feature")
+    in_names = ("observation", "action")
     return TensorDictSequential(
         TensorDictModule(
             encoder,
-            [(group, "observation"), (group, "action")],
+            [(other.group, name) for other in (team, *other_groups) for name in in_names],
             [(group, n) for n in out_names],
         ),
         GaussianSampler(

@@ -4,14 +4,80 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensordict import NestedKey
 from torch import Tensor, nn
-from torchrl.modules import MLP
+from torchrl.modules import MLP, ConvNet
 
-from torchrl_moawm._checks import check_integer
+from torchrl_moawm._checks import check_integer, check_team
 from torchrl_moawm.functional import gather_others
+
+ObsDim = int | Sequence[int]
+"""Features of a flat observation, or the shape of another: an image is ``(C, H, W)``."""
+
+
+def shape_of(obs_dim: ObsDim) -> tuple[int, ...]:
+    """The shape of one observation."""
+    return (obs_dim,) if isinstance(obs_dim, int) else tuple(obs_dim)
+
+
+@dataclass(frozen=True)
+class Team:
+    """A group of agents, as a network has to know it."""
+
+    group: NestedKey
+    """Where its entries are."""
+    n_agents: int
+    """``N``."""
+    obs_dim: ObsDim
+    """Features of an observation, or its shape: an image is ``(C, H, W)``."""
+    action_dim: int
+    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one."""
+    n_actions: int | None = None
+    """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return shape_of(self.obs_dim)
+
+    @property
+    def n_features(self) -> int:
+        """Numbers in one observation: what is reconstructed and predicted."""
+        return math.prod(self.obs_shape)
+
+    def flat(self, observation: Tensor) -> Tensor:
+        """``[*B, N, *shape]`` -> ``[*B, N, D]``."""
+        return observation.flatten(-len(self.obs_shape))
+
+    def action_features(self, action: Tensor, like: Tensor, name: str = "action") -> Tensor:
+        """Actions as floating features ``[*B, N, F]``, whatever their encoding.
+
+        Args:
+            action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, or categorical ``[*B, N]``.
+            like: Features ``[*B, ., F]``: their dtype, and their number of dimensions.
+            name: What the action is called in a message.
+
+        Returns:
+            ``[*B, N, D]`` or ``[*B, N, A]``.
+        """
+        if self.n_actions is not None and action.ndim == like.ndim - 1:
+            check_integer(**{name: action})
+            actions = torch.arange(self.n_actions, device=action.device)
+            action = action.unsqueeze(-1) == actions
+        features = action.to(like.dtype)
+        check_team(self.n_agents, **{name: (features, self.action_dim)})
+        return features
+
+    def acted_features(self, previous_action: Tensor, previous_mask: Tensor, like: Tensor) -> Tensor:
+        """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
+        acted = previous_mask.unsqueeze(-1).to(like.dtype)
+        action = self.action_features(previous_action, like, "previous_action")
+        check_team(self.n_agents, previous_mask=(acted, 1))
+        return torch.cat([action * acted, acted], -1)
 
 
 def make_mlp(in_features: int, out_features: int, num_cells: Sequence[int]) -> MLP:
@@ -22,23 +88,78 @@ def make_mlp(in_features: int, out_features: int, num_cells: Sequence[int]) -> M
     return MLP(in_features, out_features, num_cells=list(num_cells), activation_class=nn.Tanh)
 
 
-def action_features(action: Tensor, observation: Tensor, n_actions: int | None) -> Tensor:
-    """An action as floating features ``[*B, N, F]``, whatever its encoding.
+class Eye(nn.Module):
+    """An observation as flat features: an image through a few convolutions, another as it is.
 
     Args:
-        action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, or categorical ``[*B, N]``.
-        observation: ``[*B, N, O]``; gives the dtype, and tells a categorical action by its
-            dimensions.
-        n_actions: ``A`` of a discrete action, ``None`` of a continuous one.
-
-    Returns:
-        ``[*B, N, D]`` or ``[*B, N, A]``.
+        obs_dim: Features of an observation, or its shape.
+        n_agents: ``N``; ``None`` for any.
     """
-    if n_actions is not None and action.ndim == observation.ndim - 1:
-        check_integer(action=action)
-        actions = torch.arange(n_actions, device=action.device)
-        action = action.unsqueeze(-1) == actions
-    return action.to(observation.dtype)
+
+    def __init__(self, obs_dim: ObsDim, n_agents: int | None = None) -> None:
+        super().__init__()
+        self.n_agents = n_agents
+        self.shape = shape_of(obs_dim)
+        self.features = math.prod(self.shape)
+        self.net: nn.Module = nn.Flatten(-len(self.shape))
+        if len(self.shape) == 3:
+            channels, *sides = self.shape
+            depth = min(max(int(math.log2(min(sides))) - 1, 1), 4)
+            cells = [16, 32, 32, 32][:depth]
+            self.net = ConvNet(
+                in_features=channels,
+                num_cells=cells,
+                kernel_sizes=3,
+                strides=2,
+                paddings=1,
+                activation_class=nn.Tanh,
+            )
+            self.features = cells[-1] * math.prod(-(-side // 2**depth) for side in sides)
+
+    def forward(self, observation: Tensor, name: str = "observation") -> Tensor:
+        """``[*B, N, *shape]`` -> ``[*B, N, F]``."""
+        agents = observation.shape[-len(self.shape) - 1]
+        expected = (self.n_agents or agents, *self.shape)
+        if tuple(observation.shape[-len(expected) :]) != expected:
+            raise ValueError(
+                f"Expected {name} of shape [*B, {', '.join(map(str, expected))}] (agents, features:"
+                f" what the network was built for), got {list(observation.shape)}."
+            )
+        return self.net(observation)
+
+
+class PreviousStepFeatures(nn.Module):
+    """``(o_{t-1}^i, a_{t-1}^{1:N})`` side by side: what the model of others and the student read.
+
+    The joint action with everybody's mask: the agent's own first, the others' by ascending index,
+    then the other groups' in their order.
+    """
+
+    names = ("previous_observation", "previous_action", "previous_mask")
+
+    def __init__(self, team: Team, other_groups: Sequence[Team]) -> None:
+        super().__init__()
+        self.teams = [team, *other_groups]
+        self.eye = Eye(team.obs_dim, team.n_agents)
+        joint = sum(other.n_agents * (other.action_dim + 1) for other in self.teams)
+        self.features = self.eye.features + joint
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries read, in the order of the arguments."""
+        own, *others = (team.group for team in self.teams)
+        rest = [(group, name) for group in others for name in self.names[1:]]
+        return [*((own, name) for name in self.names), *rest]
+
+    def acted(self, seen: Tensor, *entries: Tensor) -> list[Tensor]:
+        """What each group did, ``[*B, N_g, F_g + 1]``, from (action, mask) of each."""
+        pairs = zip(self.teams, entries[::2], entries[1::2], strict=True)
+        return [team.acted_features(action, mask, seen) for team, action, mask in pairs]
+
+    def forward(self, previous_observation: Tensor, *entries: Tensor) -> Tensor:
+        """``[*B, N, F]``."""
+        seen = self.eye(previous_observation, "previous_observation")
+        return torch.cat([seen, everybody(*self.acted(seen, *entries))], -1)
 
 
 def own_first(x: Tensor) -> Tensor:
@@ -48,6 +169,20 @@ def own_first(x: Tensor) -> Tensor:
     one network can serve them all.
     """
     return torch.cat([x, gather_others(x, agent_dim=x.ndim - 2).flatten(-2)], -1)
+
+
+def everybody(own: Tensor, *other_groups: Tensor) -> Tensor:
+    """:func:`own_first` of the group's features, then all those of the other groups.
+
+    ``[*B, N, F]`` and ``[*B, N_h, F_h]`` each -> ``[*B, N, N F + sum_h N_h F_h]``.
+    """
+    return torch.cat([own_first(own), *to_each(own, *other_groups)], -1)
+
+
+def to_each(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
+    """All features of other groups, for each agent: ``[*B, N_h, F_h]`` -> ``[*B, N, N_h F_h]``."""
+    team = own.shape[:-1]
+    return [x.flatten(-2).unsqueeze(-2).expand(*team, -1) for x in other_groups]
 
 
 def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:

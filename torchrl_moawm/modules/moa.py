@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
 
-from torchrl_moawm._checks import check_team
+from torchrl_moawm._checks import check_option
 from torchrl_moawm.functional import gather_others
-from torchrl_moawm.modules.features import GaussianHead, action_features, make_mlp, own_first
+from torchrl_moawm.modules.features import (
+    GaussianHead,
+    ObsDim,
+    PreviousStepFeatures,
+    Team,
+    everybody,
+    make_mlp,
+)
+from torchrl_moawm.modules.memory import AgentGRU
 
 
 class MOANet(nn.Module):
@@ -20,55 +29,107 @@ class MOANet(nn.Module):
     The encoder runs once per observer, so its cost is linear in N; a linear head has one slot per
     other agent, by ascending index. To the mean (or the logits) of a slot is added what that agent
     did before, times a learned factor per feature that starts at 0: agents often go on as they did.
+
+    Args:
+        team: The observers.
+        other_groups: Groups whose previous actions are read as well.
+        target: Which of all groups is predicted: 0 the observers' own (without the observer), 1 the
+            first of the other groups, ...
+        memory_dim: Features of a memory, the last argument of ``forward``; 0 where there is none.
+        num_cells: Widths of the hidden layers.
+        min_scale: Floor of the standard deviation.
     """
 
     def __init__(
         self,
-        n_agents: int,
-        obs_dim: int,
-        action_dim: int,
-        n_actions: int | None,
+        team: Team,
+        other_groups: Sequence[Team],
+        target: int,
+        memory_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.sizes = n_agents, obs_dim, action_dim
-        self.n_others = n_agents - 1
-        self.n_actions = n_actions
-        outputs = action_dim if n_actions is not None else 2 * action_dim
-        inputs = obs_dim + n_agents * (action_dim + 1)
-        self.net = make_mlp(inputs, max(self.n_others, 1) * outputs, num_cells)
-        self.persistence = nn.Parameter(torch.zeros(action_dim))
-        self.head = GaussianHead(min_scale) if n_actions is None else nn.Identity()
+        self.previous = PreviousStepFeatures(team, other_groups)
+        self.target = target
+        self.n_entries = len(self.previous.in_keys)
+        aim = self.previous.teams[target]
+        self.action_dim = aim.action_dim
+        self.n_others = aim.n_agents if target else aim.n_agents - 1
+        self.outputs = aim.action_dim if aim.n_actions is not None else 2 * aim.action_dim
+        self.persistence = nn.Parameter(torch.zeros(aim.action_dim))
+        self.head = GaussianHead(min_scale) if aim.n_actions is None else nn.Identity()
+        self._build(memory_dim, num_cells)
 
-    def forward(
-        self, previous_observation: Tensor, previous_action: Tensor, previous_mask: Tensor
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def _build(self, memory_dim: int, num_cells: Sequence[int]) -> None:
+        outputs = max(self.n_others, 1) * self.outputs
+        self.net = make_mlp(self.previous.features + memory_dim, outputs, num_cells)
+
+    def forward(self, *entries: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """``[*B, N, M, A]`` logits, or mean and standard deviation ``[*B, N, M, D]``."""
-        n_agents, obs_dim, action_dim = self.sizes
-        check_team(n_agents, previous_observation=(previous_observation, obs_dim))
-        acted = previous_mask.unsqueeze(-1).to(previous_observation.dtype)
-        action = action_features(previous_action, previous_observation, self.n_actions)
-        check_team(n_agents, previous_action=(action, action_dim), previous_mask=(acted, 1))
-        action = action * acted
-        joint = own_first(torch.cat([action, acted], -1))
-        out = self.net(torch.cat([previous_observation, joint], -1))
-        slots = out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]
-        did = gather_others(action, agent_dim=action.ndim - 2)  # [*B, N, M, F]
-        again, rest = slots.split([did.shape[-1], slots.shape[-1] - did.shape[-1]], -1)
+        seen = self.previous.eye(entries[0], "previous_observation")
+        acted = self.previous.acted(seen, *entries[1 : self.n_entries])
+        theirs = self._pairs(acted[self.target], seen.shape[-2])
+        slots = self._slots(torch.cat([seen, *entries[self.n_entries :]], -1), acted, theirs)
+        again, rest = slots.split([self.action_dim, self.outputs - self.action_dim], -1)
+        did = theirs[..., : self.action_dim]
         return self.head(torch.cat([again + self.persistence * did, rest], -1))
+
+    def _pairs(self, acted: Tensor, n_observers: int) -> Tensor:
+        """What the others did, for each observer: ``[*B, N, M, F + 1]``."""
+        if self.target:
+            return acted.unsqueeze(-3).expand(*acted.shape[:-2], n_observers, -1, -1)
+        return gather_others(acted, agent_dim=acted.ndim - 2)
+
+    def _slots(self, seen: Tensor, acted: list[Tensor], theirs: Tensor) -> Tensor:
+        """Raw outputs ``[*B, N, M, outputs]``."""
+        out = self.net(torch.cat([seen, everybody(*acted)], -1))
+        return out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]
+
+
+class PairwiseMOANet(MOANet):
+    """Predicts each pair (i, j) from an encoding of i and from what j did: no slots.
+
+    The encoding of i reads its own previous step and the mean over everybody of an embedding of
+    what they did. So the prediction does not depend on the order of the agents; but it cannot tell two
+    agents apart that did the same, and its head runs N (N - 1) times.
+    """
+
+    def _build(self, memory_dim: int, num_cells: Sequence[int]) -> None:
+        teams = self.previous.teams
+        width = num_cells[-1]
+        self.embeddings = nn.ModuleList(
+            nn.Sequential(nn.Linear(team.action_dim + 1, width), nn.Tanh()) for team in teams
+        )
+        own = self.previous.eye.features + memory_dim + teams[0].action_dim + 1
+        self.encoder = make_mlp(own + len(teams) * width, width, num_cells)
+        theirs = teams[self.target].action_dim + 1
+        self.net = make_mlp(width + theirs, self.outputs, [width])
+
+    def _slots(self, seen: Tensor, acted: list[Tensor], theirs: Tensor) -> Tensor:
+        means = [
+            embed(x).mean(-2, keepdim=True).expand(*seen.shape[:-1], -1)
+            for embed, x in zip(self.embeddings, acted, strict=True)
+        ]
+        encoding = self.encoder(torch.cat([seen, acted[0], *means], -1)).tanh()
+        encoding = encoding.unsqueeze(-2).expand(*theirs.shape[:-1], -1)
+        return self.net(torch.cat([encoding, theirs], -1))
 
 
 def make_moa_network(
     *,
     n_agents: int,
-    obs_dim: int,
+    obs_dim: ObsDim,
     action_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
+    other_groups: Sequence[Team] = (),
+    target_group: NestedKey | None = None,
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.05,
-) -> TensorDictModule:
+    head: Literal["slots", "pairwise"] = "slots",
+    recurrent: bool = False,
+) -> TensorDictModuleBase:
     """A model of the other agents, for :class:`~torchrl_moawm.objectives.MOALoss`.
 
     It reads ``previous_observation`` of the observer and everybody's ``previous_action`` and
@@ -76,20 +137,52 @@ def make_moa_network(
 
     Keyword Args:
         n_agents: ``N``; each predicts the ``N - 1`` others.
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
-        group: Where the entries are.
+        group: The observers.
+        other_groups: Groups whose previous actions it reads as well.
+        target_group: Whose actions are predicted: ``None`` for the observers' own group, or one of
+            ``other_groups``.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation, in the unit of the action.
+        head: ``"slots"`` has outputs of their own for each other agent: it costs least, tells
+            agents apart that do the same, and is bound to their number and order. ``"pairwise"``
+            has one head for all pairs, which reads what the other did: permuting the agents
+            permutes its predictions.
+        recurrent: Whether it also reads an ``AgentGRU`` over all earlier steps.
 
     Returns:
         A module that writes ``moa_logits`` ``[*B, N, M, A]``, or ``moa_loc`` and ``moa_scale``
-        ``[*B, N, M, D]``.
+        ``[*B, N, M, D]``; with ``_<target_group>`` behind their names where that is another group.
+
+    Raises:
+        ValueError: The head is unknown, or ``target_group`` is none of the groups.
     """
-    net = MOANet(n_agents, obs_dim, action_dim, n_actions, num_cells, min_scale)
-    names = ["moa_loc", "moa_scale"] if n_actions is None else ["moa_logits"]
-    in_names = ("previous_observation", "previous_action", "previous_mask")
-    return TensorDictModule(
-        net, in_keys=[(group, n) for n in in_names], out_keys=[(group, n) for n in names]
-    )
+    check_option("head", head, ("slots", "pairwise"))
+    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    groups = [team.group, *(other.group for other in other_groups)]
+    if target_group is not None and target_group not in groups:
+        raise ValueError(f"Unknown target_group {target_group!r}; there are {groups}.")
+    target = 0 if target_group is None else groups.index(target_group)
+    suffix = f"_{target_group}" if target else ""
+    features = PreviousStepFeatures(team, other_groups)
+    in_keys: list[NestedKey] = list(features.in_keys)
+    memory: list[TensorDictModuleBase] = []
+    if recurrent:
+        gru = AgentGRU(
+            features,
+            in_keys,
+            n_agents=n_agents,
+            hidden_dim=num_cells[-1],
+            name=f"moa{suffix}",
+            group=group,
+        )
+        memory, in_keys = [gru], [*in_keys, gru.out_keys[0]]
+    make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
+    memory_dim = num_cells[-1] if recurrent else 0
+    net = make(team, other_groups, target, memory_dim, num_cells, min_scale)
+    discrete = net.previous.teams[target].n_actions is not None
+    names = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
+    module = TensorDictModule(net, in_keys, [(group, f"{name}{suffix}") for name in names])
+    return TensorDictSequential(*memory, module) if memory else module

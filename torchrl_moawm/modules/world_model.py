@@ -9,8 +9,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from torchrl_moawm._checks import check_team
-from torchrl_moawm.modules.features import action_features, make_mlp, own_first
+from torchrl_moawm.modules.features import Eye, ObsDim, Team, everybody, make_mlp
 
 
 class WorldModelNet(nn.Module):
@@ -19,38 +18,33 @@ class WorldModelNet(nn.Module):
     Its last layer starts at zero: untrained, it copies the observation and expects no reward.
     """
 
-    def __init__(
-        self,
-        n_agents: int,
-        obs_dim: int,
-        action_dim: int,
-        n_actions: int | None,
-        num_cells: Sequence[int],
-    ) -> None:
+    def __init__(self, team: Team, other_groups: Sequence[Team], num_cells: Sequence[int]) -> None:
         super().__init__()
-        self.n_actions = n_actions
-        self.sizes = n_agents, obs_dim, action_dim
-        self.net = make_mlp(obs_dim + n_agents * action_dim, obs_dim + 1, num_cells)
+        self.teams = [team, *other_groups]
+        self.eye = Eye(team.obs_dim, team.n_agents)
+        joint = sum(other.n_agents * other.action_dim for other in self.teams)
+        self.net = make_mlp(self.eye.features + joint, team.n_features + 1, num_cells)
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 
-    def forward(self, observation: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted ``o_{t+1}`` ``[*B, N, D]`` and ``r_{t+1}`` ``[*B, N, 1]``."""
-        n_agents, obs_dim, action_dim = self.sizes
-        did = action_features(action, observation, self.n_actions)
-        check_team(n_agents, observation=(observation, obs_dim), action=(did, action_dim))
-        joint = own_first(did)
-        change, reward = self.net(torch.cat([observation, joint], -1)).split([obs_dim, 1], -1)
-        return observation + change, reward
+    def forward(self, observation: Tensor, *actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Predicted ``o_{t+1}`` ``[*B, N, D]`` (flat) and ``r_{t+1}`` ``[*B, N, 1]``."""
+        team = self.teams[0]
+        seen = self.eye(observation)
+        pairs = zip(self.teams, actions, strict=True)
+        joint = everybody(*(other.action_features(action, seen) for other, action in pairs))
+        change, reward = self.net(torch.cat([seen, joint], -1)).split([team.n_features, 1], -1)
+        return team.flat(observation) + change, reward
 
 
 def make_world_model(
     *,
     n_agents: int,
-    obs_dim: int,
+    obs_dim: ObsDim,
     action_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
+    other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
 ) -> TensorDictModule:
     """A world model, for :class:`~torchrl_moawm.objectives.WorldModelLoss`.
@@ -59,17 +53,20 @@ def make_world_model(
 
     Keyword Args:
         n_agents: ``N``.
-        obs_dim: Features of an observation.
+        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
         action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
         group: Where the entries are.
+        other_groups: Groups whose actions it reads as well.
         num_cells: Widths of the hidden layers.
 
     Returns:
         A module that writes ``predicted_observation`` and ``predicted_reward``.
     """
+    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    actions = [(other.group, "action") for other in (team, *other_groups)]
     return TensorDictModule(
-        WorldModelNet(n_agents, obs_dim, action_dim, n_actions, num_cells),
-        in_keys=[(group, "observation"), (group, "action")],
+        WorldModelNet(team, other_groups, num_cells),
+        in_keys=[(group, "observation"), *actions],
         out_keys=[(group, "predicted_observation"), (group, "predicted_reward")],
     )

@@ -1,0 +1,127 @@
+"""Memory over time for every agent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.data import Composite, Unbounded
+from torchrl.envs import TensorDictPrimer
+from torchrl.modules.tensordict_module import recurrent_mode
+
+from torchrl_moawm._checks import check_same_shape
+
+
+class AgentGRU(TensorDictModuleBase):
+    """A GRU per agent, with shared weights: what the agent has seen since the episode began.
+
+    ``h_t = GRU(x_t, h_{t-1})``, with ``h_{t-1} = 0`` where ``is_init`` (the first step of an
+    episode) and ``h_t = h_{t-1}`` while the agent does not act (``(group, "mask")``, optional).
+
+    - *Acting* (a collector), it makes one step from the state that lies in the tensordict, and
+      writes the new one under ``next``. The environment carries it: append
+      :meth:`make_tensordict_primer` and TorchRL's ``InitTracker``, as ``MOAWM.from_env`` does.
+    - *In a loss* (TorchRL's ``recurrent_mode``, which every ``LossModule`` sets), the last batch
+      dimension is time: it runs over the sequence from the stored state of its first step, and
+      starts anew at every ``is_init`` within. Minibatches are whole sequences ``[*B, T]``; what
+      comes behind a reset has no influence on what is before it, nor the other way round.
+
+    Beside TorchRL's ``GRUModule``, which has no agents' dimension (time must come last), cannot
+    hold a state, and cuts sequences at resets by shapes that depend on the data, so that it
+    synchronises on a GPU and does not compile with ``fullgraph``.
+
+    Args:
+        features: Maps the entries of ``in_keys`` to ``[*B, N, F]``; has an attribute ``features``,
+            F.
+        in_keys: Entries that ``features`` reads.
+
+    Keyword Args:
+        n_agents: ``N``.
+        hidden_dim: Size ``H`` of the state.
+        name: The entries are ``(group, name + "_memory")``, which is read by the network behind,
+            and ``(group, name + "_state")``, which is carried.
+        group: Where the entries are.
+        init_key: True ``[*B, 1]`` (or ``[*B, N, 1]``) at the first step of an episode.
+
+    Raises:
+        ValueError: In a loss, the input has no time dimension beside its batch.
+
+    References:
+        Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
+        Machine Translation", 2014 (the GRU). Kapturowski et al., "Recurrent Experience Replay in
+        Distributed Reinforcement Learning", 2019 (training from stored states).
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        in_keys: Sequence[NestedKey],
+        *,
+        n_agents: int,
+        hidden_dim: int,
+        name: str,
+        group: NestedKey = "agents",
+        init_key: NestedKey = "is_init",
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.cell = nn.GRUCell(int(features.features), hidden_dim)  # type: ignore[arg-type]
+        self.shape = n_agents, hidden_dim
+        self.group = group
+        self.feature_keys = list(in_keys)
+        self.init_key = init_key
+        self.state_key = unravel_key((group, f"{name}_state"))
+        self.mask_key = unravel_key((group, "mask"))
+        self.in_keys = [*self.feature_keys, self.state_key, init_key]
+        self.out_keys = [
+            unravel_key((group, f"{name}_memory")),
+            unravel_key(("next", self.state_key)),
+        ]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the memory of step t, and the state for t+1."""
+        x = self.features(*(tensordict.get(key) for key in self.feature_keys))
+        state = tensordict.get(self.state_key)
+        starts = tensordict.get(self.init_key)
+        while starts.ndim < state.ndim:
+            starts = starts.unsqueeze(-2)
+        starts = starts.expand(*state.shape[:-1], 1)
+        acts = tensordict.get(self.mask_key, None)
+        acts = torch.ones_like(starts) if acts is None else acts.unsqueeze(-1)
+        check_same_shape(is_init=starts, mask=acts, state=state[..., :1])
+        memory = self._over_time(x, state, starts, acts)
+        for key in self.out_keys:
+            tensordict.set(key, memory)
+        return tensordict
+
+    def _over_time(self, x: Tensor, state: Tensor, starts: Tensor, acts: Tensor) -> Tensor:
+        """The states ``[*B, N, H]`` after each step; in a loss B ends with time."""
+        if not recurrent_mode():
+            return self._step(x, state, starts, acts)
+        if x.ndim < 4:
+            raise ValueError(
+                f"A network with memory is trained on sequences [*B, T], got the batch "
+                f"{list(x.shape[:-2])}: sample whole sequences, and do not flatten time."
+            )
+        time = x.ndim - 3
+        h, states = state.select(time, 0), []
+        for step in zip(*(entry.unbind(time) for entry in (x, starts, acts)), strict=True):
+            h = self._step(step[0], h, *step[1:])
+            states.append(h)
+        return torch.stack(states, time)
+
+    def _step(self, x: Tensor, state: Tensor, starts: Tensor, acts: Tensor) -> Tensor:
+        state = torch.where(starts, 0.0, state)
+        after = self.cell(x.flatten(0, -2), state.flatten(0, -2)).view_as(state)
+        return torch.where(acts, after, state)
+
+    def make_tensordict_primer(self) -> TensorDictPrimer:
+        """The transform with which an environment carries the state, zero after a reset."""
+        n_agents, hidden_dim = self.shape
+        spec = Unbounded((n_agents, hidden_dim))
+        name = self.state_key[-1]
+        primers = Composite({self.group: Composite({name: spec}, shape=(n_agents,))})
+        return TensorDictPrimer(primers, reset_key="_reset", expand_specs=True)
