@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import torch
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
-from torchrl.envs import EnvBase
+from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
 from torchrl.modules import ValueNorm
 
+from torchrl_moawm._teams import actor_settings, groups_of, read_team
 from torchrl_moawm.modules import (
+    AgentGRU,
     FreshLogProb,
+    Team,
     make_actor,
     make_critic,
     make_moa_network,
@@ -35,38 +40,20 @@ from torchrl_moawm.objectives.cvae import split_at
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 
 
-class MOAWM:
-    """The whole framework for one group of agents: networks, policy and losses.
-
-    ``L_total = L_policy + c_v L_value + L_WM + L_vae``, with
-    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae (L_rec + alpha L_KL)``.
-
-    Each part may be replaced by your own module before ``policy`` or ``loss_module`` is first used:
-    ``system.moa_network = mine``.
+class GroupSystem:
+    """Networks, policy and losses of one group of agents, as :class:`MOAWM` holds them.
 
     Attributes:
         actor: ``pi(a_t | o_t, z_t)``.
         critic: ``V(s_t, z_t)``, centralised.
-        moa_network: The model of the other agents.
+        moa_network: The model of the other agents of the group.
+        moa_networks: The models of the others by the group they predict, this one among them.
         world_model: Next observation and reward.
         student: Encoder, sampler and decoder of z.
         teacher: The same, seeing everybody.
-        policy: For a collector: encoder, sampler, actor; writes z, action and log-probability.
-        loss_module: The :class:`LossSum` a TorchRL ``Trainer`` takes; its losses by name are
-            ``policy``, ``value``, ``moawm`` (with ``moa``, ``world_model``, ``cvae``) and
-            ``teacher``.
-
-    Example:
-        >>> import torch
-        >>> from torchrl.envs.utils import ExplorationType, set_exploration_type
-        >>> from torchrl_moawm.envs import make_vmas_env
-        >>> env = make_vmas_env("navigation", num_envs=2, max_steps=5, seed=0)
-        >>> system = MOAWM.from_env(env, num_cells=(32,))
-        >>> with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
-        ...     batch = env.rollout(5, system.policy)
-        >>> _ = system.loss_module["value"].value_estimator(batch)
-        >>> sum(term.startswith("loss") for term in system.loss_module(batch).keys())
-        10
+        policy: Encoder, sampler, actor; writes z, action and log-probability.
+        loss_module: The :class:`LossSum` of ``policy``, ``value``, ``moawm`` (with ``moa``,
+            ``world_model``, ``cvae``) and ``teacher``.
     """
 
     def __init__(
@@ -74,7 +61,7 @@ class MOAWM:
         *,
         actor: TensorDictModuleBase,
         critic: TensorDictModuleBase,
-        moa_network: TensorDictModuleBase,
+        moa_networks: Mapping[str, TensorDictModuleBase],
         world_model: TensorDictModuleBase,
         student: TensorDictModuleBase,
         teacher: TensorDictModuleBase,
@@ -92,13 +79,13 @@ class MOAWM:
         cvae_coeff: float = 1.0,
         student_kl_coeff: float = 1.0,
         teacher_kl_coeff: float = 1.0,
-        done_key: Any = "done",
-        terminated_key: Any = "terminated",
+        done_key: NestedKey = "done",
+        terminated_key: NestedKey = "terminated",
     ) -> None:
         self.group = group
         self.actor = actor
         self.critic = critic
-        self.moa_network = moa_network
+        self.moa_networks = dict(moa_networks)
         self.world_model = world_model
         self.student = student
         self.teacher = teacher
@@ -125,68 +112,44 @@ class MOAWM:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
             raise RuntimeError(f"Replace {name} before policy or loss_module is first used.")
-        super().__setattr__(name, value)
+        if name == "moa_network":
+            self.moa_networks[self.group] = value
+        else:
+            super().__setattr__(name, value)
 
-    @classmethod
-    def from_env(
-        cls,
-        env: EnvBase,
-        *,
-        group: str | None = None,
-        latent_dim: int = 16,
-        num_cells: Sequence[int] = (128, 128),
-        **settings: Any,
-    ) -> MOAWM:
-        """Builds networks and losses from the specs of an environment.
+    @property
+    def moa_network(self) -> TensorDictModuleBase:
+        """The model of the other agents of this group."""
+        return self.moa_networks[self.group]
 
-        Args:
-            env: An environment with ``PreviousStep``, as ``make_vmas_env`` gives.
-
-        Keyword Args:
-            group: The agents; ``None`` where the environment has one group.
-            latent_dim: Dimensions of z.
-            num_cells: Widths of the hidden layers of every network.
-            **settings: Coefficients of the losses, as the constructor names them.
-
-        Returns:
-            The system, on the environment's device.
-
-        Raises:
-            ValueError: The group is unknown (or one must be named), the environment lacks
-                ``PreviousStep``, or an observation or action is of a kind the default networks
-                cannot read.
-        """
-        group = _only_group(env, group)
-        common: dict[str, Any] = {"group": group, "num_cells": num_cells}
-        for_actor = actor_sizes(env, group)
-        n_agents = for_actor.pop("n_agents")
-        shared = ("obs_dim", "action_dim", "n_actions")
-        everybody = {"n_agents": n_agents, **{key: for_actor[key] for key in shared}, **common}
-        parts = {
-            "actor": make_actor(latent_dim=latent_dim, **for_actor, **common),
-            "critic": make_critic(
-                n_agents=n_agents, obs_dim=for_actor["obs_dim"], latent_dim=latent_dim, **common
-            ),
-            "moa_network": make_moa_network(**everybody),
-            "world_model": make_world_model(**everybody),
-            "student": make_student(latent_dim=latent_dim, **everybody),
-            "teacher": make_teacher(latent_dim=latent_dim, **everybody),
+    @property
+    def networks(self) -> dict[str, TensorDictModuleBase]:
+        """Every network by name; the models of other groups are ``moa_network_<group>``."""
+        own = {name: getattr(self, name) for name in PARTS}
+        others = {
+            f"moa_network_{group}": network
+            for group, network in self.moa_networks.items()
+            if group != self.group
         }
-        parts = {name: part.to(env.device) for name, part in parts.items()}
-        if (group, "done") in env.done_keys:  # each agent ends by itself
-            settings = {
-                "done_key": (group, "done"),
-                "terminated_key": (group, "terminated"),
-                **settings,
-            }
-        return cls(**parts, group=group, **settings)
+        return {**own, **others}
+
+    @property
+    def memories(self) -> list[AgentGRU]:
+        """The recurrent modules, whose state the environment carries."""
+        networks = (self.student, *self.moa_networks.values())
+        return [m for network in networks for m in network.modules() if isinstance(m, AgentGRU)]
 
     @cached_property
     def policy(self) -> TensorDictSequential:
-        """Encoder, sampler, actor; deterministic under deterministic exploration."""
+        """Encoder, sampler, actor; deterministic under deterministic exploration.
+
+        The memories of the models of the others run along, so that their state is carried.
+        """
         encoder = split_at(self.student, (self.group, "latent"))[0]
+        own = {id(module) for part in encoder for module in part.modules()}
+        memories = [memory for memory in self.memories if id(memory) not in own]
         log_prob = FreshLogProb(self.actor, (self.group, "action"), (self.group, "action_log_prob"))
-        return TensorDictSequential(*encoder, self.actor, log_prob)
+        return TensorDictSequential(*memories, *encoder, self.actor, log_prob)
 
     @cached_property
     def loss_module(self) -> LossSum:
@@ -198,12 +161,16 @@ class MOAWM:
         )
         value.set_keys(**self._value_keys)
         value.make_value_estimator(**self._gae)
+        moa = {
+            target: MOALoss(network, target_group=target, **group)
+            for target, network in self.moa_networks.items()
+        }
         return LossSum(
             {
                 "policy": ClipPPOPolicyLoss(self.actor, **self._policy, **group),
                 "value": value,
                 "moawm": MOAWMLoss(
-                    MOALoss(self.moa_network, **group),
+                    LossSum(moa) if len(moa) > 1 else moa[self.group],
                     WorldModelLoss(self.world_model, **group),
                     TeacherCVAELoss(self.student, self.teacher, kl_coeff=self._alpha, **group),
                     **self._moawm,
@@ -213,65 +180,219 @@ class MOAWM:
         )
 
 
-def _only_group(env: EnvBase, group: str | None) -> str:
-    groups = list(dict.fromkeys(key[0] for key in env.action_keys))
-    if group is None and len(groups) > 1:
-        raise ValueError(f"The environment has the groups {groups}: name one with group=.")
-    if group is not None and group not in groups:
-        raise ValueError(f"Unknown group {group!r}; the environment has {groups}.")
-    return groups[0] if group is None else group
+class MOAWM:
+    """The whole framework for every group of agents: networks, policy and losses.
 
+    ``L_total = L_policy + c_v L_value + L_WM + L_vae``, with
+    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae (L_rec + alpha L_KL)``, for each
+    group with networks of its own. Agents model those of every group, and the joint previous
+    action is that of all groups.
 
-def actor_sizes(env: EnvBase, group: str) -> dict[str, Any]:
-    """What the specs of a group say about its networks.
+    ``system["adversary"]`` is the :class:`GroupSystem` of a group. Where there is one group its
+    parts are also those of the system: ``system.actor``. Each part may be replaced by your own
+    module before ``policy`` or ``loss_module`` is first used: ``system.moa_network = mine``, or
+    ``system["adversary"].moa_network = mine``.
 
     Args:
-        env: An environment with ``PreviousStep``.
-        group: The agents.
+        groups: The systems of the groups by name.
 
-    Returns:
-        ``n_agents``, and what ``make_actor`` needs: ``obs_dim``, ``action_dim``, ``n_actions``,
-        ``one_hot``, ``low`` and ``high``.
+    Attributes:
+        groups: The systems of the groups by name.
+        policy: For a collector: of every group encoder, sampler, actor; writes z, action and
+            log-probability.
+        loss_module: The :class:`LossSum` a TorchRL ``Trainer`` takes. Of one group it holds
+            ``policy``, ``value``, ``moawm`` (with ``moa``, ``world_model``, ``cvae``) and
+            ``teacher``; of several it holds one such sum per group, and every output has the name
+            of its group behind it, ``loss_value_adversary`` (the models of others have two:
+            ``loss_moa_<predicted group>_<observers>``).
 
-    Raises:
-        ValueError: The environment lacks ``PreviousStep``, or an observation or action is of a kind
-            the default networks cannot read.
+    Example:
+        >>> import torch
+        >>> from torchrl.envs.utils import ExplorationType, set_exploration_type
+        >>> from torchrl_moawm.envs import make_vmas_env
+        >>> env = make_vmas_env("navigation", num_envs=2, max_steps=5, seed=0)
+        >>> system = MOAWM.from_env(env, num_cells=(32,))
+        >>> with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        ...     batch = env.rollout(5, system.policy)
+        >>> _ = system.value_estimator(batch)
+        >>> sum(term.startswith("loss") for term in system.loss_module(batch).keys())
+        10
     """
-    if (group, "previous_observation") not in env.full_observation_spec.keys(True, True):
-        raise ValueError(
-            f"The environment writes no {(group, 'previous_observation')}: append PreviousStep() "
-            "to it, or make it with make_vmas_env()."
+
+    def __init__(self, groups: Mapping[str, GroupSystem]) -> None:
+        self.groups = dict(groups)
+
+    def __getitem__(self, group: str) -> GroupSystem:
+        if group not in self.groups:
+            raise KeyError(f"Unknown group {group!r}; the system has {list(self.groups)}.")
+        return self.groups[group]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in (*PARTS, "moa_networks", "group"):
+            return getattr(self._only(name), name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in PARTS:
+            if {"policy", "loss_module"} & self.__dict__.keys():
+                raise RuntimeError(f"Replace {name} before policy or loss_module is first used.")
+            setattr(self._only(name), name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _only(self, name: str) -> GroupSystem:
+        if len(self.groups) > 1:
+            raise AttributeError(
+                f"There are the groups {list(self.groups)}: say whose {name}, system[group].{name}."
+            )
+        return next(iter(self.groups.values()))
+
+    @classmethod
+    def from_env(
+        cls,
+        env: EnvBase,
+        *,
+        group: str | None = None,
+        latent_dim: int = 16,
+        num_cells: Sequence[int] = (128, 128),
+        recurrent: bool = False,
+        moa_head: Literal["slots", "pairwise"] = "slots",
+        **settings: Any,
+    ) -> MOAWM:
+        """Builds networks and losses from the specs of an environment.
+
+        Args:
+            env: An environment with ``PreviousStep``, as ``make_vmas_env`` and
+                ``make_pettingzoo_env`` give. With ``recurrent`` it is changed: it gets what carries
+                the hidden states, see :meth:`add_memory`.
+
+        Keyword Args:
+            group: The only group to be served; ``None`` serves every group. Whoever acts for the
+                others is then up to you, and nothing of them is read.
+            latent_dim: Dimensions of z.
+            num_cells: Widths of the hidden layers of every network; the last one is also the size
+                of a hidden state.
+            recurrent: Whether the student and the models of the others have a memory
+                (:class:`~torchrl_moawm.modules.AgentGRU`). Minibatches are then sequences
+                ``[*B, T]``.
+            moa_head: Of the models of the others, see ``make_moa_network``.
+            **settings: Coefficients of the losses, as :class:`GroupSystem` names them.
+
+        Returns:
+            The system, on the environment's device.
+
+        Raises:
+            ValueError: The group is unknown, the environment lacks ``PreviousStep``, or an
+                observation or action is of a kind the default networks cannot read; the message
+                names group and key.
+        """
+        names = groups_of(env) if group is None else [group]
+        teams = {name: read_team(env, name) for name in names}
+        networks = {"num_cells": num_cells, "recurrent": recurrent, "moa_head": moa_head}
+        system = cls(
+            {
+                name: _group_system(env, name, teams, latent_dim, settings, **networks)
+                for name in names
+            }
         )
-    observation = env.full_observation_spec[group, "observation"]
-    n_agents, *features = observation.shape[len(env.batch_size) :]
-    if len(features) != 1:
-        raise ValueError(
-            f"The default networks read flat observations; {group!r} has {list(features)}. "
-            "Flatten them with a transform, or bring your own networks."
-        )
-    if (group, "action_mask") in env.full_observation_spec.keys(True, True):
-        raise ValueError(
-            f"The default actor does not read action masks, and {group!r} has one: build the parts "
-            "by hand, with an actor of MaskedCategorical."
-        )
-    action = _action_sizes(env.full_action_spec[group, "action"], group)
-    return {"n_agents": n_agents, "obs_dim": features[0], **action}
+        if recurrent:
+            system.add_memory(env)
+        return system
+
+    def add_memory(self, env: EnvBase) -> EnvBase:
+        """Appends to an environment what carries the hidden states; another one's, for evaluation.
+
+        TorchRL's ``InitTracker`` (``is_init``) and, for each state, a ``TensorDictPrimer`` (zero
+        after a reset); nothing where they are there already, or nobody has a memory.
+
+        Returns:
+            The environment.
+
+        Raises:
+            TypeError: It is no ``TransformedEnv``.
+        """
+        there = env.full_observation_spec.keys(True, True)
+        memories = [m for system in self.groups.values() for m in system.memories]
+        missing = [memory for memory in memories if memory.state_key not in there]
+        if missing and not isinstance(env, TransformedEnv):
+            raise TypeError(
+                f"Expected a TransformedEnv to append the hidden states to, got "
+                f"{type(env).__name__}: wrap it, TransformedEnv(env)."
+            )
+        if missing and "is_init" not in there:
+            env.append_transform(InitTracker())
+        if missing:
+            env.append_transform(Compose(*(m.make_tensordict_primer() for m in missing)))
+        return env
+
+    @cached_property
+    def policy(self) -> TensorDictSequential:
+        """The policies of all groups."""
+        policies = [system.policy for system in self.groups.values()]
+        return policies[0] if len(policies) == 1 else TensorDictSequential(*policies)
+
+    @cached_property
+    def loss_module(self) -> LossSum:
+        """Every loss of every group."""
+        losses = {name: system.loss_module for name, system in self.groups.items()}
+        return next(iter(losses.values())) if len(losses) == 1 else LossSum(losses)
+
+    @property
+    def networks(self) -> dict[str, TensorDictModuleBase]:
+        """Every network by name, that of its group behind it where there are several."""
+        if len(self.groups) == 1:
+            return next(iter(self.groups.values())).networks
+        return {
+            f"{name}_{group}": network
+            for group, system in self.groups.items()
+            for name, network in system.networks.items()
+        }
+
+    @torch.no_grad()
+    def value_estimator(self, batch: TensorDictBase) -> TensorDictBase:
+        """Writes advantage, value target and V_old of every group, once per collected batch."""
+        for system in self.groups.values():
+            system.loss_module["value"].value_estimator(batch)
+        return batch
 
 
-def _action_sizes(spec: TensorSpec, group: str) -> dict[str, Any]:
-    if isinstance(spec, (OneHot, Categorical)):
-        n = int(spec.space.n)
-        one_hot = isinstance(spec, OneHot)
-        return {"action_dim": n, "n_actions": n, "one_hot": one_hot, "low": -1.0, "high": 1.0}
-    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
-        low, high = spec.space.low, spec.space.high
-        while low.ndim > 2:  # the same in every environment
-            low, high = low[0], high[0]
-        if (low == -1).all() and (high == 1).all():
-            low, high = -1.0, 1.0
-        size = spec.shape[-1]
-        return {"action_dim": size, "n_actions": None, "one_hot": False, "low": low, "high": high}
-    raise ValueError(
-        f"The default networks serve continuous (bounded), categorical and one-hot actions; "
-        f"{group!r} has {type(spec).__name__}."
-    )
+def _group_system(
+    env: EnvBase,
+    group: str,
+    teams: Mapping[str, Team],
+    latent_dim: int,
+    settings: Mapping[str, Any],
+    *,
+    num_cells: Sequence[int],
+    recurrent: bool,
+    moa_head: Literal["slots", "pairwise"],
+) -> GroupSystem:
+    """The default networks of a group that is among the teams."""
+    team = teams[group]
+    others = [other for name, other in teams.items() if name != group]
+    common: dict[str, Any] = {"group": group, "num_cells": num_cells}
+    seen: dict[str, Any] = {"n_agents": team.n_agents, "obs_dim": team.obs_dim, **common}
+    did: dict[str, Any] = {"action_dim": team.action_dim, "n_actions": team.n_actions}
+    z: dict[str, Any] = {"latent_dim": latent_dim}
+    everybody: dict[str, Any] = {**seen, **did, "other_groups": others}
+    actor = make_actor(obs_dim=team.obs_dim, **actor_settings(env, group), **z, **common)
+    parts: dict[str, Any] = {
+        "actor": actor,
+        "critic": make_critic(other_groups=others, **z, **seen),
+        "world_model": make_world_model(**everybody),
+        "student": make_student(recurrent=recurrent, **z, **everybody),
+        "teacher": make_teacher(**z, **everybody),
+    }
+    moa = {
+        target: make_moa_network(
+            target_group=target, head=moa_head, recurrent=recurrent, **everybody
+        ).to(env.device)
+        for target in (group, *(name for name in teams if name != group))
+    }
+    parts = {name: part.to(env.device) for name, part in parts.items()}
+    if (group, "done") in env.done_keys:  # each agent ends by itself
+        ends = {"done_key": (group, "done"), "terminated_key": (group, "terminated")}
+        settings = {**ends, **settings}
+    if len(teams) > 1:  # the returns of groups differ: statistics of their own
+        settings = {**settings, "value_norm": deepcopy(settings.get("value_norm"))}
+    return GroupSystem(**parts, moa_networks=moa, group=group, **settings)

@@ -2,13 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torchrl.envs import DoubleToFloat, EnvBase, PettingZooWrapper, SerialEnv, TransformedEnv
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+from torchrl.data import Composite, Unbounded
+from torchrl.envs import (
+    DTypeCastTransform,
+    EnvBase,
+    ObservationTransform,
+    ParallelEnv,
+    PettingZooWrapper,
+    RenameTransform,
+    SerialEnv,
+    TransformedEnv,
+)
 
 from torchrl_moawm.envs.vmas import with_transforms
+
+
+class AgentImage(ObservationTransform):
+    """An image of every agent as convolutions read it: ``[*B, N, H, W, C]`` -> ``[*B, N, C, H, W]``.
+
+    Of uint8, 0 to 255, it becomes 0 to 1; smaller where asked, by averages. Beside TorchRL's
+    ``ToTensorImage`` (which serves integers alone) and ``Resize`` (which needs torchvision).
+    """
+
+    def __init__(self, keys: Sequence[NestedKey], size: Sequence[int] | None = None) -> None:
+        super().__init__(in_keys=list(keys), out_keys=list(keys))
+        self.size = None if size is None else tuple(size)
+
+    def _apply_transform(self, observation: Tensor) -> Tensor:
+        image = observation.movedim(-1, -3)
+        image = image / 255.0 if image.dtype == torch.uint8 else image.to(torch.float32)
+        if self.size is None:
+            return image
+        small = torch.nn.functional.adaptive_avg_pool2d(image.flatten(0, -4), self.size)
+        return small.unflatten(0, image.shape[:-3])
+
+    def _reset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        return self._call(tensordict_reset)
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Channels first, of the new size, in float32."""
+        for key in self.in_keys:
+            spec = observation_spec[key]
+            *team, height, width, channels = spec.shape
+            size = self.size or (height, width)
+            observation_spec[key] = Unbounded((*team, channels, *size), device=spec.device)
+        return observation_spec
 
 
 def make_pettingzoo_env(
@@ -18,6 +64,8 @@ def make_pettingzoo_env(
     max_steps: int | None = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
+    parallel: bool = False,
+    image_size: Sequence[int] | None = None,
     **wrapper_kwargs: Any,
 ) -> TransformedEnv:
     """A PettingZoo environment with ``PreviousStep``, ``RewardSum`` and ``StepCounter``.
@@ -26,19 +74,25 @@ def make_pettingzoo_env(
     somebody lives. PettingZoo is an extra: ``pip install torchrl_moawm[pettingzoo]``.
 
     Args:
-        create_env: Makes a PettingZoo environment (``simple_spread_v3.parallel_env``), or is one.
-        num_envs: Environments that run one after another (TorchRL's ``SerialEnv``); with more than
-            one, ``create_env`` must be a callable.
+        create_env: Makes a PettingZoo environment (``simple_spread_v3.parallel_env``, or a turn
+            based ``tictactoe_v3.env``), or is one.
+        num_envs: How many environments; with more than one, ``create_env`` must be a callable.
 
     Keyword Args:
         max_steps: Steps of an episode, truncated; ``None`` leaves it to the environment.
         seed: Of the first environment; the others follow from it.
         device: Where the tensors are.
+        parallel: Whether several environments run in processes of their own (TorchRL's
+            ``ParallelEnv``) rather than one after another (``SerialEnv``). Worth it where a step
+            takes milliseconds; close the environment when done.
+        image_size: ``(H, W)`` to which images are reduced; ``None`` keeps them as they are.
         **wrapper_kwargs: Of ``PettingZooWrapper``, such as ``group_map`` and
             ``categorical_actions=False`` for one-hot actions.
 
     Returns:
-        The environment; observations in float64 are cast to float32.
+        The environment. Observations are float32; those of three dimensions are taken for images
+        ``(H, W, C)`` and become ``(C, H, W)``, 0 to 1 where they were uint8. Where the environment
+        says which actions are allowed, that is ``(group, "action_mask")``.
 
     Raises:
         ImportError: PettingZoo is not installed.
@@ -54,14 +108,31 @@ def make_pettingzoo_env(
 
     def make() -> EnvBase:
         settings = {"use_mask": True, "done_on_any": False, "device": device, **wrapper_kwargs}
-        return PettingZooWrapper(env=create_env if instance else create_env(), **settings)
+        env = PettingZooWrapper(env=create_env if instance else create_env(), **settings)
+        return _plain_observations(env, image_size)
 
-    env: EnvBase = make() if num_envs == 1 else SerialEnv(num_envs, make)
+    several = ParallelEnv if parallel else SerialEnv
+    env: EnvBase = make() if num_envs == 1 else several(num_envs, make)
     if seed is not None:
         env.set_seed(seed)
-    doubles = [
-        key for key in env.observation_keys if env.full_observation_spec[key].dtype == torch.float64
-    ]
-    if doubles:
-        env = TransformedEnv(env, DoubleToFloat(in_keys=doubles))
     return with_transforms(env, max_steps)
+
+
+def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBase:
+    """Observations as ``(group, "observation")`` in float32, images with their channels first."""
+    for group in env.group_map:  # one that comes with an action mask lies one deeper
+        if (group, "observation", "observation") in env.full_observation_spec.keys(True, True):
+            for old, new in ((("observation", "observation"), "seen"), ("seen", "observation")):
+                old = (old,) if isinstance(old, str) else old
+                env = TransformedEnv(env, RenameTransform([(group, *old)], [(group, new)]))
+    specs = env.full_observation_spec
+    keys = [key for key in specs.keys(True, True) if key[-1] == "observation"]
+    batch_dims = len(env.batch_size) + 1
+    images = [key for key in keys if specs[key].ndim == batch_dims + 3]
+    if images:
+        env = TransformedEnv(env, AgentImage(images, image_size))
+    for key in keys:
+        if key not in images and specs[key].dtype != torch.float32:
+            cast = DTypeCastTransform(specs[key].dtype, torch.float32, in_keys=[key])
+            env = TransformedEnv(env, cast)
+    return env

@@ -35,7 +35,9 @@ class LatentGAE(MultiAgentGAE):
             earned = zero_behind(loss._agent_mask(work), earned, "the reward")
         work.set(reward, earned)
         following = work.get("next")
-        for key in (*loss._loss_mask_keys(), loss._key("mask")):  # of the root, where next has none
+        groups = {key[0] for key in loss.critic_network.in_keys if isinstance(key, tuple)}
+        masks = [loss._key("mask"), *((group, "mask") for group in sorted(groups))]
+        for key in (*loss._loss_mask_keys(), *masks):  # of the root, where next has none
             if following.get(key, None) is None and work.get(key, None) is not None:
                 following.set(key, work.get(key))
         if loss.latent_network is not None:

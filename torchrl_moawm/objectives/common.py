@@ -172,8 +172,11 @@ class MultiAgentLoss(ScheduledLoss):
         return both(self._sample_mask(tensordict), mask)
 
     def _inputs(self, tensordict: TensorDictBase, network: TensorDictModuleBase) -> TensorDictBase:
-        """A shallow copy with just what the network reads, zero behind every mask."""
-        keys = [unravel_key(key) for key in network.in_keys]
+        """A shallow copy with just what the network reads, zero behind every mask.
+
+        The agents' mask goes with it: a network with memory keeps its state while it is False.
+        """
+        keys = [unravel_key(key) for key in (*network.in_keys, self._key("mask"))]
         return self._cleaned(tensordict, keys, self._agent_mask(tensordict))
 
     def _cleaned(

@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_shape
+from torchrl_moawm._checks import check_mask, check_shape
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,
@@ -35,7 +35,9 @@ class MOALoss(MultiAgentLoss):
     :func:`~torchrl_moawm.functional.diagonal_gaussian_nll` or the network's own distribution.
 
     The prediction is computed here, from the previous step, so the gradient reaches the network.
-    A pair (i, j) counts where i acts at t and acted at t-1 and j acts at t.
+    A pair (i, j) counts where i acts at t and acted at t-1 and j acts at t. Where the others'
+    ``action_mask`` ``[*B, N, A]`` of step t exists, ``moa_logits`` are restricted to what it allows:
+    the likelihood is that of the action among those which the other could take.
 
     Args:
         moa_network: Reads the previous step and writes, for every observer i and other j (by
@@ -87,8 +89,9 @@ class MOALoss(MultiAgentLoss):
         mask: NestedKey = "mask"
         target_mask: NestedKey = "mask"
         previous_mask: NestedKey = "previous_mask"
+        action_mask: NestedKey = "action_mask"
 
-    _optional = ("mask", "target_mask", "previous_mask")
+    _optional = ("mask", "target_mask", "previous_mask", "action_mask")
 
     def __init__(
         self,
@@ -102,7 +105,8 @@ class MOALoss(MultiAgentLoss):
         super().__init__(group=group, reduction=reduction)
         self.moa_network = moa_network
         self.target_group = group if target_group is None else target_group
-        self._set_default_keys(action=self.target_group, target_mask=self.target_group)
+        of_others = ("action", "target_mask", "action_mask")
+        self._set_default_keys(**dict.fromkeys(of_others, self.target_group))
         self._register_coeff("moa_coeff", moa_coeff)
 
     def _set_default_keys(self, **groups: NestedKey) -> None:
@@ -141,9 +145,11 @@ class MOALoss(MultiAgentLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts what the others do at t from t-1 and compares it with what they did."""
         inputs = self._inputs(tensordict, self.moa_network)
+        allowed = self._get_optional(tensordict, "action_mask")
         if self._writes("moa_logits"):
             logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
             target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])
+            logits = self._restricted(tensordict, logits, allowed)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
             hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
             return TensorDict({"loss_moa": loss, "moa_accuracy": masked_mean(hit, valid)})
@@ -187,6 +193,21 @@ class MOALoss(MultiAgentLoss):
             theirs = expand_left(theirs, action.shape[: agent_dim + 1], "the agents")
             valid = both(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
         return target, valid
+
+    def _restricted(
+        self, tensordict: TensorDictBase, logits: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The logits, least where the other's action mask forbids the action."""
+        if mask is None:
+            return logits
+        check_mask(**{str(self._key("action_mask")): mask})
+        agent_dim = logits.ndim - 3
+        acts = self._agent_mask(tensordict, "target_mask")
+        if acts is not None:  # of the dead it says nothing
+            mask = mask | ~expand_left(acts, mask.shape, "the action mask")
+        mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
+        check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")
+        return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
 
     def _spread(self, x: Tensor, agent_dim: int, n_observers: int) -> Tensor:
         """One entry per pair: the others of the group, or every agent of the target group."""

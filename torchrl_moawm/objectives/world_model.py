@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
 
 from torchrl_moawm.functional import squared_error_norm
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, require, zero_behind
@@ -38,7 +39,8 @@ class WorldModelLoss(MultiAgentLoss):
 
     Returns:
         ``loss_obs`` and ``loss_reward``. Where ``("next", group, "observation_mask")`` exists, a
-        boolean ``[*B, N, D]``, only the features it marks count.
+        boolean ``[*B, N, D]``, only the features it marks count. An observation of several
+        dimensions, such as an image, is compared flat.
 
     Raises:
         KeyError: An entry is missing; the message names it.
@@ -98,8 +100,10 @@ class WorldModelLoss(MultiAgentLoss):
         predicted_reward = require(outputs, self._key("predicted_reward"), "world_model")
         valid = self._agent_mask(tensordict)
         observation = zero_behind(valid, self._get(tensordict, "observation"), "observation")
+        observation = flat(observation, predicted)
         reward = zero_behind(valid, self._get(tensordict, "reward"), "reward")
         features = self._get_optional(tensordict, "observation_mask")
+        features = None if features is None else flat(features, predicted)
         loss_obs = squared_error_norm(predicted, observation.detach(), features)
         loss_reward = squared_error_norm(predicted_reward, reward.detach())
         return TensorDict(
@@ -108,3 +112,8 @@ class WorldModelLoss(MultiAgentLoss):
                 "loss_reward": self.reward_coeff * self._reduce(loss_reward, valid),
             }
         )
+
+
+def flat(entry: Tensor, like: Tensor) -> Tensor:
+    """The dimensions of one observation as one, where the prediction has one."""
+    return entry.flatten(like.ndim - 1) if entry.ndim > like.ndim else entry

@@ -1,0 +1,94 @@
+"""What the specs of an environment say about its groups of agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
+from torchrl.envs import EnvBase
+
+from torchrl_moawm.modules import Team
+
+
+def groups_of(env: EnvBase) -> list[str]:
+    """The groups that act, in the order of the action keys."""
+    return list(dict.fromkeys(key[0] for key in env.action_keys if isinstance(key, tuple)))
+
+
+def read_team(env: EnvBase, group: str) -> Team:
+    """Number and sizes of a group.
+
+    Raises:
+        ValueError: The group is unknown, an entry is missing (``PreviousStep`` writes two of
+            them), its agents differ in shape, or observations or actions are of a kind that the
+            default networks cannot read. The message names group and key.
+    """
+    if group not in groups_of(env):
+        raise ValueError(f"Unknown group {group!r}; the environment has {groups_of(env)}.")
+    observation = _one_shape(env.full_observation_spec, group, "observation")
+    if (group, "previous_observation") not in env.full_observation_spec.keys(True, True):
+        raise ValueError(
+            f"The environment writes no {(group, 'previous_observation')}: append PreviousStep() "
+            "to it, or make it with make_vmas_env() or make_pettingzoo_env()."
+        )
+    n_agents, *shape = observation.shape[len(env.batch_size) :]
+    if not observation.dtype.is_floating_point:
+        raise ValueError(
+            f"The default networks read floating observations; {(group, 'observation')} is "
+            f"{observation.dtype}. Cast it with TorchRL's DTypeCastTransform."
+        )
+    if len(shape) not in (1, 2, 3):
+        raise ValueError(
+            f"The default networks read observations of one, two or three (image: C, H, W) "
+            f"dimensions; {(group, 'observation')} has {list(shape)}. Flatten it with a transform, "
+            "or bring your own networks."
+        )
+    settings = actor_settings(env, group)
+    obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
+    return Team(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
+
+
+def actor_settings(env: EnvBase, group: str) -> dict[str, Any]:
+    """What ``make_actor`` needs beside the observation.
+
+    Returns:
+        ``action_dim``, ``n_actions``, ``one_hot``, ``masked``, ``low`` and ``high``.
+
+    Raises:
+        ValueError: The actions are of a kind the default networks cannot serve, or their agents
+            differ in shape.
+    """
+    spec = _one_shape(env.full_action_spec, group, "action")
+    settings = {"n_actions": None, "one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
+    if isinstance(spec, (OneHot, Categorical)):
+        n = int(spec.space.n)
+        masked = (group, "action_mask") in env.full_observation_spec.keys(True, True)
+        one_hot = isinstance(spec, OneHot)
+        return {**settings, "action_dim": n, "n_actions": n, "one_hot": one_hot, "masked": masked}
+    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
+        low, high = spec.space.low, spec.space.high
+        while low.ndim > 2:  # the same in every environment
+            low, high = low[0], high[0]
+        bounds = {} if (low == -1).all() and (high == 1).all() else {"low": low, "high": high}
+        return {**settings, "action_dim": spec.shape[-1], **bounds}
+    raise ValueError(
+        f"The default networks serve continuous (bounded), categorical and one-hot actions; "
+        f"{(group, 'action')} is {type(spec).__name__}. Build the parts by hand."
+    )
+
+
+def _one_shape(specs: Any, group: str, name: str) -> TensorSpec:
+    """The spec of an entry that is there, of one shape for all agents of the group."""
+    names = list(specs[group].keys()) if group in specs.keys() else []
+    if name not in names:
+        raise ValueError(
+            f"The group {group!r} has no entry {(group, name)}; it has {names}. Rename yours with "
+            "TorchRL's RenameTransform."
+        )
+    spec = specs[group, name]
+    if -1 in spec.shape:
+        raise ValueError(
+            f"The agents of {group!r} differ in the shape of {(group, name)}, {list(spec.shape)}. "
+            "Give each shape a group of its own (group_map=MarlGroupMapType.ONE_GROUP_PER_AGENT)."
+        )
+    return spec
