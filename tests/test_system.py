@@ -249,16 +249,17 @@ def test_a_replaced_actor_acts():
     assert torch.equal(action, loc.expand_as(action))
 
 
-@pytest.mark.parametrize(
-    ("group", "message"),
-    [
-        ("greens", r"Unknown group 'greens'; the environment has \['blue', 'red'\]"),
-        (None, r"groups \['blue', 'red'\]: name one"),
-    ],
-)
-def test_a_group_that_cannot_be_meant(group, message):
-    with pytest.raises(ValueError, match=message):
-        MOAWM.from_env(make_teams((3,), {"red": 2, "blue": 3}), group=group)
+def test_a_group_that_cannot_be_meant():
+    env = make_teams((3,), {"red": 2, "blue": 3})
+    with pytest.raises(ValueError, match=r"Unknown group 'greens'; the .* \['blue', 'red'\]"):
+        MOAWM.from_env(env, group="greens")
+    system = MOAWM.from_env(env, num_cells=(8,))
+    with pytest.raises(KeyError, match=r"Unknown group 'greens'; the .* \['blue', 'red'\]"):
+        system["greens"]
+    with pytest.raises(AttributeError, match=r"say whose actor, system\[group\].actor"):
+        system.actor.parameters()
+    with pytest.raises(AttributeError, match="say whose critic"):
+        system.critic = system["red"].critic
 
 
 def test_one_group_of_two_is_served():

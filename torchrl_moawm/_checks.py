@@ -50,6 +50,19 @@ def check_team(n_agents: int, **entries: tuple[Tensor, int]) -> None:
             )
 
 
+def check_one_shape(group: object, name: str, shape: Sequence[int]) -> None:
+    """Refuses a group whose agents differ in shape (TorchRL writes -1 there).
+
+    Raises:
+        ValueError: The message names group and entry, and says what to do.
+    """
+    if -1 in tuple(shape):
+        raise ValueError(
+            f"The agents of {group!r} differ in the shape of {(group, name)}, {list(shape)}. Give "
+            "each shape a group of its own (group_map=MarlGroupMapType.ONE_GROUP_PER_AGENT)."
+        )
+
+
 def check_floating(**tensors: Tensor) -> None:
     """Refuses integer and boolean tensors.
 

@@ -7,6 +7,7 @@ from typing import Any
 from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
+from torchrl_moawm._checks import check_one_shape
 from torchrl_moawm.modules import Team
 
 
@@ -85,10 +86,5 @@ def _one_shape(specs: Any, group: str, name: str) -> TensorSpec:
             f"The group {group!r} has no entry {(group, name)}; it has {names}. Rename yours with "
             "TorchRL's RenameTransform."
         )
-    spec = specs[group, name]
-    if -1 in spec.shape:
-        raise ValueError(
-            f"The agents of {group!r} differ in the shape of {(group, name)}, {list(spec.shape)}. "
-            "Give each shape a group of its own (group_map=MarlGroupMapType.ONE_GROUP_PER_AGENT)."
-        )
-    return spec
+    check_one_shape(group, name, specs[group, name].shape)
+    return specs[group, name]

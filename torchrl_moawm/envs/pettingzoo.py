@@ -20,6 +20,7 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
+from torchrl_moawm._checks import check_one_shape
 from torchrl_moawm.envs.vmas import with_transforms
 
 
@@ -96,8 +97,8 @@ def make_pettingzoo_env(
 
     Raises:
         ImportError: PettingZoo is not installed.
-        ValueError: Several environments are asked of one instance, or ``num_envs`` or
-            ``max_steps`` is below 1.
+        ValueError: Several environments are asked of one instance, ``num_envs`` or ``max_steps`` is
+            below 1, or the agents of a group differ in shape.
     """
     for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
         if value is not None and value < 1:
@@ -125,8 +126,14 @@ def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBa
             for old, new in ((("observation", "observation"), "seen"), ("seen", "observation")):
                 old = (old,) if isinstance(old, str) else old
                 env = TransformedEnv(env, RenameTransform([(group, *old)], [(group, new)]))
+    for spec, name in (
+        (env.full_observation_spec, "observation"),
+        (env.full_action_spec, "action"),
+    ):
+        for group in env.group_map:
+            check_one_shape(group, name, spec[group, name].shape)
     specs = env.full_observation_spec
-    keys = [key for key in specs.keys(True, True) if key[-1] == "observation"]
+    keys = [(group, "observation") for group in env.group_map]
     batch_dims = len(env.batch_size) + 1
     images = [key for key in keys if specs[key].ndim == batch_dims + 3]
     if images:

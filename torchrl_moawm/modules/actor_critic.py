@@ -172,9 +172,7 @@ def make_actor(
         distribution = OneHotCategorical if one_hot else Categorical
     keys = [(group, name) for name in parameters]
     return ProbabilisticActor(
-        TensorDictModule(
-            ActorNet(eye, net, head, masked), [(group, name) for name in names], keys
-        ),
+        TensorDictModule(ActorNet(eye, net, head, masked), [(group, name) for name in names], keys),
         in_keys=dict(zip(parameters, keys, strict=True)),
         out_keys=[(group, "action")],
         distribution_class=distribution,

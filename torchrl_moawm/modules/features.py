@@ -72,7 +72,9 @@ class Team:
         check_team(self.n_agents, **{name: (features, self.action_dim)})
         return features
 
-    def acted_features(self, previous_action: Tensor, previous_mask: Tensor, like: Tensor) -> Tensor:
+    def acted_features(
+        self, previous_action: Tensor, previous_mask: Tensor, like: Tensor
+    ) -> Tensor:
         """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
         acted = previous_mask.unsqueeze(-1).to(like.dtype)
         action = self.action_features(previous_action, like, "previous_action")
