@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
@@ -15,8 +15,8 @@ from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
 from torchrl_moawm import MOAWM, LossSum
-from torchrl_moawm.modules import FreshLogProb, make_actor, make_critic
-from torchrl_moawm.system import actor_sizes
+from torchrl_moawm._teams import actor_settings, groups_of, read_team
+from torchrl_moawm.modules import FreshLogProb, Team, make_actor, make_critic
 
 
 @dataclass
@@ -53,34 +53,66 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The whole framework."""
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
-    own = [key for key in algorithm if key not in ("name", "auxiliary_epochs", "auxiliary_lr")]
+    of_training = ("name", "auxiliary_epochs", "auxiliary_lr", "sequence_length")
+    own = [key for key in algorithm if key not in of_training]
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),
         **{key: task[key] for key in shared},
         **{key: algorithm[key] for key in own},
     )
-    losses = system.loss_module
-    names = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
+    core = {
+        group: LossSum({name: one.loss_module[name] for name in ("policy", "value")})
+        for group, one in system.groups.items()
+    }
     return Algorithm(
         policy=system.policy,
-        loss_module=losses,
-        core=LossSum({"policy": losses["policy"], "value": losses["value"]}),
-        advantage=losses["value"].value_estimator,
-        networks={name: getattr(system, name) for name in names},
+        loss_module=system.loss_module,
+        core=one_or_sum(core),
+        advantage=system.value_estimator,
+        networks=system.networks,
         system=system,
     )
 
 
 def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
-    """TorchRL's MAPPO with the networks of ``moawm``, without a latent."""
-    task = config.task
-    (group,) = env.group_map
-    sizes = actor_sizes(env, group)
-    n_agents = sizes.pop("n_agents")
-    common = {"group": group, "num_cells": list(config.num_cells)}
-    actor = make_actor(**sizes, **common).to(env.device)
-    critic = make_critic(n_agents=n_agents, obs_dim=sizes["obs_dim"], **common).to(env.device)
+    """TorchRL's MAPPO with the networks of ``moawm``, without a latent, for each group."""
+    teams = {group: read_team(env, group) for group in groups_of(env)}
+    losses = {group: mappo_loss(config, env, teams, group) for group in teams}
+    log_probs = {
+        group: FreshLogProb(loss.actor_network, (group, "action"), (group, "action_log_prob"))
+        for group, loss in losses.items()
+    }
+
+    def advantage(batch: TensorDictBase) -> TensorDictBase:
+        for loss in losses.values():
+            loss.value_estimator(batch)
+        return batch
+
+    networks = {
+        f"{name}{f'_{group}' if len(losses) > 1 else ''}": getattr(loss, f"{name}_network")
+        for group, loss in losses.items()
+        for name in ("actor", "critic")
+    }
+    loss = one_or_sum(losses)
+    policy = [x for group, loss in losses.items() for x in (loss.actor_network, log_probs[group])]
+    return Algorithm(TensorDictSequential(*policy), loss, loss, advantage, networks)
+
+
+def one_or_sum(losses: Mapping[str, LossModule]) -> LossModule:
+    """The loss of the only group, or the sum over groups."""
+    return LossSum(losses) if len(losses) > 1 else next(iter(losses.values()))
+
+
+def mappo_loss(
+    config: DictConfig, env: EnvBase, teams: Mapping[str, Team], group: str
+) -> MAPPOLoss:
+    """TorchRL's loss with an actor and a centralised critic for one group."""
+    task, team = config.task, teams[group]
+    common = {"obs_dim": team.obs_dim, "group": group, "num_cells": list(config.num_cells)}
+    actor = make_actor(**actor_settings(env, group), **common).to(env.device)
+    others = [other for name, other in teams.items() if name != group]
+    critic = make_critic(n_agents=team.n_agents, other_groups=others, **common).to(env.device)
     loss = MAPPOLoss(
         actor,
         critic,
@@ -99,12 +131,7 @@ def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
         advantage=(group, "advantage"),
         value_target=(group, "value_target"),
     )
+    if (group, "done") in env.done_keys:  # each agent ends by itself
+        loss.set_keys(done=(group, "done"), terminated=(group, "terminated"))
     loss.make_value_estimator(ValueEstimators.MAGAE, gamma=task.gamma, lmbda=task.lmbda)
-    log_prob = FreshLogProb(actor, (group, "action"), (group, "action_log_prob"))
-    return Algorithm(
-        policy=TensorDictSequential(actor, log_prob),
-        loss_module=loss,
-        core=loss,
-        advantage=loss.value_estimator,
-        networks={"actor": actor, "critic": critic},
-    )
+    return loss

@@ -10,7 +10,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll
+from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
+from torchrl_moawm.system import GroupSystem
 
 
 @dataclass
@@ -27,47 +28,59 @@ class ActionBaselines:
     repeat: tuple[Tensor, ...]
 
     @classmethod
-    def fit(cls, action: Tensor, previous: Tensor, n_actions: int | None) -> ActionBaselines:
-        """From samples ``[S, N, ...]`` of agents that acted at both steps."""
+    def fit(
+        cls, action: Tensor, previous: Tensor, n_actions: int | None, valid: Tensor | None = None
+    ) -> ActionBaselines:
+        """From samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
+        if valid is None:
+            valid = torch.ones(action.shape[:2], dtype=torch.bool, device=action.device)
+        count = valid.sum(0)
         if n_actions is None:
-            mean, change = action.mean(0), action - previous
-            return cls((mean, action.std(0).clamp_min(1e-3)), (change.std(0).clamp_min(1e-3),))
-        counts = torch.nn.functional.one_hot(action, n_actions).sum(0) + 1.0
-        same = ((action == previous).float().sum(0) + 1.0) / (len(action) + 2.0)
+
+            def mean(x: Tensor) -> Tensor:  # over samples, of every agent and feature
+                return torch.where(valid.unsqueeze(-1), x, 0.0).sum(0) / count.unsqueeze(-1)
+
+            def deviation(x: Tensor) -> Tensor:
+                squares = torch.where(valid.unsqueeze(-1), (x - mean(x)).square(), 0.0).sum(0)
+                return (squares / (count - 1).clamp_min(1).unsqueeze(-1)).sqrt().clamp_min(1e-3)
+
+            return cls((mean(action), deviation(action)), (deviation(action - previous),))
+        hot = torch.nn.functional.one_hot(action, n_actions) * valid.unsqueeze(-1)
+        counts = hot.sum(0) + 1.0
+        same = (((action == previous) & valid).sum(0) + 1.0) / (count + 2.0)
         return cls((counts / counts.sum(-1, keepdim=True),), (same,))
 
     def nll(self, action: Tensor, previous: Tensor, n_actions: int | None) -> tuple[Tensor, Tensor]:
-        """Mean negative log-likelihoods (nats) under ``marginal`` and ``repeat``."""
+        """Negative log-likelihoods ``[S, N]`` (nats) under ``marginal`` and ``repeat``."""
         if n_actions is None:
             mean, scale = (x.expand_as(action) for x in self.marginal)
             around = self.repeat[0].expand_as(action)
             return (
-                diagonal_gaussian_nll(mean, scale, action).mean(),
-                diagonal_gaussian_nll(previous, around, action).mean(),
+                diagonal_gaussian_nll(mean, scale, action),
+                diagonal_gaussian_nll(previous, around, action),
             )
-        agents = torch.arange(action.shape[1])
+        agents = torch.arange(action.shape[1], device=action.device)
         marginal = self.marginal[0][agents, action]
         rest = marginal / (1.0 - self.marginal[0][agents, previous])
         repeat = torch.where(action == previous, self.repeat[0], (1.0 - self.repeat[0]) * rest)
-        return -marginal.log().mean(), -repeat.log().mean()
+        return -marginal.log(), -repeat.log()
 
 
-def both_steps(team: TensorDictBase) -> Tensor:
-    """True ``[S]`` where every agent acts now and acted at the step before."""
-    mask = team["previous_mask"].all(-1)
-    return mask & team["mask"].all(-1) if "mask" in team else mask
+def living(team: TensorDictBase) -> Tensor:
+    """True ``[S, N]`` where the agent acts."""
+    return team["mask"] if "mask" in team else torch.ones_like(team["previous_mask"])
 
 
-def acted(batch: TensorDictBase, group: str) -> tuple[Tensor, Tensor, int | None]:
-    """Actions and previous actions ``[S, N, ...]`` of samples where all acted at both steps."""
+def acted(batch: TensorDictBase, group: str) -> tuple[Tensor, Tensor, Tensor, int | None]:
+    """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions."""
     team = batch.reshape(-1)[group]
-    mask = both_steps(team)
-    action, previous = team["action"][mask], team["previous_action"][mask]
+    valid = living(team) & team["previous_mask"]
+    action, previous = team["action"], team["previous_action"]
     if action.dtype.is_floating_point:
-        return action, previous, None
+        return action, previous, valid, None
     if action.ndim == 3:  # one-hot
-        return action.argmax(-1), previous.argmax(-1), action.shape[-1]
-    return action, previous, int(max(action.max(), previous.max())) + 1
+        return action.argmax(-1), previous.argmax(-1), valid, action.shape[-1]
+    return action, previous, valid, int(max(action.max(), previous.max())) + 1
 
 
 @torch.no_grad()
@@ -81,62 +94,105 @@ def judge(
 
     Args:
         system: The models.
-        batch: On-policy data with stochastic actions.
+        batch: On-policy data with stochastic actions, ``[E, T]``.
         training_batch: What the baselines are fitted to.
-        blocks: Names for ranges of features, ``{"position": [0, 2]}``.
+        blocks: Names for ranges of features, ``{"position": [0, 2]}``; of a single group.
 
     Returns:
         ``moa_nll`` beside ``moa_nll_marginal``, ``moa_nll_repeat`` and ``moa_nll_oracle`` (nats per
         other agent; the oracle is the acting policy's own density, which no observer can know);
         ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
         ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; ``z_gap``;
-        ``student_kl`` (nats).
+        ``student_kl`` (nats). Everything counts the living only. With several groups the name of
+        the group stands behind each; for the models of others ``_<predicted>_<observers>``.
     """
-    losses = system.loss_module["moawm"].losses
-    fitted = acted(training_batch, system.group)
-    action, previous, n_actions = acted(batch, system.group)
-    n_actions = n_actions and max(n_actions, fitted[2] or 0)
-    baselines = ActionBaselines.fit(fitted[0], fitted[1], n_actions)
+    figures = {}
+    for group, one in system.groups.items():
+        several = len(system.groups) > 1
+        for target in one.moa_networks:
+            suffix = f"_{target}_{group}" if several else ""
+            for name, figure in judge_moa(one, target, batch, training_batch).items():
+                figures[f"{name}{suffix}"] = figure
+        suffix = f"_{group}" if several else ""
+        latent = one.loss_module["moawm"]["cvae"](batch)
+        rest = {
+            **world_model_skill(one, batch, {} if several else blocks),
+            "z_gap": float(latent["z_gap"]),
+            "active_units": float(latent["active_units"]),
+            "student_kl": student_kl(one, batch),
+        }
+        for name, figure in rest.items():
+            stem, slash, block = name.partition("/")
+            figures[f"{stem}{suffix}{slash}{block}"] = figure
+    return figures
+
+
+def judge_moa(
+    system: GroupSystem, target: str, batch: TensorDictBase, training_batch: TensorDictBase
+) -> dict[str, float]:
+    """The model of one group by the agents of another (or the same) beside its baselines.
+
+    All four figures are means over the same pairs (i, j): both act at t and have acted at t-1.
+    """
+    moa = system.loss_module["moawm"]["moa"]
+    moa = moa[target] if len(system.moa_networks) > 1 else moa
+    observers = batch.reshape(-1)[system.group]
+    fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, target)
+    action, previous, valid, n_actions = acted(batch, target)
+    pairs = (living(observers) & observers["previous_mask"]).unsqueeze(-1) & valid.unsqueeze(-2)
+    if target == system.group:
+        pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    if not pairs.any():
+        return {}
+    n_actions = n_actions and max(n_actions, n_fitted or 0)
+    baselines = ActionBaselines.fit(fitted, fitted_previous, n_actions, fitted_valid)
     marginal, repeat = baselines.nll(action, previous, n_actions)
-    team = batch.reshape(-1)[system.group]
-    latent = losses["cvae"](batch)
+    oracle = -batch.reshape(-1)[target, "action_log_prob"]
+
+    def mean(nll: Tensor) -> float:
+        return float(masked_mean(nll.unsqueeze(-2).expand(pairs.shape), pairs))
+
+    moa.reduction = "none"
+    predicted = moa(batch)["loss_moa"].reshape(len(pairs), pairs.shape[1], -1) / moa.moa_coeff
+    moa.reduction = "mean"
+    if target == system.group:
+        others = ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+        compared = pairs[:, others].view(predicted.shape)
+    else:
+        compared = pairs
     return {
-        "moa_nll": float(losses["moa"](batch)["loss_moa"] / losses["moa"].moa_coeff),
-        "moa_nll_marginal": float(marginal),
-        "moa_nll_repeat": float(repeat),
-        "moa_nll_oracle": float(-team["action_log_prob"][both_steps(team)].mean()),
-        **world_model_skill(system, batch, blocks),
-        "z_gap": float(latent["z_gap"]),
-        "active_units": float(latent["active_units"]),
-        "student_kl": student_kl(system, batch),
+        "moa_nll": float(masked_mean(predicted, compared)),
+        "moa_nll_marginal": mean(marginal),
+        "moa_nll_repeat": mean(repeat),
+        "moa_nll_oracle": mean(oracle),
     }
 
 
-def student_kl(system: MOAWM, batch: TensorDictBase) -> float:
+def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
     """KL of the student's posterior to the teacher's, nats."""
     student = system.student(batch.copy())[system.group]
     teacher = system.teacher(batch.copy())[system.group]
-    return float(
-        diagonal_gaussian_kl(
-            student["latent_loc"],
-            student["latent_scale"],
-            teacher["teacher_loc"],
-            teacher["teacher_scale"],
-        ).mean()
+    kl = diagonal_gaussian_kl(
+        student["latent_loc"],
+        student["latent_scale"],
+        teacher["teacher_loc"],
+        teacher["teacher_scale"],
     )
+    return float(masked_mean(kl, living(batch[system.group])))
 
 
 def world_model_skill(
-    system: MOAWM, batch: TensorDictBase, blocks: Mapping[str, Sequence[int]]
+    system: GroupSystem | MOAWM, batch: TensorDictBase, blocks: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Skill over persistence, whole and by block of features."""
+    """Skill over persistence, whole and by block of features, of the living."""
+    alive = living(batch[system.group])
     predicted = system.world_model(batch.copy())[system.group]
     now, after = batch[system.group, "observation"], batch["next", system.group, "observation"]
-    dims = tuple(range(after.ndim - 1))
-    error = (predicted["predicted_observation"] - after).square().sum(dims)
-    still = (now - after).square().sum(dims)
-    reward = batch["next", system.group, "reward"]
-    reward_error = (predicted["predicted_reward"] - reward).square().sum()
+    now, after = now.flatten(alive.ndim)[alive], after.flatten(alive.ndim)[alive]
+    error = (predicted["predicted_observation"][alive] - after).square().sum(0)
+    still = (now - after).square().sum(0)
+    reward = batch["next", system.group, "reward"][alive]
+    reward_error = (predicted["predicted_reward"][alive] - reward).square().sum()
     figures = {
         "world_model_skill": skill(error.sum(), still.sum()),
         "reward_skill": skill(reward_error, (reward - reward.mean()).square().sum()),

@@ -42,23 +42,25 @@ class Loggers:
 
 def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: Path) -> None:
     """Return, each loss, and the models beside their baselines, against frames."""
-    losses = sorted(name for name in history if name.startswith("loss"))
-    skills = [n for n in history if n.startswith("world_model_skill")]
+
+    def those(stem: str) -> list[str]:  # of every group
+        return [name for name in history if name.startswith(stem)]
+
+    pairs = [n.removeprefix("moa_nll_oracle") for n in those("moa_nll_oracle")]
     panels: list[tuple[str, str, Sequence[str]]] = [
-        ("Return", "summed reward, mean over agents", ["return"]),
+        ("Return", "summed reward, mean over agents", those("return")),
     ]
-    if "moa_nll" in history:
+    for pair in pairs:
+        title = "Model of the others, unseen data" + pair.replace("_", " ", 1)
+        names = [f"moa_nll{of}{pair}" for of in ("", "_marginal", "_repeat", "_oracle")]
+        panels.append((title, "nats per other agent", names))
+    if those("world_model_skill"):
         panels += [
-            (
-                "Model of the others, on unseen data",
-                "nats per other agent",
-                ["moa_nll", "moa_nll_marginal", "moa_nll_repeat", "moa_nll_oracle"],
-            ),
-            ("World model, on unseen data", "skill over persistence", skills),
-            ("Use of z: z_gap", "error with z shuffled / with z", ["z_gap"]),
-            ("KL of the student to the teacher", "nats", ["student_kl"]),
+            ("World model, unseen data", "skill over persistence", those("world_model_skill")),
+            ("Use of z: z_gap", "error with z shuffled / with z", those("z_gap")),
+            ("KL of the student to the teacher", "nats", those("student_kl")),
         ]
-    panels += [(name, "weighted loss", [name]) for name in losses]
+    panels += [(name, "weighted loss", [name]) for name in sorted(those("loss"))]
     columns = 4
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False)
@@ -95,7 +97,8 @@ def film(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Pa
     frames = []
 
     def draw(env: TransformedEnv, _: Any) -> None:
-        frames.append(env.base_env._env.render(mode="rgb_array", env_index=0))
+        how = {"mode": "rgb_array", "env_index": 0} if env.batch_size else {}  # VMAS, PettingZoo
+        frames.append(env.base_env._env.render(**how))
 
     try:
         import pyglet
@@ -105,12 +108,15 @@ def film(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Pa
             played = env.rollout(steps, policy, callback=draw, break_when_any_done=False)
     except Exception as error:  # whatever a missing or broken GL library raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"No film: rendering needs a GL library (Debian: libegl1 libgl1-mesa-dri). {reason}")
+        print(f"No film; VMAS renders by a GL library (Debian: libegl1 libgl1-mesa-dri). {reason}")
         return
     from PIL import Image
 
-    ended = int(played["next", "done"][0].flatten().int().argmax())
-    images = [Image.fromarray(frame.copy()).resize((350, 350)) for frame in frames[: ended + 1]]
+    done = played["next", "done"].reshape(-1, played.shape[-1])[0]
+    ended = int(done.int().argmax()) if done.any() else len(frames)
+    images = [Image.fromarray(frame.copy()) for frame in frames[: ended + 1]]
+    for image in images:
+        image.thumbnail((350, 350))
     images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
 
 

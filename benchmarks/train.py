@@ -9,8 +9,11 @@ receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.g
 
 from __future__ import annotations
 
+import importlib
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -29,20 +32,19 @@ from torchrl.envs import EnvBase, RewardScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
 
-from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 
 
-def make_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
-    """The task's environment."""
+def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
+    """The task's environment: a VMAS scenario, or a PettingZoo module."""
     task = config.task
-    env = make_vmas_env(
-        task.scenario,
-        num_envs,
-        max_steps=task.max_steps,
-        device=config.device,
-        seed=seed,
-        **task.scenario_kwargs,
-    )
+    common = {"max_steps": task.max_steps, "device": config.device, "seed": seed}
+    if task.suite == "vmas":
+        env = make_vmas_env(task.scenario, num_envs, **common, **task.scenario_kwargs)
+    else:
+        module = importlib.import_module(task.scenario)
+        create = partial(module.parallel_env, **task.scenario_kwargs, **settings)
+        env = make_pettingzoo_env(create, num_envs, **common, parallel=task.parallel)
     if task.agent_index:
         keys = [key for key in env.observation_keys if key[-1] == "observation"]
         env.insert_transform(0, AgentIndex(in_keys=keys, out_keys=keys))
@@ -52,8 +54,9 @@ def make_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
 
 
 def learning_rate(config: DictConfig, network: str) -> float:
-    """Of the actor and the critic, or of the auxiliary networks."""
-    return config.lr if network in ("actor", "critic") else config.algorithm.auxiliary_lr
+    """Of the actors and the critics, or of the auxiliary networks."""
+    core = network.startswith(("actor", "critic"))
+    return config.lr if core else config.algorithm.auxiliary_lr
 
 
 class Watch(TrainerHookBase):
@@ -77,9 +80,11 @@ class Watch(TrainerHookBase):
 
 
 def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
-    """Mean over agents and finished episodes of the summed reward."""
+    """Mean over agents and finished episodes of the summed reward; of each group as well."""
     ended = batch["next", "done"].squeeze(-1)
-    return {"return": episode_rewards(batch, ended), "log_pbar": True}
+    if not ended.any():
+        return {}
+    return {**episode_rewards(batch, ended, "return"), "log_pbar": True}
 
 
 ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
@@ -95,11 +100,18 @@ def other_losses(_: int, losses: TensorDictBase) -> dict[str, Tensor]:
     return {key: value for key, value in losses.items() if key not in ON_THE_BAR}
 
 
-def episode_rewards(batch: TensorDictBase, ended: Tensor) -> float:
-    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``."""
+def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str, float]:
+    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``.
+
+    Those of each group, too, where there are several.
+    """
     after = batch["next"]
     keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
-    return float(torch.cat([after[key][ended].flatten() for key in keys]).mean())
+    rewards = {key[0]: after[key][ended].flatten() for key in keys}
+    figures = {name: float(torch.cat(list(rewards.values())).mean())}
+    if len(rewards) > 1:
+        figures |= {f"{name}_{group}": float(each.mean()) for group, each in rewards.items()}
+    return figures
 
 
 def make_trainer(
@@ -107,6 +119,8 @@ def make_trainer(
 ) -> Trainer:
     """TorchRL's trainer with the hooks of PPO."""
     frames = config.task.num_envs * config.task.max_steps
+    recurrent = config.algorithm.get("recurrent", False)
+    length = config.algorithm.sequence_length if recurrent else 1
     collector = Collector(
         env,
         algorithm.policy,
@@ -144,16 +158,17 @@ def make_trainer(
     )
     buffer = ReplayBufferTrainer(
         TensorDictReplayBuffer(
-            storage=LazyTensorStorage(frames, device=config.device),
+            storage=LazyTensorStorage(frames // length, device=config.device),
             sampler=SamplerWithoutReplacement(drop_last=True),
-            batch_size=frames // config.minibatches,
+            batch_size=frames // length // config.minibatches,
         ),
-        flatten_tensordicts=True,
+        flatten_tensordicts=not recurrent,
     )
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
-        buffer.extend(batch.select(*algorithm.loss_module.in_keys, strict=False))
+        batch = batch.select(*algorithm.loss_module.in_keys, strict=False)
+        buffer.extend(batch.reshape(-1, length) if recurrent else batch)
 
     trainer.register_op("batch_process", store)
     trainer.register_op("pre_steps_log", team_return)
@@ -168,16 +183,20 @@ def make_trainer(
 def play(
     config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
 ) -> TensorDictBase:
-    """As many steps as an episode has at most, in every environment."""
+    """As many steps as an episode has at most, in every environment: ``[E, T]``."""
+    if algorithm.system is not None:
+        algorithm.system.add_memory(env)
     with set_exploration_type(mode):
-        return env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+        batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+    return batch.reshape(-1, config.task.max_steps)
 
 
-def first_return(batch: TensorDictBase) -> float:
+def first_return(batch: TensorDictBase) -> dict[str, float]:
     """Mean over agents and environments of the first episode's summed reward."""
     first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
     ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
-    return episode_rewards(batch, ended.scatter(-1, first.unsqueeze(-1), True))
+    ended = ended.scatter(-1, first.unsqueeze(-1), True)
+    return episode_rewards(batch, ended, "evaluation_return")
 
 
 @hydra.main(version_base=None, config_path="conf", config_name="config")
@@ -195,9 +214,10 @@ def main(config: DictConfig) -> float:
     trainer = make_trainer(config, algorithm, env, watch, logger)
     trainer.train()
 
-    held_out = make_env(config, config.evaluation_envs, config.seed + 1_000_000)
+    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
+    held_out = make_env(config, num_envs, config.seed + 1_000_000)
     batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
-    figures = {"evaluation_return": first_return(batch)}
+    figures = first_return(batch)
     if algorithm.system is not None:
         batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
         figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
@@ -220,6 +240,10 @@ def main(config: DictConfig) -> float:
     )
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
+        if config.task.suite == "pettingzoo":  # which draws only where it was made to
+            held_out = make_env(config, 1, config.seed, render_mode="rgb_array")
+            if algorithm.system is not None:
+                algorithm.system.add_memory(held_out)
         film(held_out, algorithm.policy, config.task.max_steps, folder / "team.gif")
     write_summary(summary, folder / "summary.json")
     print_summary(summary, folder)

@@ -80,7 +80,7 @@ def actor_settings(env: EnvBase, group: str) -> dict[str, Any]:
 
 def _one_shape(specs: Any, group: str, name: str) -> TensorSpec:
     """The spec of an entry that is there, of one shape for all agents of the group."""
-    names = list(specs[group].keys()) if group in specs.keys() else []
+    names = [key[1] for key in specs.keys(True) if isinstance(key, tuple) and key[0] == group]
     if name not in names:
         raise ValueError(
             f"The group {group!r} has no entry {(group, name)}; it has {names}. Rename yours with "

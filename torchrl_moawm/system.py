@@ -288,7 +288,11 @@ class MOAWM:
         """
         names = groups_of(env) if group is None else [group]
         teams = {name: read_team(env, name) for name in names}
-        networks = {"num_cells": num_cells, "recurrent": recurrent, "moa_head": moa_head}
+        networks: dict[str, Any] = {
+            "num_cells": num_cells,
+            "recurrent": recurrent,
+            "moa_head": moa_head,
+        }
         system = cls(
             {
                 name: _group_system(env, name, teams, latent_dim, settings, **networks)

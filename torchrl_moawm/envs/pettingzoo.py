@@ -25,7 +25,7 @@ from torchrl_moawm.envs.vmas import with_transforms
 
 
 class AgentImage(ObservationTransform):
-    """An image of every agent as convolutions read it: ``[*B, N, H, W, C]`` -> ``[*B, N, C, H, W]``.
+    """Every agent's image as convolutions read it: ``[*B, N, H, W, C]`` -> ``[*B, N, C, H, W]``.
 
     Of uint8, 0 to 255, it becomes 0 to 1; smaller where asked, by averages. Beside TorchRL's
     ``ToTensorImage`` (which serves integers alone) and ``Resize`` (which needs torchvision).
@@ -33,7 +33,7 @@ class AgentImage(ObservationTransform):
 
     def __init__(self, keys: Sequence[NestedKey], size: Sequence[int] | None = None) -> None:
         super().__init__(in_keys=list(keys), out_keys=list(keys))
-        self.size = None if size is None else tuple(size)
+        self.size = None if size is None else (size[0], size[1])
 
     def _apply_transform(self, observation: Tensor) -> Tensor:
         image = observation.movedim(-1, -3)
@@ -41,7 +41,7 @@ class AgentImage(ObservationTransform):
         if self.size is None:
             return image
         small = torch.nn.functional.adaptive_avg_pool2d(image.flatten(0, -4), self.size)
-        return small.unflatten(0, image.shape[:-3])
+        return small.reshape(*image.shape[:-2], *self.size)
 
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
@@ -123,9 +123,9 @@ def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBa
     """Observations as ``(group, "observation")`` in float32, images with their channels first."""
     for group in env.group_map:  # one that comes with an action mask lies one deeper
         if (group, "observation", "observation") in env.full_observation_spec.keys(True, True):
-            for old, new in ((("observation", "observation"), "seen"), ("seen", "observation")):
-                old = (old,) if isinstance(old, str) else old
-                env = TransformedEnv(env, RenameTransform([(group, *old)], [(group, new)]))
+            nested, seen = (group, "observation", "observation"), (group, "seen")
+            env = TransformedEnv(env, RenameTransform([nested], [seen]))
+            env = TransformedEnv(env, RenameTransform([seen], [(group, "observation")]))
     for spec, name in (
         (env.full_observation_spec, "observation"),
         (env.full_action_spec, "action"),

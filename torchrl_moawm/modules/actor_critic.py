@@ -59,9 +59,10 @@ class CentralisedCritic(nn.Module):
     ) -> None:
         super().__init__()
         teams = (team, *other_groups)
-        self.eyes = nn.ModuleList([Eye(other.obs_dim, other.n_agents) for other in teams])
+        eyes = [Eye(other.obs_dim, other.n_agents) for other in teams]
+        self.eyes = nn.ModuleList(eyes)
         self.latent_dim = latent_dim
-        seen, *others = (eye.features for eye in self.eyes)
+        seen, *others = (eye.features for eye in eyes)
         own = seen + latent_dim
         rest = sum(f * other.n_agents for f, other in zip(others, other_groups, strict=True))
         self.net = make_mlp(team.n_agents * own + rest, 1, num_cells)

@@ -114,11 +114,13 @@ class TeacherEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.teams = [team, *other_groups]
-        self.eyes = nn.ModuleList([Eye(t.obs_dim, t.n_agents) for t in self.teams])
-        of_one = [eye.features + t.action_dim for eye, t in zip(self.eyes, self.teams, strict=True)]
+        eyes = [Eye(t.obs_dim, t.n_agents) for t in self.teams]
+        self.eyes = nn.ModuleList(eyes)
+        self.own_dim = eyes[0].features
+        of_one = [eye.features + t.action_dim for eye, t in zip(eyes, self.teams, strict=True)]
         counts = [team.n_agents - 1, *(other.n_agents for other in other_groups)]
         seen = sum(n * features for n, features in zip(counts, of_one, strict=True))
-        self.net = make_mlp(self.eyes[0].features + seen, 2 * latent_dim, num_cells)
+        self.net = make_mlp(self.own_dim + seen, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
         self.target_dim = sum(
             n * (t.n_features + t.action_dim) for n, t in zip(counts, self.teams, strict=True)
@@ -134,7 +136,7 @@ class TeacherEncoder(nn.Module):
             did = team.action_features(action, features)
             encoded.append(torch.cat([features, did], -1))
             target.append(torch.cat([team.flat(seen), did], -1))
-        own = encoded[0][..., : self.eyes[0].features]
+        own = encoded[0][..., : self.own_dim]
         loc, scale = self.head(self.net(torch.cat([own, self._others(encoded)], -1)))
         return loc, scale, self._others(target)
 

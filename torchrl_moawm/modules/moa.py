@@ -71,7 +71,7 @@ class MOANet(nn.Module):
         acted = self.previous.acted(seen, *entries[1 : self.n_entries])
         theirs = self._pairs(acted[self.target], seen.shape[-2])
         slots = self._slots(torch.cat([seen, *entries[self.n_entries :]], -1), acted, theirs)
-        again, rest = slots.split([self.action_dim, self.outputs - self.action_dim], -1)
+        again, rest = slots[..., : self.action_dim], slots[..., self.action_dim :]
         did = theirs[..., : self.action_dim]
         return self.head(torch.cat([again + self.persistence * did, rest], -1))
 
@@ -91,8 +91,8 @@ class PairwiseMOANet(MOANet):
     """Predicts each pair (i, j) from an encoding of i and from what j did: no slots.
 
     The encoding of i reads its own previous step and the mean over everybody of an embedding of
-    what they did. So the prediction does not depend on the order of the agents; but it cannot tell two
-    agents apart that did the same, and its head runs N (N - 1) times.
+    what they did. So the prediction does not depend on the order of the agents; but it cannot tell
+    apart two that did the same, and its head runs N (N - 1) times.
     """
 
     def _build(self, memory_dim: int, num_cells: Sequence[int]) -> None:

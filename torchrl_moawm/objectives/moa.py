@@ -36,8 +36,8 @@ class MOALoss(MultiAgentLoss):
 
     The prediction is computed here, from the previous step, so the gradient reaches the network.
     A pair (i, j) counts where i acts at t and acted at t-1 and j acts at t. Where the others'
-    ``action_mask`` ``[*B, N, A]`` of step t exists, ``moa_logits`` are restricted to what it allows:
-    the likelihood is that of the action among those which the other could take.
+    ``action_mask`` ``[*B, N, A]`` of step t exists, ``moa_logits`` are restricted to what it
+    allows: the likelihood is that of the action among those which the other could take.
 
     Args:
         moa_network: Reads the previous step and writes, for every observer i and other j (by
