@@ -51,7 +51,7 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
         ("Return", "summed reward, mean over agents", those("return")),
     ]
     for pair in pairs:
-        title = "Model of the others, unseen data" + pair.replace("_", " ", 1)
+        title = f"Model of others{pair.replace('_', ' ', 1)}, unseen data"
         names = [f"moa_nll{of}{pair}" for of in ("", "_marginal", "_repeat", "_oracle")]
         panels.append((title, "nats per other agent", names))
     if those("world_model_skill"):
@@ -72,7 +72,7 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
                     frames,
                     values,
                     marker=".",
-                    label=name.removeprefix("world_model_skill_by_block/"),
+                    label=shortened(name, names),
                 )
         if title == "Return" and "evaluation_return" in summary:
             axis.axhline(summary["evaluation_return"], ls=":", color="grey", label="evaluation")
@@ -87,9 +87,16 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
     for axis in list(axes.flat)[len(panels) :]:
         axis.axis("off")
     figure.suptitle(f"{summary['algorithm']} on {summary['task']}, seed {summary['seed']}")
-    figure.tight_layout()
+    figure.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.12 / rows))
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def shortened(name: str, names: Sequence[str]) -> str:
+    """A curve's name without the pair of groups that its panel's title says."""
+    if name.startswith("moa_nll"):
+        name = name.removesuffix(names[0].removeprefix("moa_nll"))
+    return name.removeprefix("world_model_skill_by_block/")
 
 
 def film(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Path) -> None:

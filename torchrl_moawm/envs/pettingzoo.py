@@ -10,6 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import (
+    Compose,
     DTypeCastTransform,
     EnvBase,
     ObservationTransform,
@@ -121,11 +122,12 @@ def make_pettingzoo_env(
 
 def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBase:
     """Observations as ``(group, "observation")`` in float32, images with their channels first."""
+    env = TransformedEnv(env, Compose())
     for group in env.group_map:  # one that comes with an action mask lies one deeper
         if (group, "observation", "observation") in env.full_observation_spec.keys(True, True):
             nested, seen = (group, "observation", "observation"), (group, "seen")
-            env = TransformedEnv(env, RenameTransform([nested], [seen]))
-            env = TransformedEnv(env, RenameTransform([seen], [(group, "observation")]))
+            env.append_transform(RenameTransform([nested], [seen]))
+            env.append_transform(RenameTransform([seen], [(group, "observation")]))
     for spec, name in (
         (env.full_observation_spec, "observation"),
         (env.full_action_spec, "action"),
@@ -137,9 +139,9 @@ def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBa
     batch_dims = len(env.batch_size) + 1
     images = [key for key in keys if specs[key].ndim == batch_dims + 3]
     if images:
-        env = TransformedEnv(env, AgentImage(images, image_size))
+        env.append_transform(AgentImage(images, image_size))
     for key in keys:
         if key not in images and specs[key].dtype != torch.float32:
             cast = DTypeCastTransform(specs[key].dtype, torch.float32, in_keys=[key])
-            env = TransformedEnv(env, cast)
+            env.append_transform(cast)
     return env

@@ -69,11 +69,11 @@ def make_vmas_env(
 def with_transforms(env: EnvBase, max_steps: int | None) -> TransformedEnv:
     """The environment with the three transforms."""
     returns: list[NestedKey] = [(key[0], "episode_reward") for key in env.reward_keys]
-    return TransformedEnv(
-        env,
-        Compose(
-            PreviousStep(),
-            RewardSum(in_keys=list(env.reward_keys), out_keys=returns),
-            StepCounter(max_steps),
-        ),
+    transforms = Compose(
+        PreviousStep(),
+        RewardSum(in_keys=list(env.reward_keys), out_keys=returns),
+        StepCounter(max_steps),
     )
+    if isinstance(env, TransformedEnv):
+        return env.append_transform(transforms)
+    return TransformedEnv(env, transforms)
