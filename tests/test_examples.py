@@ -63,6 +63,22 @@ def test_your_own_network_is_trained_alone_and_in_the_framework(capsys):
     assert capsys.readouterr().out.count("nats") == 2
 
 
+@pytest.mark.parametrize("memory", [[], ["--recurrent"]])
+def test_pettingzoo_trains_every_group(memory, capsys):
+    """Some 800 frames: each group models both, but for the prey's own group of one."""
+    sizes = ["--total-frames=800", "--num-envs=4", "--steps=50", "--minibatches=2"]
+    history = run("04_pettingzoo.py", *sizes, *memory)
+    assert len(history) == 4
+    for terms in history:
+        assert all(map(math.isfinite, terms.values()))
+        assert terms["loss_moa_agent_agent"] == 0.0
+    for name in ("loss_reconstruction_adversary", "loss_teacher_reconstruction_agent"):
+        assert history[-1][name] < 0.9 * history[0][name], name
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "frames     800  return adversary " in line
+    assert "moa_agent_adversary 1." in line  # about log 5, nats
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short_says_how_to_run_it_and_is_run_here(path):
     source = path.read_text()

@@ -1,0 +1,219 @@
+"""Runs the whole framework on many environments and prints what happened, a row for each.
+
+    python benchmarks/environments.py                                # all, into environments.md
+    python benchmarks/environments.py vmas/simple_tag pettingzoo/pursuit_v5
+
+Every row is the outcome of a run: TorchRL's ``check_env_specs``, two batches by TorchRL's
+``Collector``, advantage and an Adam step on the sum of every loss for each, and a deterministic
+evaluation. What fails says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import vmas
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
+
+from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
+
+VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
+DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]
+PETTINGZOO = {
+    "mpe2": [
+        "simple_v3",
+        "simple_adversary_v3",
+        "simple_crypto_v3",
+        "simple_push_v3",
+        "simple_reference_v3",
+        "simple_speaker_listener_v4",
+        "simple_spread_v3",
+        "simple_tag_v3",
+        "simple_world_comm_v3",
+    ],
+    "pettingzoo.sisl": ["pursuit_v5", "multiwalker_v9"],
+    "pettingzoo.butterfly": ["knights_archers_zombies_v11", "cooperative_pong_v6", "pistonball_v6"],
+    "pettingzoo.classic": ["rps_v2", "tictactoe_v3", "connect_four_v3"],
+}
+VMAS_ENVS, STEPS = 32, 20
+HEADER = (
+    "environment",
+    "groups: agents x observation, action",
+    "masks",
+    "specs",
+    "losses",
+    "max abs log-ratio",
+    "pairs",
+    "evaluates",
+    "frames/s",
+)
+
+
+def rows() -> dict[str, Callable[[], EnvBase]]:
+    """How to make the environment of every row."""
+    make_vmas = partial(make_vmas_env, num_envs=VMAS_ENVS, max_steps=STEPS, seed=0)
+    makers = {f"vmas/{name}": partial(make_vmas, name) for name in VMAS}
+    for name in DISCRETE:
+        makers[f"vmas/{name}, discrete"] = partial(make_vmas, name, continuous_actions=False)
+    for package, names in PETTINGZOO.items():
+        for name in names:
+            makers[f"pettingzoo/{name}"] = partial(make_pettingzoo, f"{package}.{name}")
+    for name in ("simple_reference_v3", "simple_tag_v3"):
+        continuous = partial(make_pettingzoo, f"mpe2.{name}", continuous_actions=True)
+        makers[f"pettingzoo/{name}, continuous"] = continuous
+    return makers
+
+
+def make_pettingzoo(name: str, **settings: bool) -> EnvBase:
+    """One environment; images are reduced to 20 x 20."""
+    module = importlib.import_module(name)
+    turns = name.startswith("pettingzoo.classic")
+    create = partial(module.env if turns else module.parallel_env, **settings)
+    return make_pettingzoo_env(create, seed=0, image_size=(20, 20) if "butterfly" in name else None)
+
+
+def describe(env: EnvBase) -> tuple[str, str]:
+    """Groups with their shapes, and the masks there are."""
+    groups, masks = [], set()
+    for group in dict.fromkeys(key[0] for key in env.action_keys):
+        n, *shape = env.full_observation_spec[group, "observation"].shape[len(env.batch_size) :]
+        action = env.full_action_spec[group, "action"]
+        discrete = not action.dtype.is_floating_point
+        kind = f"{action.space.n} actions" if discrete else f"{action.shape[-1]} continuous"
+        groups.append(f"{group}: {n} x {'x'.join(map(str, shape))}, {kind}")
+        names = env.full_observation_spec[group].keys()
+        masks |= {name for name in ("mask", "action_mask") if name in names}
+    return "; ".join(groups), ", ".join(sorted(masks)) or "none"
+
+
+def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:
+    """The largest |log ratio| of the living on the batch just collected."""
+    largest = 0.0
+    for group, one in system.groups.items():
+        team = batch[group]
+        fresh = one.actor.get_dist(batch.copy()).log_prob(team["action"])
+        alive = team["mask"] if "mask" in team else torch.ones_like(team["previous_mask"])
+        largest = max(largest, float((fresh - team["action_log_prob"])[alive].abs().max()))
+    return largest
+
+
+def pairs(batch: TensorDictBase, groups: list[str]) -> int:
+    """How many (observer, other) pairs the models of others could learn from."""
+    count = 0
+    for observers in groups:
+        before = batch[observers, "previous_mask"]
+        acts = {g: batch[g].get("mask", torch.ones_like(batch[g, "previous_mask"])) for g in groups}
+        mine = (before & acts[observers]).unsqueeze(-1)
+        for group in groups:
+            both = mine & acts[group].unsqueeze(-2)
+            same = both.diagonal(dim1=-2, dim2=-1).sum() if group == observers else 0
+            count += int(both.sum() - same)
+    return count
+
+
+def run(make: Callable[[], EnvBase]) -> list[str]:
+    """One row behind its name."""
+    torch.manual_seed(0)
+    env = make()
+    cells = list(describe(env))
+    check_env_specs(env)
+    cells.append("pass")
+    system = MOAWM.from_env(env, num_cells=(64,))
+    losses = system.loss_module
+    optimizer = torch.optim.Adam(losses.parameters(), lr=1e-4)
+    frames = STEPS * max(env.batch_size.numel(), 1) if env.batch_size else 5 * STEPS
+    collector = Collector(
+        env,
+        system.policy,
+        frames_per_batch=frames,
+        total_frames=2 * frames,
+        auto_register_policy_transforms=False,
+    )
+    ratio, n_pairs, started, seconds = 0.0, 0, time.perf_counter(), 0.0
+    for batch in collector:
+        seconds = time.perf_counter() - started
+        ratio = max(ratio, log_ratio(system, batch))
+        n_pairs += pairs(batch, list(system.groups))
+        system.value_estimator(batch)
+        terms = losses(batch.reshape(-1))
+        sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+        bad = [name for name, value in terms.items() if not value.isfinite()]
+        bad += [
+            n
+            for n, p in losses.named_parameters()
+            if not (p.grad is None or p.grad.isfinite().all())
+        ]
+        if bad:
+            raise ArithmeticError(f"not finite: {bad}")
+        optimizer.step()
+        optimizer.zero_grad()
+        started = time.perf_counter()
+    if ratio > 1e-4:
+        raise ArithmeticError(f"log ratio {ratio:.1e}")
+    n_terms = sum(str(name).startswith("loss") for name in dict(terms.items()))
+    cells += [f"{n_terms} finite", f"{ratio:.0e}", str(n_pairs)]
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        played = env.rollout(STEPS, system.policy, break_when_any_done=False)
+    rewards = [played["next", group, "reward"].isfinite().all() for group in system.groups]
+    cells += ["yes" if all(rewards) else "NaN", f"{frames / seconds:,.0f}"]
+    return cells
+
+
+def main() -> None:
+    """Runs the rows asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="rows; none runs all and writes environments.md")
+    names = parser.parse_args().names
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # of the games that draw
+    torch.set_num_threads(1)
+    makers = rows()
+    unknown = set(names) - set(makers)
+    if unknown:
+        parser.error(f"unknown rows {sorted(unknown)}; there are {sorted(makers)}")
+    table = [" | ".join(HEADER), " | ".join("---" for _ in HEADER)]
+    print("\n".join(table), flush=True)
+    for name in names or makers:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                cells = run(makers[name])
+            except Exception as error:  # the row says what failed
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                cells = [f"**fails**: {reason[:300]}", *[""] * (len(HEADER) - 2)]
+        ours = {str(w.message) for w in caught if "torchrl_moawm" in w.filename}
+        cells[0] += f" (warns: {'; '.join(ours)})" if ours else ""
+        table.append(" | ".join([name, *cells]))
+        print(table[-1], flush=True)
+    if not names:
+        lines = [f"| {line} |" for line in table]
+        path = Path(__file__).with_suffix(".md")
+        path.write_text(INTRODUCTION + "\n".join(lines) + "\n")
+
+
+INTRODUCTION = f"""# Environments
+
+Written by `python benchmarks/environments.py`, which runs every row: `check_env_specs`; two batches
+by a `Collector` ({STEPS} steps of {VMAS_ENVS} environments on VMAS, {5 * STEPS} steps of one on
+PettingZoo), each with the advantage and an Adam step on the sum of every loss of every group; an
+evaluation. *losses*: minimised terms, all finite, gradients too. *max abs log-ratio*: of the policy
+on the batch it has just collected, over living agents. *pairs*: (observer, other) pairs that the
+models of others learn from in both batches. *frames/s*: collecting with the policy, one thread, a
+frame being a step of all agents. Images of pettingzoo/butterfly are averaged to 20 x 20.
+
+"""
+
+
+if __name__ == "__main__":
+    main()
