@@ -195,9 +195,41 @@ def test_discrete_actions_that_are_not_integers_are_refused(batch):
         ["previous_observation"],
         ["moa_logits"],
     )
-    message = r"others_actions of an integer dtype, got torch.float32"
+    message = r"moa_logits'\), for discrete .* \('agents', 'action'\) is torch.float32"
     with pytest.raises(TypeError, match=message):
         MOALoss(network)(batch)
+
+
+def test_continuous_predictions_of_discrete_actions_are_refused(batch):
+    batch["prey"] = batch["agents"].clone()
+    loss = make_moa("continuous", target_group="prey")
+    loss.set_keys(moa_loc=("agents", "moa_loc"), moa_scale=("agents", "moa_scale"))
+    message = r"moa_loc'\), for continuous .* \('prey', 'action'\) is torch.int64"
+    with pytest.raises(TypeError, match=message):
+        loss(batch.exclude(("agents", "previous_action")).update(_continuous()))
+
+
+def _continuous():
+    """A previous action that a continuous network reads."""
+    return make_batch((4,), action_type="continuous").select(("agents", "previous_action"))
+
+
+@pytest.mark.parametrize(
+    ("groups", "key"),
+    [
+        ({"group": "ghost"}, r"\('ghost', '"),
+        ({"target_group": "ghost"}, r"MOALoss \(action\) needs .* \('ghost', 'action'\)"),
+    ],
+)
+def test_a_group_that_is_not_there_is_named(groups, key, batch):
+    network = module(
+        nn.Sequential(nn.Linear(OBS, 2 * A), nn.Unflatten(-1, (2, A))),
+        ["previous_observation"],
+        ["moa_logits_ghost" if "target_group" in groups else "moa_logits"],
+        group=groups.get("group", "agents"),
+    )
+    with pytest.raises(KeyError, match=key):
+        MOALoss(network, **groups)(batch)
 
 
 @pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)

@@ -148,6 +148,8 @@ class MOALoss(MultiAgentLoss):
         allowed = self._get_optional(tensordict, "action_mask")
         if self._writes("moa_logits"):
             logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
+            if self._get(tensordict, "action").ndim == logits.ndim - 2:  # else one-hot
+                self._check_kind(tensordict, discrete=True)
             target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])
             logits = self._restricted(tensordict, logits, allowed)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
@@ -166,6 +168,7 @@ class MOALoss(MultiAgentLoss):
                     f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
                     f"or to be probabilistic; it writes {self.moa_network.out_keys}."
                 )
+            self._check_kind(tensordict, discrete=False)
             outputs = self.moa_network(inputs)
             loc = require(outputs, self._key("moa_loc"), "moa_network")
             scale = require(outputs, self._key("moa_scale"), "moa_network")
@@ -193,6 +196,16 @@ class MOALoss(MultiAgentLoss):
             theirs = expand_left(theirs, action.shape[: agent_dim + 1], "the agents")
             valid = both(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
         return target, valid
+
+    def _check_kind(self, tensordict: TensorDictBase, *, discrete: bool) -> None:
+        """Refuses actions of a kind that the network does not predict."""
+        action = self._get(tensordict, "action")
+        if action.dtype.is_floating_point == discrete:
+            written, kind = ("moa_logits", "discrete") if discrete else ("moa_loc", "continuous")
+            raise TypeError(
+                f"moa_network writes {self._key(written)!r}, for {kind} actions, but "
+                f"{self._key('action')!r} is {action.dtype}."
+            )
 
     def _restricted(
         self, tensordict: TensorDictBase, logits: Tensor, mask: Tensor | None
