@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import time
 import warnings
@@ -23,7 +24,7 @@ import torch
 import vmas
 from tensordict import TensorDictBase
 from torchrl.collectors import Collector
-from torchrl.envs import EnvBase
+from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
 from torchrl_moawm import MOAWM
@@ -67,6 +68,15 @@ def rows() -> dict[str, Callable[[], EnvBase]]:
     makers = {f"vmas/{name}": partial(make_vmas, name) for name in VMAS}
     for name in DISCRETE:
         makers[f"vmas/{name}, discrete"] = partial(make_vmas, name, continuous_actions=False)
+    kinds = {
+        "multi-discrete": {"continuous_actions": False, "multidiscrete_actions": True},
+        "one group of all": {"group_map": MarlGroupMapType.ALL_IN_ONE_GROUP},
+        "a group for each": {"group_map": MarlGroupMapType.ONE_GROUP_PER_AGENT},
+    }
+    for name, settings in kinds.items():
+        makers[f"vmas/simple_world_comm, {name}"] = partial(
+            make_vmas, "simple_world_comm", **settings
+        )
     for package, names in PETTINGZOO.items():
         for name in names:
             makers[f"pettingzoo/{name}"] = partial(make_pettingzoo, f"{package}.{name}")
@@ -127,10 +137,9 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
     """One row behind its name."""
     torch.manual_seed(0)
     env = make()
-    cells = list(describe(env))
-    check_env_specs(env)
-    cells.append("pass")
     system = MOAWM.from_env(env, num_cells=(64,))
+    check_env_specs(env)
+    cells = [*describe(env), "pass"]
     losses = system.loss_module
     optimizer = torch.optim.Adam(losses.parameters(), lr=1e-4)
     frames = STEPS * max(env.batch_size.numel(), 1) if env.batch_size else 5 * STEPS
@@ -144,7 +153,8 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
     ratio, n_pairs, started, seconds = 0.0, 0, time.perf_counter(), 0.0
     for batch in collector:
         seconds = time.perf_counter() - started
-        ratio = max(ratio, log_ratio(system, batch))
+        shuffled = batch.reshape(-1)[torch.randperm(batch.numel())]
+        ratio = max(ratio, log_ratio(system, batch), log_ratio(system, shuffled))
         n_pairs += pairs(batch, list(system.groups))
         system.value_estimator(batch)
         terms = losses(batch.reshape(-1))
@@ -165,9 +175,24 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
     n_terms = sum(str(name).startswith("loss") for name in dict(terms.items()))
     cells += [f"{n_terms} finite", f"{ratio:.0e}", str(n_pairs)]
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-        played = env.rollout(STEPS, system.policy, break_when_any_done=False)
+        # another one: the collector has closed the first
+        played = make().rollout(STEPS, system.policy, break_when_any_done=False)
     rewards = [played["next", group, "reward"].isfinite().all() for group in system.groups]
     cells += ["yes" if all(rewards) else "NaN", f"{frames / seconds:,.0f}"]
+    return cells
+
+
+def row(name: str) -> list[str]:
+    """The cells behind a name, a failure or a warning of ours among them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            cells = run(rows()[name])
+        except Exception as error:  # the row says what failed
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            cells = [f"**fails**: {reason[:300]}", *[""] * (len(HEADER) - 2)]
+    ours = {str(w.message) for w in caught if "torchrl_moawm" in w.filename}
+    cells[0] += f" (warns: {'; '.join(ours)})" if ours else ""
     return cells
 
 
@@ -184,18 +209,10 @@ def main() -> None:
         parser.error(f"unknown rows {sorted(unknown)}; there are {sorted(makers)}")
     table = [" | ".join(HEADER), " | ".join("---" for _ in HEADER)]
     print("\n".join(table), flush=True)
-    for name in names or makers:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                cells = run(makers[name])
-            except Exception as error:  # the row says what failed
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                cells = [f"**fails**: {reason[:300]}", *[""] * (len(HEADER) - 2)]
-        ours = {str(w.message) for w in caught if "torchrl_moawm" in w.filename}
-        cells[0] += f" (warns: {'; '.join(ours)})" if ours else ""
-        table.append(" | ".join([name, *cells]))
-        print(table[-1], flush=True)
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for name in names or makers:  # each by itself: games share the state of pygame
+            table.append(" | ".join([name, *pool.apply(row, (name,))]))
+            print(table[-1], flush=True)
     if not names:
         lines = [f"| {line} |" for line in table]
         path = Path(__file__).with_suffix(".md")

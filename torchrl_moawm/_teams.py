@@ -61,7 +61,7 @@ def actor_settings(env: EnvBase, group: str) -> dict[str, Any]:
     """
     spec = _one_shape(env.full_action_spec, group, "action")
     settings = {"n_actions": None, "one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
-    if isinstance(spec, (OneHot, Categorical)):
+    if type(spec) in (OneHot, Categorical):  # their subclasses hold several choices
         n = int(spec.space.n)
         masked = (group, "action_mask") in env.full_observation_spec.keys(True, True)
         one_hot = isinstance(spec, OneHot)

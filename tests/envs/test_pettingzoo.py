@@ -54,6 +54,20 @@ def test_agents_end_one_by_one_and_the_value_loss_knows_it():
     assert value.tensor_keys.terminated == ("agent", "terminated")
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_environments_in_processes_of_their_own(recurrent):
+    """The same as one after another."""
+    batches = []
+    for parallel in (False, True):
+        env = make_pettingzoo_env(spread(), 2, seed=0, parallel=parallel)
+        torch.manual_seed(0)
+        system = MOAWM.from_env(env, num_cells=(8,), recurrent=recurrent)
+        batches.append(play(env, system.policy, 2 * EPISODE))
+        env.close()
+    for key, entry in batches[0]["agent"].items():
+        assert torch.equal(entry, batches[1]["agent", key]), key
+
+
 def test_several_groups_are_several_systems():
     """One of them of a single agent, whose model of its own group is 0."""
 

@@ -133,10 +133,17 @@ def test_two_dimensions_are_laid_flat(name, generator, normal):
 
 
 @every_network
-@pytest.mark.parametrize("shape", [(3, 7, 8), (7, 7, 3), (FLAT,)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 7, 8),
+        (7, 7, 3),
+        (FLAT,),
+    ],
+)
 def test_another_shape_is_refused(name, shape, generator, normal):
     batch = with_observations(batch64((B,), generator=generator), normal, *shape)
-    agents = "[0-9]+" if name == "actor" else N
+    agents = "N" if name == "actor" else N
     with pytest.raises(ValueError, match=rf"observation of shape \[\*B, {agents}, 3, 7, 7\]"):
         outputs_of(make_networks(IMAGE)[name], batch)
 
@@ -216,9 +223,7 @@ def test_an_image_is_reduced_by_averages(normal):
 
 def pursuit(**settings):
     def make():
-        return pursuit_v5.parallel_env(
-            max_cycles=5, x_size=8, y_size=8, n_pursuers=3, n_evaders=4
-        )
+        return pursuit_v5.parallel_env(max_cycles=5, x_size=8, y_size=8, n_pursuers=3, n_evaders=4)
 
     return make_pettingzoo_env(make, seed=0, **settings)
 

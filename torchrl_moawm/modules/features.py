@@ -120,9 +120,10 @@ class Eye(nn.Module):
 
     def forward(self, observation: Tensor, name: str = "observation") -> Tensor:
         """``[*B, N, *shape]`` -> ``[*B, N, F]``."""
-        agents = observation.shape[-len(self.shape) - 1]
-        expected = (self.n_agents or agents, *self.shape)
-        if tuple(observation.shape[-len(expected) :]) != expected:
+        n_agents = "N" if self.n_agents is None else self.n_agents
+        expected = (n_agents, *self.shape)
+        found = tuple(observation.shape[-len(expected) :])
+        if len(found) < len(expected) or found[n_agents == "N" :] != expected[n_agents == "N" :]:
             raise ValueError(
                 f"Expected {name} of shape [*B, {', '.join(map(str, expected))}] (agents, features:"
                 f" what the network was built for), got {list(observation.shape)}."

@@ -33,7 +33,7 @@ class LossSum(ScheduledLoss):
 
     Raises:
         KeyError: A coefficient names a term that no loss returns.
-        ValueError: A coefficient is negative or not finite.
+        ValueError: A coefficient is negative or not finite, or two outputs get one name.
 
     Example:
         >>> from torchrl_moawm.modules import make_moa_network, make_world_model
@@ -186,10 +186,15 @@ class MOAWMLoss(LossSum):
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:
     """Of each loss: the name of an output, and its name in the sum."""
     count = Counter(key for loss in losses.values() for key in loss.out_keys)
-    return {
+    names = {
         name: {key: key if count[key] == 1 else f"{key}_{name}" for key in loss.out_keys}
         for name, loss in losses.items()
     }
+    again = Counter(new for of_one in names.values() for new in of_one.values())
+    twice = sorted(new for new, times in again.items() if times > 1)
+    if twice:
+        raise ValueError(f"Outputs of different losses would both be {twice}: rename a loss.")
+    return names
 
 
 def terms(names: Mapping[str, Any]) -> list[str]:
