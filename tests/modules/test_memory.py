@@ -43,18 +43,10 @@ def sequences(normal, boolean):
     agents = {
         "x": normal(E, T, N, F),
         "student_state": normal(E, T, N, H),
-        "mask": boolean(E, T, N, probability=0.7),
+        "mask": boolean(E, T, N, p=0.7),
     }
-    starts = boolean(E, T, 1, probability=0.3)
+    starts = boolean(E, T, 1, p=0.3)
     return TensorDict({"agents": TensorDict(agents, [E, T, N]), "is_init": starts}, [E, T])
-
-
-@pytest.fixture
-def boolean(generator):
-    def make(*shape, probability):
-        return torch.rand(shape, generator=generator) < probability
-
-    return make
 
 
 def learned(memory, batch):
