@@ -1,5 +1,6 @@
 """The main job on every task, and the parts of it that compute something."""
 
+import itertools
 import json
 import math
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from algorithms import make_algorithm
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from quality import ActionBaselines, acted, skill, world_model_skill
+from quality import ActionBaselines, acted, judge, skill, world_model_skill
 from stepper import PerNetworkStepper
 from tensordict import TensorDict
 from torch import nn
@@ -239,6 +240,53 @@ def test_samples_count_where_the_agent_acts_and_acted_before(action_type):
     batch["agents", "mask"] = now
     assert torch.equal(acted(batch, "agents")[2], before & now)
     assert n_actions == (None if action_type == "continuous" else 4)
+
+
+@torch.no_grad()
+def test_all_four_likelihoods_count_the_same_living_pairs(generator):
+    """By a loop over the pairs, within a group and across, some agents resting now and then."""
+    env = with_transforms(Teams((5, 7), {"red": 2, "blue": 3}, masked=True), None)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    batches = [env.rollout(12, system.policy, break_when_any_done=False) for _ in range(2)]
+    for data, group, name in itertools.product(batches, ("red", "blue"), ("mask", "previous_mask")):
+        data[group, name] = torch.rand(data[group, name].shape, generator=generator) < 0.7
+    figures = judge(system, *batches, blocks={})
+    batch = batches[0].reshape(-1)
+    for observers, target in itertools.product(("red", "blue"), repeat=2):
+        network = system[observers].moa_networks[target]
+        suffix = "" if observers == target else f"_{target}"
+        with_masks = system[observers].loss_module["moawm"]["moa"][target]
+        out = network(with_masks._inputs(batch, network))[observers]
+        action, previous, valid, _ = acted(batches[1], target)
+        fitted = ActionBaselines.fit(action, previous, None, valid)
+        action, previous = (batch[target, name] for name in ("action", "previous_action"))
+        marginal, repeat = fitted.nll(action, previous, None)
+        expected = {"": [], "_marginal": [], "_repeat": [], "_oracle": []}
+        for s, i, j in itertools.product(
+            *map(range, (len(batch), *batch_of(env, observers, target)))
+        ):
+            if observers == target and i == j:
+                continue
+            at_both = [
+                batch[g][name][s] for g in (observers, target) for name in ("mask", "previous_mask")
+            ]
+            if not (at_both[0][i] and at_both[1][i] and at_both[2][j] and at_both[3][j]):
+                continue
+            slot = j - (j > i) if observers == target else j
+            loc, scale = (out[f"moa_{x}{suffix}"][s, i, slot] for x in ("loc", "scale"))
+            expected[""].append(-Normal(loc, scale).log_prob(action[s, j]).sum())
+            expected["_marginal"].append(marginal[s, j])
+            expected["_repeat"].append(repeat[s, j])
+            expected["_oracle"].append(-batch[target, "action_log_prob"][s, j])
+        assert 5 < len(expected[""]) < 100
+        for name, values in expected.items():
+            found = figures[f"moa_nll{name}_{target}_{observers}"]
+            assert found == pytest.approx(float(torch.stack(values).mean()), rel=1e-4), name
+
+
+def batch_of(env, *groups):
+    """How many agents each group has."""
+    return [env.full_action_spec[group, "action"].shape[-2] for group in groups]
 
 
 def test_skill_of_copying_is_zero_and_of_perfection_one():
