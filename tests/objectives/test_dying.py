@@ -139,9 +139,9 @@ def test_the_dead_might_as_well_not_be_there(name, reduction, batch):
     """Values, gradients, and every logged figure that is not about a shuffled batch."""
     loss = per_agent(name, reduction=reduction)
     found, expected = loss(batch), loss(without_the_dead(batch))
-    for key in expected:
+    for key, alone in expected.items():
         if "z_gap" not in key:
-            torch.testing.assert_close(found[key], expected[key], msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(found[key], alone, msg=lambda m, k=key: f"{k}: {m}")
     reached = gradients(loss, batch)
     for parameter, gradient in gradients(loss, without_the_dead(batch)).items():
         torch.testing.assert_close(reached[parameter], gradient)
@@ -294,8 +294,8 @@ def overwritten(batch, bad):
 def test_whatever_is_written_behind_the_dead_changes_nothing(name, bad, two_groups):
     loss, other = joint(name), overwritten(two_groups, bad)
     expected, found = loss(two_groups), loss(other)
-    for key in expected:
-        assert torch.equal(found[key], expected[key]), key
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
     reached = gradients(loss, two_groups)
     for parameter, gradient in gradients(loss, other).items():
         assert torch.equal(gradient, reached[parameter]), parameter
