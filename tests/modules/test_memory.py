@@ -218,6 +218,27 @@ def test_learning_sees_what_acting_saw():
         assert torch.equal(state[:, 1:][goes_on], after[:, :-1][goes_on])
 
 
+def test_a_loss_holds_the_state_of_who_rests():
+    """A loss hands the agents' mask to the networks, who may not name it among their inputs."""
+    env = make_teams(LENGTHS, {"red": 2, "blue": 3}, masked=True)
+    system = make_system(env)
+    batch = play(env, system)
+    assert_relearned(system, batch)
+    system.value_estimator(batch)
+    seen = []
+    for memory in memories(system):
+        key = memory.out_keys[0]
+        memory.register_forward_hook(lambda _, __, out, key=key: seen.append((key, out[key])))
+    system.loss_module(batch)
+    assert {key for key, _ in seen} == {memory.out_keys[0] for memory in memories(system)}
+    goes_on = ~batch["is_init"][:, 1:]
+    for key, memory in seen:
+        held = (memory[:, 1:] == memory[:, :-1]).all(-1)
+        acts = batch[key[0], "mask"][:, 1:]
+        assert held[~acts & goes_on].all()
+        assert not held[acts & goes_on].all()
+
+
 def test_a_collector_carries_the_state_from_batch_to_batch():
     env = teams()
     system = make_system(env)

@@ -215,9 +215,6 @@ class MOALoss(MultiAgentLoss):
             return logits
         check_mask(**{str(self._key("action_mask")): mask})
         agent_dim = logits.ndim - 3
-        acts = self._agent_mask(tensordict, "target_mask")
-        if acts is not None:  # of the dead it says nothing
-            mask = mask | ~expand_left(acts, mask.shape, "the action mask")
         mask = mask | ~mask.any(-1, keepdim=True)  # nothing allowed says nothing
         mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
         check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")
