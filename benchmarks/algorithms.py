@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torch import nn
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from torch import Tensor, nn
 from torchrl.envs import EnvBase
+from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import LossModule
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
 from torchrl_moawm import MOAWM, LossSum
 from torchrl_moawm._teams import actor_settings, groups_of, read_team
-from torchrl_moawm.modules import FreshLogProb, Team, make_actor, make_critic
+from torchrl_moawm.modules import FreshLogProb, make_actor, make_critic
+from torchrl_moawm.modules.features import own_first
 
 
 @dataclass
@@ -44,16 +46,16 @@ def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:
         ValueError: No algorithm has that name.
     """
     makers = {"moawm": make_moawm, "mappo": make_mappo}
-    if config.algorithm.name not in makers:
-        raise ValueError(f"Unknown algorithm {config.algorithm.name!r}; there are {list(makers)}.")
-    return makers[config.algorithm.name](config, env)
+    if config.algorithm.kind not in makers:
+        raise ValueError(f"Unknown algorithm {config.algorithm.kind!r}; there are {list(makers)}.")
+    return makers[config.algorithm.kind](config, env)
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The whole framework."""
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
-    of_training = ("name", "auxiliary_epochs", "auxiliary_lr", "sequence_length")
+    of_training = ("name", "kind", "control", "auxiliary_epochs", "auxiliary_lr", "sequence_length")
     own = [key for key in algorithm if key not in of_training]
     system = MOAWM.from_env(
         env,
@@ -61,6 +63,11 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         **{key: task[key] for key in shared},
         **{key: algorithm[key] for key in own},
     )
+    for group, one in system.groups.items():
+        if algorithm.control == "zero_latent":  # weights on z = 0 do nothing: leave them out
+            one.actor, one.critic = actor_and_critic(config, env, group)
+        elif algorithm.control == "frozen_encoder":
+            one.student.requires_grad_(False)
     core = {
         group: LossSum({name: one.loss_module[name] for name in ("policy", "value")})
         for group, one in system.groups.items()
@@ -77,8 +84,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
 
 def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
     """TorchRL's MAPPO with the networks of ``moawm``, without a latent, for each group."""
-    teams = {group: read_team(env, group) for group in groups_of(env)}
-    losses = {group: mappo_loss(config, env, teams, group) for group in teams}
+    losses = {group: mappo_loss(config, env, group) for group in groups_of(env)}
     log_probs = {
         group: FreshLogProb(loss.actor_network, (group, "action"), (group, "action_log_prob"))
         for group, loss in losses.items()
@@ -104,15 +110,39 @@ def one_or_sum(losses: Mapping[str, LossModule]) -> LossModule:
     return LossSum(losses) if len(losses) > 1 else next(iter(losses.values()))
 
 
-def mappo_loss(
-    config: DictConfig, env: EnvBase, teams: Mapping[str, Team], group: str
-) -> MAPPOLoss:
+class Everybody(nn.Module):
+    """What all agents of a group see, each with its own first."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[*B, N, D]`` -> ``[*B, N, N D]``."""
+        return own_first(observation)
+
+
+def actor_and_critic(
+    config: DictConfig, env: EnvBase, group: str
+) -> tuple[ProbabilisticActor, TensorDictModule]:
+    """The networks of ``moawm`` that act and value, without a latent.
+
+    With ``algorithm.oracle`` the actor reads the observations of its whole group.
+    """
+    team = read_team(env, group)
+    common = {"group": group, "num_cells": list(config.num_cells)}
+    oracle = config.algorithm.get("oracle", False)
+    seen = team.n_agents * team.n_features if oracle else team.obs_dim
+    actor = make_actor(obs_dim=seen, **actor_settings(env, group), **common)
+    if oracle:
+        actor[0].module.eye = Everybody()
+    others = [read_team(env, other) for other in groups_of(env) if other != group]
+    critic = make_critic(
+        n_agents=team.n_agents, obs_dim=team.obs_dim, other_groups=others, **common
+    )
+    return actor.to(env.device), critic.to(env.device)
+
+
+def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
     """TorchRL's loss with an actor and a centralised critic for one group."""
-    task, team = config.task, teams[group]
-    common = {"obs_dim": team.obs_dim, "group": group, "num_cells": list(config.num_cells)}
-    actor = make_actor(**actor_settings(env, group), **common).to(env.device)
-    others = [other for name, other in teams.items() if name != group]
-    critic = make_critic(n_agents=team.n_agents, other_groups=others, **common).to(env.device)
+    task = config.task
+    actor, critic = actor_and_critic(config, env, group)
     loss = MAPPOLoss(
         actor,
         critic,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ class Loggers:
 
     def __init__(self, folder: Path) -> None:
         self.history: dict[str, Curve] = defaultdict(list)
+        self.started = time.perf_counter()
+        self.elapsed: dict[int, float] = {}
         self.loggers = [
             CSVLogger(exp_name="csv", log_dir=str(folder)),
             TensorboardLogger(exp_name="tensorboard", log_dir=str(folder)),
@@ -36,6 +39,7 @@ class Loggers:
         """Writes one figure at a number of frames."""
         value = float(value)
         self.history[name].append((step or 0, value))
+        self.elapsed[step or 0] = time.perf_counter() - self.started
         for logger in self.loggers:
             logger.log_scalar(name, value, step=step)
 
@@ -138,6 +142,29 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
         else:
             nested[name] = value
     path.write_text(json.dumps(nested, indent=2) + "\n")
+
+
+def write_run(logger: Loggers, summary: Mapping[str, Any], path: Path) -> None:
+    """The run in the schema of marl-eval, as BenchMARL writes it.
+
+    ``{environment: {task: {algorithm: {seed: {step_k: {step_count, elapsed_time, metric: [..]},
+    absolute_metrics: {metric: [..]}}}}}}``. The return of a step is that of the stochastic policy
+    in the episodes that ended in the batch; the absolute one is the deterministic evaluation's.
+    """
+    kept = ("return", "moa_nll", "world_model_skill", "z_gap", "student_kl", "active_units")
+    steps: dict[int, dict[str, Any]] = {}
+    for name, curve in logger.history.items():
+        if name.startswith(kept):
+            for frames, value in curve:
+                step = {"step_count": frames, "elapsed_time": round(logger.elapsed[frames], 2)}
+                steps.setdefault(frames, step)[name] = [round(value, 6)]
+    run: dict[str, Any] = {f"step_{k}": steps[frames] for k, frames in enumerate(sorted(steps))}
+    figures = {k: v for k, v in summary.items() if isinstance(v, float) and v == v}
+    figures["return"] = figures.pop("evaluation_return")
+    run["absolute_metrics"] = {name: [round(value, 6)] for name, value in figures.items()}
+    suite, task = summary["task"].split("/")
+    nested = {suite: {task: {summary["algorithm"]: {f"seed_{summary['seed']}": run}}}}
+    path.write_text(json.dumps(nested) + "\n")
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:

@@ -22,7 +22,7 @@ from algorithms import Algorithm, make_algorithm
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
-from reporting import Loggers, film, plot_curves, print_summary, write_summary
+from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
 from stepper import PerNetworkStepper
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -245,6 +245,7 @@ def main(config: DictConfig) -> float:
             if algorithm.system is not None:
                 algorithm.system.add_memory(held_out)
         film(held_out, algorithm.policy, config.task.max_steps, folder / "team.gif")
+    write_run(logger, summary, folder / "run.json")
     write_summary(summary, folder / "summary.json")
     print_summary(summary, folder)
     return summary["evaluation_return"]
