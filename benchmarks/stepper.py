@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from tensordict import TensorDictBase
-from torch import nn
+from torch import Tensor, nn
 from torchrl.objectives import LossModule
 from torchrl.trainers import OptimizationStepper, Trainer
 
@@ -26,6 +26,7 @@ class PerNetworkStepper(OptimizationStepper):
         core: What is minimised in every epoch.
         auxiliary_epochs: In the first so many epochs of a batch the Trainer's whole loss module is
             minimised, in the others ``core``.
+        compile: Whether the losses are compiled (``torch.compile``), forward and backward.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PerNetworkStepper(OptimizationStepper):
         epochs: int,
         core: LossModule,
         auxiliary_epochs: int,
+        compile: bool = False,
     ) -> None:
         self.optimizer = optimizer
         self.parameters = {name: list(net.parameters()) for name, net in networks.items()}
@@ -47,18 +49,19 @@ class PerNetworkStepper(OptimizationStepper):
         self.core = core
         self.auxiliary_epochs = auxiliary_epochs
         self.count = 0
+        self.evaluate = torch.compile(evaluate) if compile else evaluate
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch: losses, backward, clip, Adam."""
         epoch = self.count // self.steps_per_epoch % self.epochs
         self.count += 1
         whole = epoch < self.auxiliary_epochs
-        losses = (trainer.loss_module if whole else self.core)(sub_batch)
-        sum(value for key, value in losses.items() if key.startswith("loss")).backward()
+        total, losses = self.evaluate(trainer.loss_module if whole else self.core, sub_batch)
+        total.backward()
         losses = losses.detach()
         for name, parameters in self.parameters.items():
             if any(parameter.grad is not None for parameter in parameters):
-                norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
                 losses[f"grad_norm_{name}"] = norm
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -71,3 +74,9 @@ class PerNetworkStepper(OptimizationStepper):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Goes on where the other stopped."""
         self.count = state_dict["count"]
+
+
+def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
+    """What is minimised, and every term and figure."""
+    losses = loss(batch)
+    return sum(value for key, value in losses.items() if key.startswith("loss")), losses

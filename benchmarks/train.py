@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
 from stepper import PerNetworkStepper
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
@@ -134,7 +134,8 @@ def make_trainer(
             [
                 {"params": list(net.parameters()), "lr": learning_rate(config, name)}
                 for name, net in algorithm.networks.items()
-            ]
+            ],
+            fused=True,
         ),
         algorithm.networks,
         max_grad_norm=config.max_grad_norm,
@@ -142,6 +143,7 @@ def make_trainer(
         epochs=config.epochs,
         core=algorithm.core,
         auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
+        compile=config.compile,
     )
     trainer = Trainer(
         collector=collector,
@@ -165,9 +167,15 @@ def make_trainer(
         flatten_tensordicts=not recurrent,
     )
 
+    def written(batch: TensorDictBase) -> list[NestedKey]:
+        # TorchRL's MAPPOLoss does not name them among its in_keys, and where they are missing it
+        # computes them again without a word: on shuffled minibatches, as if these were time
+        names = ("advantage", "value_target", "state_value")
+        return [key for key in batch.keys(True, True) if key[-1] in names]
+
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
-        batch = batch.select(*algorithm.loss_module.in_keys, strict=False)
+        batch = batch.select(*algorithm.loss_module.in_keys, *written(batch), strict=False)
         buffer.extend(batch.reshape(-1, length) if recurrent else batch)
 
     trainer.register_op("batch_process", store)
