@@ -1,7 +1,7 @@
 """The losses as one would write them for one task, in plain PyTorch: what ours are measured by.
 
-The same networks, the same mathematics, the same logged figures; tensors instead of a TensorDict, no
-keys, no checks, no options, and of the masks only the one that is always there.
+The same networks, the same mathematics, the same logged figures; tensors instead of a TensorDict,
+no keys, no checks, no options, and of the masks only the one that is always there.
 """
 
 from __future__ import annotations
