@@ -188,7 +188,8 @@ def benchmarl(
     command = [str(python), str(HERE / "speed_benchmarl.py"), task, str(n_envs), str(batches)]
     command += [str(EPOCHS), str(MINIBATCHES), str(STEPS), str(torch.get_num_threads())]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return [tuple(pair) for pair in json.loads(out.strip().splitlines()[-1])], float("nan")
+    seconds, needed = json.loads(out.strip().splitlines()[-1])
+    return [tuple(pair) for pair in seconds], needed
 
 
 def matrix_rate(rows: int) -> float:

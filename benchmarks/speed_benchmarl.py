@@ -12,22 +12,30 @@ from benchmarl.algorithms import MappoConfig
 from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class Timer(Callback):
-    """Seconds of collection and update of each batch."""
+    """Seconds of collection and update of each batch; of one more, the operations counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: int) -> None:
         super().__init__()
+        self.batches = batches
         self.seconds: list[tuple[float, float]] = []
+        self.counter = FlopCounterMode(display=False)
         self.last = time.perf_counter()
 
     def on_batch_collected(self, batch: object) -> None:
         """The end of a collection."""
         self.collected = time.perf_counter()
+        if len(self.seconds) == self.batches:
+            self.counter.__enter__()
 
     def on_train_end(self, training_td: object, group: str) -> None:
         """The end of an update."""
+        if len(self.seconds) == self.batches:
+            self.counter.__exit__(None, None, None)
+            return
         now = time.perf_counter()
         self.seconds.append((self.collected - self.last, now - self.collected))
         self.last = now
@@ -40,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     config = ExperimentConfig.get_from_yaml()
     frames = n_envs * steps
-    config.max_n_frames = batches * frames
+    config.max_n_frames = (batches + 1) * frames
     config.on_policy_collected_frames_per_batch = frames
     config.on_policy_n_envs_per_worker = n_envs
     config.on_policy_n_minibatch_iters = epochs
@@ -51,7 +59,7 @@ def main() -> None:
     config.create_json = False
     config.save_folder = tempfile.mkdtemp()
     config.sampling_device = config.train_device = config.buffer_device = "cpu"
-    timer = Timer()
+    timer = Timer(batches)
     mlp = MlpConfig(
         num_cells=[128, 128], layer_class=torch.nn.Linear, activation_class=torch.nn.Tanh
     )
@@ -66,7 +74,7 @@ def main() -> None:
         config=config,
         callbacks=[timer],
     ).run()
-    print(json.dumps(timer.seconds))
+    print(json.dumps([timer.seconds, timer.counter.get_total_flops()]))
 
 
 if __name__ == "__main__":

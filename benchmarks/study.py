@@ -97,7 +97,7 @@ def main() -> None:
         command.add_argument("--out", type=Path, default=HERE / "results" / "study")
     arguments = parser.parse_args()
     if arguments.command == "report":
-        from study_report import write_report
+        from study_report import write_report  # needs the extra, which training does not
 
         write_report(arguments.out)
         return
