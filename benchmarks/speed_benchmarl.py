@@ -22,13 +22,14 @@ class Timer(Callback):
         super().__init__()
         self.batches = batches
         self.seconds: list[tuple[float, float]] = []
-        self.counter = FlopCounterMode(display=False)
+        self.counter = None  # later: experiments are pickled, which it cannot be
         self.last = time.perf_counter()
 
     def on_batch_collected(self, batch: object) -> None:
         """The end of a collection."""
         self.collected = time.perf_counter()
         if len(self.seconds) == self.batches:
+            self.counter = FlopCounterMode(display=False)
             self.counter.__enter__()
 
     def on_train_end(self, training_td: object, group: str) -> None:

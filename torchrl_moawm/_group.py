@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from torch import nn
 from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
+from torchrl_moawm._checks import check_option
 from torchrl_moawm._teams import actor_settings
 from torchrl_moawm.modules import (
     AgentGRU,
@@ -50,7 +52,9 @@ class GroupSystem:
         world_model: Next observation and reward.
         student: Encoder, sampler and decoder of z.
         teacher: The same, seeing everybody.
-        policy: Encoder, sampler, actor; writes z, action and log-probability.
+        policy: Encoder, sampler, actor; writes z, action and log-probability. With ``act_on``
+            ``"mean"`` z is the mean of the student's posterior, also when exploring: actor and
+            critic then read no noise, and V(s_t, z_t) is of the same kind as V(s_{t+1}, z_{t+1}).
         loss_module: The :class:`LossSum` of ``policy``, ``value``, ``moawm`` (with ``moa``,
             ``world_model``, ``cvae``) and ``teacher``.
     """
@@ -78,6 +82,7 @@ class GroupSystem:
         cvae_coeff: float = 1.0,
         student_kl_coeff: float = 1.0,
         teacher_kl_coeff: float = 1.0,
+        act_on: Literal["sample", "mean"] = "sample",
         done_key: NestedKey = "done",
         terminated_key: NestedKey = "terminated",
     ) -> None:
@@ -107,6 +112,8 @@ class GroupSystem:
         }
         self._alpha = student_kl_coeff
         self._beta = teacher_kl_coeff
+        check_option("act_on", act_on, ("sample", "mean"))
+        self._act_on = act_on
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
@@ -144,7 +151,12 @@ class GroupSystem:
 
         The memories of the models of the others run along, so that their state is carried.
         """
-        encoder = split_at(self.student, (self.group, "latent"))[0]
+        if self._act_on == "mean":
+            loc, z = (self.group, "latent_loc"), (self.group, "latent")
+            encoder = split_at(self.student, loc)[0]
+            encoder = [*encoder, TensorDictModule(nn.Identity(), [loc], [z])]
+        else:
+            encoder = split_at(self.student, (self.group, "latent"))[0]
         own = {id(module) for part in encoder for module in part.modules()}
         memories = [memory for memory in self.memories if id(memory) not in own]
         log_prob = FreshLogProb(self.actor, (self.group, "action"), (self.group, "action_log_prob"))
