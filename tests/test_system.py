@@ -356,3 +356,22 @@ def test_a_value_norm_goes_to_the_value_loss():
     value.value_estimator(batch)
     value(batch)
     assert norm.debiasing_term > 0  # its statistics have moved
+
+
+def test_acting_on_the_mean_of_z():
+    """While exploring, too; its value at t is then of the same kind as that at t+1."""
+    batches = {}
+    for act_on in ("mean", "sample"):
+        env = make_vmas_env("navigation", 3, max_steps=5, seed=0)
+        system = MOAWM.from_env(env, latent_dim=2, num_cells=(8,), act_on=act_on)
+        with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+            batch = batches[act_on] = env.rollout(5, system.policy)
+        system.value_estimator(batch)
+        out = system.loss_module(batch)
+        assert abs(out["kl_approx"]) < 1e-5
+        assert out["loss_reconstruction"] > 0
+    mean, sample = (batches[act_on]["agents"] for act_on in ("mean", "sample"))
+    assert torch.equal(mean["latent"], mean["latent_loc"])
+    assert not torch.equal(sample["latent"], sample["latent_loc"])
+    with pytest.raises(ValueError, match="act_on to be one of 'sample', 'mean'"):
+        MOAWM.from_env(env, act_on="median")

@@ -42,6 +42,17 @@ def test_cross_entropy_by_hand():
     assert_close(value, torch.tensor([[math.log(4.0), math.log(2.0)]]))
 
 
+def test_cross_entropy_twice_differentiable(logits, actions):
+    """Its backward is written by hand."""
+    x = logits[:2].requires_grad_()
+
+    def function(x):
+        return moa_cross_entropy(x, actions[:2])
+
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
 def test_cross_entropy_against_a_loop(logits, actions):
     value = moa_cross_entropy(logits, actions)
     for index in torch.cartesian_prod(*(torch.arange(n) for n in (B, N, M))).tolist():

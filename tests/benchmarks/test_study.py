@@ -1,0 +1,109 @@
+"""The study skips what is done, leaves whole results only, and its figures are right."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import study
+import study_report
+
+from tests.benchmarks.test_train import TINY
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(study, "STAGES", {"main": (("navigation",), ("mappo", "moawm"), 1)})
+
+
+def run_study(tmp_path, monkeypatch, *overrides):
+    out = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["study.py", "run", "--stages", "main", *out, *overrides])
+    study.main()
+
+
+def test_the_grid_goes_seed_by_seed_in_the_order_of_the_stages():
+    runs = list(study.grid(["main", "more", "controls"]))
+    assert len(runs) == len(set(runs)) == 30 + 12 + 24
+    assert runs[0] == ("navigation", "mappo", 0)
+    assert runs[5] == ("dispersion", "moawm", 0)
+    assert runs[6] == ("navigation", "mappo", 1)
+    assert runs[30] == ("give_way", "mappo", 0)
+    assert {run.algorithm for run in runs[42:]} == set(study.CONTROLS)
+
+
+def test_a_run_is_made_once_and_read_back(small, tmp_path, monkeypatch, capsys):
+    run_study(tmp_path, monkeypatch, *TINY)
+    done = sorted((tmp_path / "out").glob("*/*/*"))
+    assert [file.name for file in done] == ["seed_0.json", "seed_0.json"]
+    before = [file.stat().st_mtime_ns for file in done]
+    capsys.readouterr()
+    run_study(tmp_path, monkeypatch, *TINY)
+    assert capsys.readouterr().out == "0 runs to do\n"
+    assert [file.stat().st_mtime_ns for file in done] == before
+
+    runs = study_report.read(tmp_path / "out")
+    one = runs["navigation"]["moawm"][0]
+    assert [one[k]["step_count"] for k in ("step_0", "step_1")] == [200, 400]
+    assert {"return", "moa_nll", "world_model_skill"} <= one["absolute_metrics"].keys()
+    assert one["absolute_metrics"]["return"][0] == study_report.final([one])[0]
+    study_report.write_report(tmp_path / "out")
+    written = (tmp_path / "out" / "study.md").read_text()
+    assert "| navigation | moawm | 1 |" in written
+    assert (tmp_path / "out" / "study.png").stat().st_size > 10_000
+
+
+def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(small, tmp_path, monkeypatch, capsys):
+    run_study(tmp_path, monkeypatch, *TINY, "epochs=nonsense")
+    assert capsys.readouterr().out.count("FAILED") == 2
+    assert not list((tmp_path / "out").glob("*/*/*"))
+
+
+def make_runs(*returns):
+    return [
+        {
+            "step_0": {"step_count": 10, "return": [value - 1.0]},
+            "step_1": {"step_count": 20, "return": [value]},
+            "absolute_metrics": {"return": [value]},
+        }
+        for value in returns
+    ]
+
+
+def test_statistics_by_hand():
+    assert study_report.interval(np.array([1.0, 2.0, 3.0, 100.0]))[0] == pytest.approx(2.5)
+    point, low, high = study_report.interval(np.array([4.0, 4.0, 4.0]))
+    assert point == low == high == 4.0
+    runs = {"moawm": make_runs(2.0, 3.0), "mappo": make_runs(1.0, 2.0)}
+    # of the four pairs three are won and one is a draw
+    assert study_report.improvement(runs, "moawm", "mappo").startswith("0.88 [")
+    frames, returns = study_report.curve(runs["mappo"])
+    assert frames.tolist() == [10, 20]
+    assert returns.tolist() == [[0.0, 1.0], [1.0, 2.0]]
+
+
+def test_the_aggregate_is_on_one_scale_per_task():
+    runs = {
+        "a": {"mappo": make_runs(0.0, 5.0), "moawm": make_runs(10.0, 10.0)},
+        "b": {"mappo": make_runs(-100.0, -100.0), "moawm": make_runs(-100.0, -300.0)},
+        "c": {"mappo": make_runs(1.0)},
+    }
+    head, _, mappo, moawm = study_report.aggregate(runs)
+    assert "a, b (2 seeds)" in head
+    assert mappo.startswith("- `mappo`: 0.75 [")  # of 0, 1/2, 1, 1 the middle two
+    assert moawm.startswith("- `moawm`: 1.00 [")  # of 0, 1, 1, 1
+
+
+def test_without_results_it_says_what_to_do(tmp_path):
+    with pytest.raises(SystemExit, match=r"study.py run"):
+        study_report.write_report(tmp_path)
+
+
+def test_the_schema_is_that_of_marl_eval(small, tmp_path, monkeypatch):
+    run_study(tmp_path, monkeypatch, *TINY)
+    file = tmp_path / "out" / "navigation" / "mappo" / "seed_0.json"
+    run = json.loads(file.read_text())["vmas"]["navigation"]["mappo"]["seed_0"]
+    steps = [key for key in run if key.startswith("step_")]
+    assert set(run) == {*steps, "absolute_metrics"}
+    assert all(run[key]["elapsed_time"] > 0 for key in steps)
+    assert all(len(v) == 1 for k, v in run["step_0"].items() if not k.endswith(("count", "time")))
