@@ -1,4 +1,4 @@
-"""The table of a cost run: ``python benchmarks/cost/report.py cost.json > benchmarks/cost/cost.md``."""
+"""The table of a cost run: ``python benchmarks/cost/report.py cost.json > cost.md``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def main(path: str) -> None:
     report = json.loads(Path(path).read_text())
     processor = report["machine_info"]["cpu"]
     print(
-        "# Cost\n\nMade by `benchmarks/cost` (see [README.md](../README.md#what-the-losses-cost)): medians,"
+        "# Cost\n\nMade by `benchmarks/cost` (see [README.md](../README.md#what-the-losses-cost)):"
     )
-    print("forward and backward, both sides interleaved in one run.")
+    print("medians, forward and backward, both sides interleaved in one run.")
     print(f"{processor.get('brand_raw', 'processor')}, {processor.get('count')} cores; ", end="")
     print(f"torch {torch.__version__}, torchrl {torchrl.__version__}, ", end="")
     print(f"tensordict {tensordict.__version__}; {report['datetime'][:10]}.\n")

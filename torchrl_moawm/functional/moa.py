@@ -46,7 +46,8 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
     check_floating(logits=logits)
     check_integer(others_actions=others_actions)
     check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
-    return _CrossEntropy.apply(logits, others_actions.long())[0]
+    outputs: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, others_actions.long())  # type: ignore[no-untyped-call]
+    return outputs[0]
 
 
 class _CrossEntropy(torch.autograd.Function):
