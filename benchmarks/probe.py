@@ -1,0 +1,159 @@
+"""What a trained latent and world model know: linear probes, and open-loop prediction.
+
+    python benchmarks/probe.py outputs/moawm/vmas/navigation/seed0-...
+
+*Probe*: ridge regression from z to what the others observe, by block of features, on episodes that
+it was not fitted to; beside the same probe on the agent's own observation, and on as many random
+features of all that the student reads. *Open loop*: the world model fed with its own predictions
+and the actions that were taken, over copying the observation it started from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from algorithms import make_algorithm
+from omegaconf import OmegaConf
+from quality import skill
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType
+from train import make_env, play
+
+from torchrl_moawm.functional import gather_others
+
+HORIZONS = (1, 5, 10)
+
+
+def linear_probe(features: Tensor, target: Tensor, test: Tensor, penalty: float = 1e-3) -> Tensor:
+    """Explained variance of ridge regression, on samples it was not fitted to.
+
+    Args:
+        features: ``[S, F]``.
+        target: ``[S, D]``.
+        test: True ``[S]`` for the samples that are held out.
+        penalty: Of the squared weights, per sample, on standardised features.
+
+    Returns:
+        ``1 - SSE / SST`` per target ``[D]``, against the mean of the fitted samples.
+    """
+    features, target = features.double(), target.double()
+    mean, std = features[~test].mean(0), features[~test].std(0).clamp_min(1e-8)
+    x = (features - mean) / std
+    centre = target[~test].mean(0)
+    fitted, wanted = x[~test], target[~test] - centre
+    gram = fitted.T @ fitted + penalty * len(fitted) * torch.eye(x.shape[-1], dtype=x.dtype)
+    weights = torch.linalg.solve(gram, fitted.T @ wanted)
+    rest = target[test] - centre
+    error = (rest - x[test] @ weights).square().sum(0)
+    return 1.0 - error / rest.square().sum(0)
+
+
+def probe(
+    batch: TensorDictBase, group: str, blocks: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """Probes of ``[E, T]`` data, by block: ``{block: {features: R^2}}``; half of E is held out."""
+    agents = batch[group]
+    observation, z = agents["observation"], agents["latent_loc"]
+    others = gather_others(observation, agent_dim=2).flatten(0, 2)  # [E T N, N - 1, D]
+    test = torch.arange(len(batch)) >= len(batch) // 2
+    test = test[:, None, None].expand(observation.shape[:3]).flatten()
+    read = [observation, agents["previous_observation"]]
+    previous = agents["previous_action"].unsqueeze(2).expand(-1, -1, z.shape[2], -1, -1)
+    read = torch.cat([*read, previous.flatten(3)], -1)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(read.shape[-1], z.shape[-1], generator=generator)
+    sources = {
+        "z": z,
+        "own observation": observation,
+        "own observation and z": torch.cat([observation, z], -1),
+        "random features": (read @ weights / read.shape[-1] ** 0.5).tanh(),
+    }
+    return {
+        block: {
+            name: float(
+                linear_probe(source.flatten(0, 2), others[..., start:stop].flatten(1), test).mean()
+            )
+            for name, source in sources.items()
+        }
+        for block, (start, stop) in blocks.items()
+    }
+
+
+@torch.no_grad()
+def open_loop(
+    world_model: TensorDictModuleBase,
+    batch: TensorDictBase,
+    group: str,
+    blocks: Mapping[str, Sequence[int]],
+    horizons: Sequence[int] = HORIZONS,
+) -> dict[str, dict[str, float]]:
+    """Skill over copying o_t after k steps, by block: ``{block: {k: skill}}``.
+
+    Args:
+        world_model: Predicts ``predicted_observation`` from ``observation`` and ``action``.
+        batch: ``[E, T]``, with ``("next", "done")`` at the ends of episodes.
+        group: The agents.
+        blocks: Ranges of features.
+        horizons: The k.
+    """
+    observation, action = batch[group, "observation"], batch[group, "action"]
+    after, done = batch["next", group, "observation"], batch["next", "done"].squeeze(-1)
+    steps = batch.shape[1]
+    figures: dict[str, dict[str, float]] = {block: {} for block in blocks}
+    predicted, whole = observation, torch.ones_like(done)
+    for k in range(1, max(horizons) + 1):
+        starts = steps - k + 1  # those from which k steps lie within the batch
+        data = batch[:, :starts].select((group, "action")).copy()
+        data[group, "observation"] = predicted[:, :starts]
+        data[group, "action"] = action[:, k - 1 :]
+        predicted = world_model(data)[group, "predicted_observation"]
+        if k > 1:  # no episode has ended on the way
+            whole = whole[:, :starts] & ~done[:, k - 2 : k - 2 + starts]
+        if k in horizons:
+            error = (predicted - after[:, k - 1 :])[whole].square()
+            still = (observation[:, :starts] - after[:, k - 1 :])[whole].square()
+            for block, (start, stop) in blocks.items():
+                reference = still[..., start:stop].sum()
+                figures[block][str(k)] = skill(error[..., start:stop].sum(), reference)
+    return figures
+
+
+def main() -> None:
+    """Loads a run, plays fresh episodes, prints both tables and writes ``probe.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="of runs of train.py")
+    parser.add_argument("--envs", type=int, default=100, help="episodes, half of them held out")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        config = OmegaConf.create(saved["config"])
+        env = make_env(config, num_envs=arguments.envs, seed=config.seed + 2_000_000)
+        algorithm = make_algorithm(config, env)
+        algorithm.loss_module.load_state_dict(saved["loss_module"])
+        system = algorithm.system
+        if system is None or len(system.groups) > 1:
+            parser.error(f"{folder}: needs a run of moawm with one group of agents.")
+        blocks = OmegaConf.to_container(config.task.blocks)
+        batch = play(config, algorithm, env, ExplorationType.RANDOM)
+        group = next(iter(system.groups))
+        tables = {
+            "probe": probe(batch, group, blocks),
+            "open_loop": open_loop(system.world_model, batch, group, blocks),
+        }
+        (folder / "probe.json").write_text(json.dumps(tables, indent=2) + "\n")
+        for title, table in tables.items():
+            columns = list(next(iter(table.values())))
+            print(f"\n{folder}: {title}\n\n| block | {' | '.join(columns)} |")
+            print("|---" * (len(columns) + 1) + "|")
+            for block, row in table.items():
+                print(f"| {block} | {' | '.join(f'{x:.3f}' for x in row.values())} |")
+
+
+if __name__ == "__main__":
+    main()
