@@ -85,4 +85,8 @@ def test_ci_runs_the_command_of_the_readme(tmp_path):
 
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)]+)\)", README))
 def test_a_link_leads_somewhere(target):
-    assert (ROOT / target).exists()
+    file, _, heading = target.partition("#")
+    assert (ROOT / file).exists()
+    lines = (ROOT / file).read_text().splitlines() if heading else []
+    anchors = {line.lstrip("# ").lower().replace(" ", "-") for line in lines if line[:1] == "#"}
+    assert not heading or heading in anchors

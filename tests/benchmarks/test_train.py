@@ -167,7 +167,7 @@ def test_the_oracle_reads_what_everybody_sees():
 
 def test_an_algorithm_that_does_not_exist():
     with pytest.raises(ValueError, match=r"Unknown algorithm 'qmix'; there are \['moawm'"):
-        make_algorithm(OmegaConf.create({"algorithm": {"name": "qmix"}}), env=None)
+        make_algorithm(OmegaConf.create({"algorithm": {"kind": "qmix"}}), env=None)
 
 
 def test_the_return_is_that_of_finished_episodes():
