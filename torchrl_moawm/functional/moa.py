@@ -46,8 +46,9 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
     check_floating(logits=logits)
     check_integer(others_actions=others_actions)
     check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
-    outputs: tuple[Tensor, Tensor] = _CrossEntropy.apply(logits, others_actions.long())  # type: ignore[no-untyped-call]
-    return outputs[0]
+    apply: Any = _CrossEntropy.apply  # torch gives it no types
+    loss: Tensor = apply(logits, others_actions.long())[0]
+    return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
