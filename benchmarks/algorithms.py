@@ -60,6 +60,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),
+        shared_value=task.shared_value,
         **{key: task[key] for key in shared},
         **{key: algorithm[key] for key in own},
     )
@@ -134,7 +135,11 @@ def actor_and_critic(
         actor[0].module.eye = Everybody()
     others = [read_team(env, other) for other in groups_of(env) if other != group]
     critic = make_critic(
-        n_agents=team.n_agents, obs_dim=team.obs_dim, other_groups=others, **common
+        n_agents=team.n_agents,
+        obs_dim=team.obs_dim,
+        other_groups=others,
+        shared_value=config.task.shared_value,
+        **common,
     )
     return actor.to(env.device), critic.to(env.device)
 

@@ -201,6 +201,7 @@ def make_group_system(
     num_cells: Sequence[int],
     recurrent: bool,
     moa_head: Literal["slots", "pairwise"],
+    shared_value: bool,
 ) -> GroupSystem:
     """The default networks of a group that is among the teams."""
     team = teams[group]
@@ -213,7 +214,7 @@ def make_group_system(
     actor = make_actor(obs_dim=team.obs_dim, **actor_settings(env, group), **z, **common)
     parts: dict[str, Any] = {
         "actor": actor,
-        "critic": make_critic(other_groups=others, **z, **seen),
+        "critic": make_critic(other_groups=others, shared_value=shared_value, **z, **seen),
         "world_model": make_world_model(**everybody),
         "student": make_student(recurrent=recurrent, **z, **everybody),
         "teacher": make_teacher(**z, **everybody),

@@ -95,6 +95,7 @@ class MOAWM:
         num_cells: Sequence[int] = (128, 128),
         recurrent: bool = False,
         moa_head: Literal["slots", "pairwise"] = "slots",
+        shared_value: bool = False,
         **settings: Any,
     ) -> MOAWM:
         """Builds networks and losses from the specs of an environment.
@@ -114,6 +115,8 @@ class MOAWM:
                 (:class:`~torchrl_moawm.modules.AgentGRU`). Minibatches are then sequences
                 ``[*B, T]``.
             moa_head: Of the models of the others, see ``make_moa_network``.
+            shared_value: Whether the agents of a group have one value in common, see
+                ``make_critic``.
             **settings: Coefficients of the losses, as :class:`GroupSystem` names them.
 
         Returns:
@@ -130,6 +133,7 @@ class MOAWM:
             "num_cells": num_cells,
             "recurrent": recurrent,
             "moa_head": moa_head,
+            "shared_value": shared_value,
         }
         system = cls(
             {

@@ -15,9 +15,11 @@ import time
 import pytest
 import torch
 from by_hand import ByHand
+from tensordict.nn import TensorDictModule
 from torch.nn.functional import cross_entropy
 from torchrl.envs import RewardSum, StepCounter, TransformedEnv, VmasEnv
-from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives import ACTLoss, ClipPPOLoss
+from torchrl.objectives import WorldModelLoss as TorchRLWorldModelLoss
 from torchrl.objectives.multiagent import MAPPOLoss
 
 from torchrl_moawm import MOAWM, PreviousStep
@@ -131,6 +133,70 @@ def test_value_over_torchrl_critic_loss(benchmark, size, threads):
         benchmark,
         lambda: total(loss(batch)).backward(),
         lambda: theirs.loss_critic(batch)[0].mean().backward(),
+        target=None,
+    )
+
+
+@pytest.mark.parametrize("size", [256, 4096])
+def test_world_model_over_torchrl_world_model_loss(benchmark, size, threads):
+    """Theirs with our network; the mean over features where ours sums, and no masks."""
+    system, batch = make_system(), team_batch(size)
+    predicted = ("agents", "predicted_observation")
+    network = TensorDictModule(
+        system.world_model.module,
+        system.world_model.in_keys,
+        [predicted, ("next", "agents", "reward")],
+    )
+    theirs = TorchRLWorldModelLoss(network, losses=["reward", "latent"])
+    theirs.set_keys(
+        reward=("agents", "reward"),
+        true_reward=("agents", "true_reward"),
+        predicted_latent=predicted,
+        target_latent=("next", "agents", "observation"),
+    )
+    loss = part(system, "world_model")
+    torch.testing.assert_close(loss(batch)["loss_reward"], theirs(batch)["loss_reward"])
+    torch.testing.assert_close(loss(batch)["loss_obs"] / OBS, theirs(batch)["loss_latent"])
+    compare(
+        benchmark,
+        lambda: total(loss(batch)).backward(),
+        lambda: total(theirs(batch)).backward(),
+        target=None,
+    )
+
+
+class Chunk(torch.nn.Module):
+    """The teacher as ``ACTLoss`` wants a network: prediction, mean, logarithm of the variance."""
+
+    def __init__(self, teacher):
+        super().__init__()
+        self.encoder, self.decoder = teacher[0].module, teacher[2].module
+
+    def forward(self, observation, action):
+        """``[*B, N, 1, F]``, ``[*B, N, Z]`` twice."""
+        loc, scale, _ = self.encoder(observation, action)
+        z = loc + scale * torch.randn_like(loc)
+        return self.decoder(z).unsqueeze(-2), loc, 2 * scale.log()
+
+
+@pytest.mark.parametrize("size", [256, 4096])
+def test_teacher_vae_over_torchrl_act_loss(benchmark, size, threads):
+    """Theirs with our teacher: an absolute error, no logs of what z carries, no masks."""
+    system, batch = make_system(), team_batch(size)
+    with torch.no_grad():
+        target = system.teacher(batch.copy())["agents", "teacher_feature"].unsqueeze(-2)
+    keys = ["observation", "action_chunk"]
+    network = TensorDictModule(Chunk(system.teacher), keys, ["action_pred", "mu", "log_var"])
+    theirs = ACTLoss(network)
+    theirs.set_keys(observation=("agents", "observation"), action_chunk=("agents", "chunk"))
+    seen = batch.copy().set(("agents", "chunk"), target)
+    encode = network.module.forward
+    network.module.forward = lambda o, chunk: encode(o, batch["agents", "action"])
+    loss = part(system, "teacher_vae")
+    compare(
+        benchmark,
+        lambda: total(loss(batch)).backward(),
+        lambda: theirs(seen)["loss_act"].backward(),
         target=None,
     )
 

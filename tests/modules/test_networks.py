@@ -35,7 +35,7 @@ from torchrl_moawm.testing import make_batch
 
 N, OBS, Z, A, D = 3, 5, 3, 4, 2  # the defaults of make_batch
 ACTION_TYPES = ("categorical", "one-hot", "continuous")
-NETWORKS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
+NETWORKS = ("actor", "critic", "shared critic", "moa_network", "world_model", "student", "teacher")
 
 
 def make_network(name, action_type):
@@ -47,6 +47,7 @@ def make_network(name, action_type):
             obs_dim=OBS, latent_dim=Z, one_hot=action_type == "one-hot", **action, **group
         ),
         "critic": lambda: make_critic(latent_dim=Z, **team, **group),
+        "shared critic": lambda: make_critic(latent_dim=Z, shared_value=True, **team, **group),
         "moa_network": lambda: make_moa_network(**team, **action, **group),
         "world_model": lambda: make_world_model(**team, **action, **group),
         "student": lambda: make_student(latent_dim=Z, **team, **action, **group),
@@ -218,7 +219,9 @@ def test_untrained_actor_and_critic_ignore_the_latent():
     latent = batch["agents", "latent"].requires_grad_()
     actor = make_actor(obs_dim=OBS, latent_dim=Z, action_dim=D)
     critic = make_critic(n_agents=N, obs_dim=OBS, latent_dim=Z)
-    for network, name in ((actor[0], "loc"), (critic, "state_value")):
+    shared = make_critic(n_agents=N, obs_dim=OBS, latent_dim=Z, shared_value=True)
+    networks = ((actor[0], "loc"), (critic, "state_value"), (shared, "state_value"))
+    for network, name in networks:
         out = network(inputs_of(network, batch))["agents", name].sum()
         (gradient,) = torch.autograd.grad(out, latent, retain_graph=True)
         assert not gradient.any()
@@ -227,6 +230,18 @@ def test_untrained_actor_and_critic_ignore_the_latent():
         width = OBS + Z
         of_latent = first.grad.unflatten(-1, (-1, width))[..., OBS:]
         assert (of_latent != 0).any((0, -1)).all()
+
+
+def test_a_shared_value_is_one_for_the_team_from_the_agents_in_their_order():
+    batch = make_batch((4,))
+    network = make_network("shared critic", "categorical")
+    agents = batch["agents"]
+    joint = torch.cat([agents["observation"], agents["latent"]], -1).flatten(-2)
+    found = seen_by_mlp(network, batch)
+    assert torch.equal(found, joint)  # one row for the team, not one per agent
+    value = outputs_of(network, batch)["agents", "state_value"]
+    assert value.shape == (4, N, 1)
+    assert torch.equal(value, value[:, :1].expand(4, N, 1))
 
 
 # ----------------------------------------------------------------- sampler, head, actor

@@ -52,12 +52,22 @@ class ActorNet(nn.Module):
 
 
 class CentralisedCritic(nn.Module):
-    """One value per agent from what all agents see (and from their latents), its own first."""
+    """One value per agent from what all agents see (and from their latents), its own first.
+
+    With ``shared_value`` one value for the team, from the agents in their order: one row through
+    the layers instead of N.
+    """
 
     def __init__(
-        self, team: Team, other_groups: Sequence[Team], latent_dim: int, num_cells: Sequence[int]
+        self,
+        team: Team,
+        other_groups: Sequence[Team],
+        latent_dim: int,
+        num_cells: Sequence[int],
+        shared_value: bool,
     ) -> None:
         super().__init__()
+        self.shared_value = shared_value
         teams = (team, *other_groups)
         eyes = [Eye(other.obs_dim, other.n_agents) for other in teams]
         self.eyes = nn.ModuleList(eyes)
@@ -76,7 +86,10 @@ class CentralisedCritic(nn.Module):
         eyes = list(self.eyes)
         own = torch.cat([eyes[0](observation), *latent], -1)
         seen = [eye(entry) for eye, entry in zip(eyes[1:], others, strict=True)]
-        return self.net(everybody(own, *seen))
+        if not self.shared_value:
+            return self.net(everybody(own, *seen))
+        value = self.net(torch.cat([x.flatten(-2) for x in (own, *seen)], -1))  # [*B, 1]
+        return value.unsqueeze(-2).expand(*own.shape[:-1], 1)
 
 
 class FreshLogProb(TensorDictModuleBase):
@@ -189,6 +202,7 @@ def make_critic(
     group: NestedKey = "agents",
     other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
+    shared_value: bool = False,
 ) -> TensorDictModule:
     """A centralised critic ``V(s_t, z_t)``: all observations and the latents of the group.
 
@@ -199,6 +213,8 @@ def make_critic(
         group: Where the entries are.
         other_groups: Groups whose observations it reads as well (at training time only).
         num_cells: Widths of the hidden layers.
+        shared_value: Whether the agents have one value in common, as TorchRL's centralised
+            ``MultiAgentMLP`` gives: at an N-th of the cost, for rewards that the team shares.
 
     Returns:
         A module that writes ``state_value`` ``[*B, N, 1]``.
@@ -206,7 +222,7 @@ def make_critic(
     names = ["observation", *(["latent"] if latent_dim else [])]
     team = Team(group, n_agents, obs_dim, action_dim=0)
     return TensorDictModule(
-        CentralisedCritic(team, other_groups, latent_dim, num_cells),
+        CentralisedCritic(team, other_groups, latent_dim, num_cells, shared_value),
         [*((group, name) for name in names), *((h.group, "observation") for h in other_groups)],
         [(group, "state_value")],
     )
