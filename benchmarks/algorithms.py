@@ -55,7 +55,8 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The whole framework."""
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
-    of_training = ("name", "kind", "control", "auxiliary_epochs", "auxiliary_lr", "sequence_length")
+    of_training = ("name", "kind", "control", "sequence_length", "student_lr")
+    of_training += ("auxiliary_epochs", "auxiliary_lr")
     own = [key for key in algorithm if key not in of_training]
     system = MOAWM.from_env(
         env,

@@ -4,8 +4,8 @@
     python benchmarks/study.py report
 
 A run that is done is skipped, so a study can be stopped and taken up again. Each leaves one JSON in
-the schema of marl-eval under ``--out``; the report (an extra: ``pip install -e '.[study]'``) needs
-nothing else.
+the schema of marl-eval under ``--out``, and one of ``probe.py`` where there are models; the report
+(an extra: ``pip install -e '.[study]'``) needs nothing else.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Run(NamedTuple):
         """Where its result is."""
         return out / self.task / self.algorithm / f"seed_{self.seed}.json"
 
+    def probe(self, out: Path) -> Path:
+        """Where the probes of its z and its world model are."""
+        return out / self.task / self.algorithm / f"probe_{self.seed}.json"
+
 
 def grid(stages: list[str]) -> Iterator[Run]:
     """Every run, seed after seed."""
@@ -73,13 +77,18 @@ def train(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        if not code and run.algorithm.startswith("moawm"):  # what its z and world model know
+            probe = [sys.executable, str(HERE / "probe.py"), str(folder)]
+            code = subprocess.call(probe, stdout=log, stderr=subprocess.STDOUT, env=environment)
     if code:
         print(f"FAILED  {run}: see {folder / 'log.txt'}", flush=True)
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    shutil.copy(folder / "run.json", partial)
-    partial.rename(file)
+    for made, kept in (("probe.json", run.probe(out)), ("run.json", file)):  # the latter is "done"
+        if (folder / made).exists():
+            partial = kept.with_suffix(".partial")
+            shutil.copy(folder / made, partial)
+            partial.rename(kept)
     print(f"done    {run}", flush=True)
 
 

@@ -80,20 +80,76 @@ def improvement(runs: dict[str, list[dict[str, Any]]], ours: str, theirs: str) -
     return f"{float(np.ravel(point['_'])[0]):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def curve(runs: list[dict[str, Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Frames, and returns ``[runs, steps]`` while training, at the steps that all runs have."""
-    common = set.intersection(
-        *(
-            {v["step_count"] for k, v in run.items() if k.startswith("step_") and "return" in v}
-            for run in runs
-        )
-    )
-    frames = sorted(common)
-    returns = []
-    for run in runs:
-        steps = {v["step_count"]: v for k, v in run.items() if k.startswith("step_")}
-        returns.append([steps[frame]["return"][0] for frame in frames])
-    return np.array(frames), np.array(returns)
+def curve(
+    runs: list[dict[str, Any]], name: str = "return"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Frames, and a figure ``[runs, steps]`` while training, at the steps that all runs have."""
+    steps = [
+        {v["step_count"]: v[name][0] for k, v in run.items() if k.startswith("step_") and name in v}
+        for run in runs
+    ]
+    frames = sorted(set.intersection(*map(set, steps)))
+    return np.array(frames), np.array([[one[frame] for frame in frames] for one in steps])
+
+
+def read_probes(folder: Path) -> Runs:
+    """Tables of ``probe.py`` by task and algorithm, in the order of their seeds."""
+    probes: Runs = {}
+    for file in sorted(folder.glob("*/*/probe_*.json")):
+        task, algorithm = file.parts[-3:-1]
+        table = json.loads(file.read_text())
+        probes.setdefault(task, {}).setdefault(algorithm, []).append(table)
+    return probes
+
+
+def probe_tables(probes: Runs) -> list[str]:
+    """What z and the world model know, by block of features: medians over seeds."""
+    titles = {
+        "probe": "Linear probe for what the **others** observe, explained variance on episodes it "
+        "was not fitted to, from:",
+        "open_loop": "World model on its own predictions, skill over copying o_t after steps:",
+    }
+    lines = []
+    for kind, title in titles.items():
+        first = next(iter(next(iter(probes.values())).values()))[0]
+        columns = list(next(iter(first[kind].values())))
+        lines += ["", title, "", f"| task | algorithm | block | {' | '.join(columns)} |"]
+        lines += ["|---" * (len(columns) + 3) + "|"]
+        for task, algorithms in probes.items():
+            for name, those in algorithms.items():
+                for block in those[0][kind]:
+                    cells = [np.median([one[kind][block][c] for one in those]) for c in columns]
+                    row = " | ".join(f"{cell:.2f}" for cell in cells)
+                    lines.append(f"| {task} | {name} ({len(those)}) | {block} | {row} |")
+    return lines
+
+
+PANELS = {
+    "moa_nll": "MOA on unseen data, nats",
+    "student_kl": "KL of the student to the teacher, nats",
+    "active_units": "active dimensions of z (of 16)",
+    "world_model_skill": "world model, skill over persistence",
+}
+
+
+def plot_models(runs: Runs, path: Path) -> None:
+    """Mean and range over seeds of the models' figures while training, of ``moawm``."""
+    tasks = [task for task, algorithms in runs.items() if "moawm" in algorithms]
+    figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4))
+    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for task in tasks:
+            frames, values = curve(runs[task]["moawm"], name)
+            (line,) = axis.plot(frames, values.mean(0), label=task)
+            low, high = values.min(0), values.max(0)
+            axis.fill_between(frames, low, high, color=line.get_color(), alpha=0.15)
+        axis.set(title=title, xlabel="frames")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.suptitle("Models of moawm while training: mean and range over seeds")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def plot(runs: Runs, path: Path) -> None:
@@ -172,10 +228,15 @@ def aggregate(runs: Runs) -> list[str]:
 
 
 def write_report(folder: Path) -> None:
-    """``study.md`` and ``study.png`` into the folder."""
+    """``study.md``, ``study.png`` and ``models.png`` into the folder."""
     runs = read(folder)
     if not runs:
         raise SystemExit(f"No results in {folder}: python benchmarks/study.py run")
     plot(runs, folder / "study.png")
-    (folder / "study.md").write_text(tables(runs))
+    text, probes = tables(runs), read_probes(folder)
+    if probes:
+        text += "\n".join(probe_tables(probes)) + "\n"
+    if any("moawm" in algorithms for algorithms in runs.values()):
+        plot_models(runs, folder / "models.png")
+    (folder / "study.md").write_text(text)
     print((folder / "study.md").read_text())

@@ -53,10 +53,16 @@ def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> E
     return env
 
 
-def learning_rate(config: DictConfig, network: str) -> float:
-    """Of the actors and the critics, or of the auxiliary networks."""
-    core = network.startswith(("actor", "critic"))
-    return config.lr if core else config.algorithm.auxiliary_lr
+def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
+    """Of the actors and the critics; of the auxiliary networks, falling to 0 over the run.
+
+    What actor and critic read, z, moves with the student. So the student is slower than the other
+    networks, and stands still in the end.
+    """
+    if network.startswith(("actor", "critic")):
+        return config.lr
+    name = "student_lr" if network.startswith("student") else "auxiliary_lr"
+    return config.algorithm[name] * max(1.0 - frames / config.total_frames, 0.0)
 
 
 class Watch(TrainerHookBase):
@@ -173,11 +179,16 @@ def make_trainer(
         names = ("advantage", "value_target", "state_value")
         return [key for key in batch.keys(True, True) if key[-1] in names]
 
+    def anneal(_: TensorDictBase) -> None:
+        for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
+            group["lr"] = learning_rate(config, name, trainer.collected_frames)
+
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
         batch = batch.select(*algorithm.loss_module.in_keys, *written(batch), strict=False)
         buffer.extend(batch.reshape(-1, length) if recurrent else batch)
 
+    trainer.register_op("batch_process", anneal)
     trainer.register_op("batch_process", store)
     trainer.register_op("pre_steps_log", team_return)
     trainer.register_op("pre_steps_log", watch)

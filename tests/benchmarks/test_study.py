@@ -35,7 +35,7 @@ def test_the_grid_goes_seed_by_seed_in_the_order_of_the_stages():
 def test_a_run_is_made_once_and_read_back(small, tmp_path, monkeypatch, capsys):
     run_study(tmp_path, monkeypatch, *TINY)
     done = sorted((tmp_path / "out").glob("*/*/*"))
-    assert [file.name for file in done] == ["seed_0.json", "seed_0.json"]
+    assert [file.name for file in done] == ["seed_0.json", "probe_0.json", "seed_0.json"]
     before = [file.stat().st_mtime_ns for file in done]
     capsys.readouterr()
     run_study(tmp_path, monkeypatch, *TINY)
@@ -50,7 +50,10 @@ def test_a_run_is_made_once_and_read_back(small, tmp_path, monkeypatch, capsys):
     study_report.write_report(tmp_path / "out")
     written = (tmp_path / "out" / "study.md").read_text()
     assert "| navigation | moawm | 1 |" in written
-    assert (tmp_path / "out" / "study.png").stat().st_size > 10_000
+    probe = json.loads(done[1].read_text())["probe"]["velocity"]
+    row = " | ".join(f"{probe[name]:.2f}" for name in ("z", "own observation"))
+    assert f"| navigation | moawm (1) | velocity | {row} |" in written
+    assert all((tmp_path / "out" / f"{n}.png").stat().st_size > 10_000 for n in ("study", "models"))
 
 
 def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(small, tmp_path, monkeypatch, capsys):
@@ -80,6 +83,15 @@ def test_statistics_by_hand():
     frames, returns = study_report.curve(runs["mappo"])
     assert frames.tolist() == [10, 20]
     assert returns.tolist() == [[0.0, 1.0], [1.0, 2.0]]
+
+
+def test_probes_are_medians_over_seeds():
+    def table(z):
+        return {"probe": {"goal": {"z": z}}, "open_loop": {"goal": {"1": 2.0 * z}}}
+
+    lines = study_report.probe_tables({"a": {"moawm": [table(z) for z in (0.1, 0.2, 0.9)]}})
+    assert "| a | moawm (3) | goal | 0.20 |" in lines
+    assert "| a | moawm (3) | goal | 0.40 |" in lines
 
 
 def test_the_aggregate_is_on_one_scale_per_task():
