@@ -20,7 +20,7 @@ from torch import nn
 from torch.distributions import Normal
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
-from train import first_return, make_env, make_trainer, play, team_return
+from train import first_return, learning_rate, make_env, make_trainer, play, team_return
 
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
@@ -131,6 +131,30 @@ def test_the_advantage_is_learned_from_as_it_was_computed(algorithm):
     made.loss_module(sample)
     assert torch.equal(sample["agents", "advantage"], before)
     trainer.collector.shutdown()
+
+
+def test_the_student_is_slow_and_stands_still_in_the_end():
+    config = configuration(*TINY, "total_frames=400", "lr=5e-3", "algorithm.auxiliary_lr=4e-3")
+    config.algorithm.student_lr = 2e-3
+    assert config.task.num_envs * config.task.max_steps == 200  # so there are two batches
+    env = make_env(config, 4, seed=0)
+    algorithm = make_algorithm(config, env)
+    logger = SimpleNamespace(log_scalar=lambda *_, **__: None)
+    trainer = make_trainer(config, algorithm, env, lambda _: None, logger)
+    rates = []
+
+    def note(*_):
+        groups = trainer.optimization_stepper.optimizer.param_groups
+        rates.append(dict(zip(algorithm.networks, (g["lr"] for g in groups), strict=True)))
+
+    trainer.register_op("pre_epoch_log", note)
+    trainer.register_op("post_optim_complete_log", note)
+    trainer.train()
+    names = ("actor", "critic", "student", "teacher")
+    first, last = ([rate[name] for name in names] for rate in (rates[0], rates[-1]))
+    assert first == pytest.approx([5e-3, 5e-3, 2e-3, 4e-3])
+    assert last == pytest.approx([5e-3, 5e-3, 1e-3, 2e-3])
+    assert learning_rate(config, "moa_network", 400) == 0.0
 
 
 @pytest.mark.parametrize("control", ["zero_latent", "frozen_encoder"])
