@@ -308,10 +308,13 @@ def clean(name: object, entry: Tensor, mask: Tensor | None, fill: bool = False) 
     """The entry as data: without gradient, filled where the mask is False.
 
     Raises:
-        ValueError: It is not finite where the mask is True, and values are checked.
+        ValueError: It is not finite where the mask is True, and values are checked; or the mask
+            is on another device or of another shape.
     """
     kept = entry.detach()
     if mask is not None:
+        if mask.device != entry.device:
+            raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
         kept = torch.where(expand_left(mask, entry.shape, name), kept, fill)
     check_finite(name, entry, kept)
     return kept

@@ -141,9 +141,10 @@ class ClipPPOValueLoss(MultiAgentLoss):
         """Compares V(s_t, z_t) under the current critic with the stored return."""
         valid = self._agent_mask(tensordict)
         value = self._value(tensordict)
-        target = self._data(tensordict, "value_target", valid)
+        target = self._get(tensordict, "value_target")
         check_same_shape(value=value, value_target=target)
         check_floating(value=value, value_target=target)
+        target = self._data(tensordict, "value_target", valid)
         if valid is not None:
             valid = expand_left(valid, value.shape, "the value")
         if self.value_norm is not None:
