@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from tests.faults.table import ALL, Refused, build, change, everywhere, put
-from tests.objectives.factory import A, D, N, Z, actor, make_moa, module, sequence, shaken
+from tests.objectives.factory import A, D, N, Z, module, sequence, shaken
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     MOALoss,
@@ -261,7 +261,8 @@ WRONG = {
     "mask of fewer agents": Refused(
         ALL,
         change((G, "mask"), lambda x: x[:, :2]),
-        "Expected a mask whose shape begins that of ..., got [4, 2]",
+        "Expected a mask whose shape begins that of ...[4, 2]...: one of the two is of another "
+        "batch or team",
     ),
     "mask with a trailing dimension": Refused(
         ALL,
@@ -363,7 +364,7 @@ WRONG = {
     "mask on another device": Refused(
         ALL,
         change((G, "mask"), lambda x: x.to("meta")),
-        "Expected the mask of ... on cpu, got meta",
+        "Expected ...mask... on ..., got ...meta",
     ),
 }
 REFUSED = CHECKED | WRONG
@@ -400,3 +401,114 @@ def test_refused(fault, name):
         loss(batch.clone())  # as it is, all is well
     with pytest.raises(row.error, match=row.pattern):
         loss(spoiled(row, loss, batch))
+
+
+@pytest.mark.parametrize(("fault", "name"), [case for case in CASES if case.values[0] in CHECKED])
+def test_values_are_not_looked_at_where_the_checks_are_off(fault, name):
+    """Then no such message comes, whatever becomes of the loss."""
+    row = CHECKED[fault]
+    loss, batch = subject(row, name)
+    with set_value_checks(False):
+        try:
+            loss(spoiled(row, loss, batch))
+        except (IndexError, RuntimeError) as error:  # torch's own, of an index out of range
+            assert "index" in str(error)
+
+
+def nan_at(*at):
+    batch = make_batch((4,))
+    batch[G, "latent"][at] = torch.nan
+    return batch
+
+
+def test_the_checks_can_be_switched_by_a_call_or_for_a_block():
+    loss, batch = build("value"), nan_at(0, 0)
+    with pytest.raises(ValueError, match="set_value_checks"):
+        loss(batch)
+    with set_value_checks(False):
+        assert loss(batch)["loss_value"].isnan()
+        with set_value_checks(True), pytest.raises(ValueError, match="set_value_checks"):
+            loss(batch)
+        assert loss(batch)["loss_value"].isnan()
+    try:
+        set_value_checks(False)
+        assert loss(batch)["loss_value"].isnan()
+    finally:
+        set_value_checks(True)
+    with pytest.raises(ValueError, match="set_value_checks"):
+        loss(batch)
+    with pytest.raises(ValueError, match="Expected mode to be one of True, False, got 'on'"):
+        set_value_checks("on")
+
+
+def test_a_sum_looks_at_each_entry_once_and_forgets_it(monkeypatch):
+    """And a spoiled batch after a good one, in the same memory, is still refused."""
+    loss, batch = build("total"), make_batch((4,))
+    sums = []
+    real = torch.Tensor.sum
+    monkeypatch.setattr(
+        torch.Tensor, "sum", lambda x, *args, **kw: sums.append(x) or real(x, *args, **kw)
+    )
+    loss(batch)
+    looked = [x.data_ptr() for x in sums]
+    for name in ("observation", "previous_observation", "latent"):
+        assert looked.count(batch[G, name].data_ptr()) == 1, name
+    for part in ("value", "policy"):
+        loss[part](batch)
+    batch[G, "latent"][2, 1] = torch.nan
+    with pytest.raises(ValueError, match=r"latent'\) has 3 of 36 .*the first is at \[2, 1, 0\]"):
+        loss(batch)
+    with pytest.raises(ValueError, match=r"latent'\) has 3 of 36"):
+        loss["value"](batch)
+
+
+def test_large_finite_numbers_whose_sum_overflows_are_no_fault():
+    batch = make_batch((4,))
+    batch["next", G, "reward"] = torch.full((4, 3, 1), 1e38)
+    with set_value_checks(False):
+        expected = build("world_model")
+    assert torch.isfinite(expected(batch)["loss_obs"])
+
+
+# ------------------------------------------------------------------ construction, assignment
+
+COEFFICIENTS = [
+    ("moa", "moa_coeff"),
+    ("world_model", "obs_coeff"),
+    ("world_model", "reward_coeff"),
+    ("cvae", "kl_coeff"),
+    ("vae", "kl_coeff"),
+    ("value", "critic_coeff"),
+    ("value", "clip_value"),
+    ("policy", "clip_epsilon"),
+    ("policy", "entropy_coeff"),
+    ("moawm", "moa_coeff"),
+    ("moawm", "obs_coeff"),
+    ("moawm", "reward_coeff"),
+    ("moawm", "cvae_coeff"),
+]
+BAD = (-0.1, torch.nan, torch.inf)
+AS_GIVEN = [
+    pytest.param(name, coeff, bad, id=f"refused: weight or clip range {bad}: {name} {coeff}")
+    for name, coeff in COEFFICIENTS
+    for bad in BAD
+]
+
+
+@pytest.mark.parametrize(("name", "coeff", "bad"), AS_GIVEN)
+def test_a_weight_or_clip_range_is_refused_when_given_and_when_assigned(name, coeff, bad):
+    message = f"Expected {coeff} to be finite and at least 0, got {bad}"
+    with pytest.raises(ValueError, match=message):
+        build(name, **{coeff: bad})
+    loss = build(name)
+    before = float(getattr(loss, coeff))
+    for value in (bad, torch.tensor(bad)):
+        with pytest.raises(ValueError, match=f"Expected {coeff} to be finite"):
+            setattr(loss, coeff, value)
+    assert float(getattr(loss, coeff)) == before
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_the_weight_of_a_term_of_a_sum_is_refused_too(bad):
+    with pytest.raises(ValueError, match="Expected loss_value_coeff to be finite"):
+        build("total", coeffs={"loss_value": bad})

@@ -274,6 +274,8 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """And of two masks that begin with the same dimensions; ``None`` is all True."""
     if first is None or second is None:
         return second if first is None else first
+    if first.device != second.device:
+        raise ValueError(f"Expected masks on one device, got {first.device} and {second.device}.")
     if first.ndim < second.ndim:
         first, second = second, first
     return first & expand_left(second, first.shape, "another mask")
