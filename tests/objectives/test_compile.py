@@ -120,14 +120,13 @@ def test_compiled_under_autocast(name, generator):
         assert_same_as_eager(loss, compiled, batch, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_values_are_not_looked_at_in_compiled_code(bad, generator):
+def test_values_are_not_looked_at_in_compiled_code(generator):
     torch._dynamo.reset()
     loss, batch = LOSSES["value"](), make_batch((7,), generator=generator)
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     compiled(batch)
-    batch["agents", "value_target"][1, 1] = bad
-    assert not compiled(batch)["loss_value"].isfinite()
+    batch["agents", "value_target"][1, 1] = torch.nan
+    assert compiled(batch)["loss_value"].isnan()
     with pytest.raises(ValueError, match="NaN or infinite"):
         loss(batch)
 
