@@ -70,8 +70,8 @@ class Spread(nn.Module):
         return loc, torch.full_like(loc, self.scale)
 
 
-def of_scale(scale):
-    """The losses with Gaussians of this standard deviation."""
+def of_scale(scale, stored=False):
+    """The losses with Gaussians of this standard deviation; the feature may be in the batch."""
 
     def network(prefix, feature):
         names = [prefix + x for x in ("loc", "scale", "latent")]
@@ -80,7 +80,7 @@ def of_scale(scale):
         keys = [(G, name) for name in names]
         return sequence(
             module(Spread((Z,), scale), ["observation"], names[:2]),
-            module(nn.Identity(), ["observation"], [feature]),
+            *([] if stored else [module(nn.Identity(), ["observation"], [feature])]),
             GaussianSampler(*keys, (G, "latent_noise")),
             module(nn.Linear(Z, 5), names[2:], [written]),
         )
@@ -134,6 +134,12 @@ CHECKED |= {
         ("moa",),
         change((G, "action"), lambda x: torch.randn(*x.shape, A)),
         "('agents', 'action') has ... elements (rows) that are not one-hot",
+    ),
+    "NaN or inf in agents.feature": Refused(
+        ("cvae",),
+        (put((G, "feature"), torch.nan), put((G, "feature"), torch.inf)),
+        f"('agents', 'feature') {NOT_FINITE}",
+        make=of_scale(1.0, stored=True),
     ),
     "negative scale": Refused(
         ("moa", "cvae", "vae"),
