@@ -11,6 +11,7 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_mask, check_shape
+from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_scale
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,
@@ -21,6 +22,7 @@ from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
     both,
+    clean,
     expand_left,
     require,
     zero_behind,
@@ -172,6 +174,7 @@ class MOALoss(MultiAgentLoss):
             outputs = self.moa_network(inputs)
             loc = require(outputs, self._key("moa_loc"), "moa_network")
             scale = require(outputs, self._key("moa_scale"), "moa_network")
+            check_scale(self._key("moa_scale"), scale)
             target, valid = self._pairs(tensordict, loc.shape[:-1])
             nll = diagonal_gaussian_nll(loc, scale, target)
         return TensorDict({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
@@ -181,13 +184,17 @@ class MOALoss(MultiAgentLoss):
     ) -> tuple[Tensor, Tensor | None]:
         """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of all pairs, by their shape."""
         agent_dim = len(shape) - 2
-        action = self._get(tensordict, "action")
+        name, action = self._key("action"), self._get(tensordict, "action")
+        theirs = self._agent_mask(tensordict, "target_mask")
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
+            rows = action.shape[:-1]
+            check_one_hot(name, action, None if theirs is None else expand_left(theirs, rows, name))
             action = action.argmax(-1)
         mine = both(self._agent_mask(tensordict), self._previous_mask(tensordict))
-        theirs = self._agent_mask(tensordict, "target_mask")
-        action = zero_behind(theirs, action, "action")
+        action = clean(name, action, theirs)
+        if n_actions is not None:
+            check_index(name, action, n_actions)
         target = self._spread(action, agent_dim, shape[agent_dim])
         expected = (*shape, *target.shape[len(shape) :])
         check_shape("the others' action", target, expected, "as moa_network predicts them")
@@ -213,8 +220,13 @@ class MOALoss(MultiAgentLoss):
         """The logits, least where the other's action mask forbids the action."""
         if mask is None:
             return logits
-        check_mask(**{str(self._key("action_mask")): mask})
+        name, action = self._key("action_mask"), self._get(tensordict, "action")
+        check_mask(**{str(name): mask})
         agent_dim = logits.ndim - 3
+        theirs = self._agent_mask(tensordict, "target_mask")
+        index = action.argmax(-1) if action.ndim == mask.ndim else action
+        mask = clean(name, mask, theirs, fill=True)
+        check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
         mask = mask | ~mask.any(-1, keepdim=True)  # nothing allowed says nothing
         mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
         check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")
