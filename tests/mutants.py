@@ -1,0 +1,184 @@
+"""Which small bugs in the losses would no test notice?
+
+``python tests/mutants.py [WORDS] [--processes N] [--write]``
+
+Every mutant of ``mutants.toml`` is one replacement in the source of a function. Each is applied to
+a copy of the package, and must be killed: by its own tests, or else by those of all losses. WORDS
+chooses the mutants whose name holds them. ``--write`` keeps the table ``mutants.md``.
+
+A mutant whose text does not stand in its function exactly once is stale, and an error. So is one
+that survives, unless it is marked as ``equivalent`` with the reason; and one so marked that dies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST, TABLE = ROOT / "tests" / "mutants.toml", ROOT / "tests" / "mutants.md"
+ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties")
+COPIED = ("torchrl_moawm", "tests", "pyproject.toml")
+SECONDS = 900
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One replacement, and the tests that should notice it."""
+
+    name: str
+    where: str  # file:function or file:Class.method, below the package
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    equivalent: str = ""
+
+    @property
+    def path(self) -> Path:
+        return Path("torchrl_moawm") / self.where.split(":")[0]
+
+    def applied(self, source: str) -> str:
+        """The source of the file with the mutant in it."""
+        spans = code_spans(source, self.where.split(":")[1])
+        hits = [
+            start + match.start()
+            for start, stop in spans
+            for match in re.finditer(re.escape(self.old), source[start:stop])
+        ]
+        if len(hits) != 1:
+            raise ValueError(f"{self.name!r} is stale: found {len(hits)} times in {self.where}.")
+        mutated = source[: hits[0]] + self.new + source[hits[0] + len(self.old) :]
+        ast.parse(mutated)
+        return mutated
+
+
+def code_spans(source: str, qualified: str) -> list[tuple[int, int]]:
+    """Where the code of a function or class stands, without its docstring."""
+    node: ast.AST = ast.parse(source)
+    for name in qualified.split("."):
+        body = getattr(node, "body", [])
+        found = [child for child in body if getattr(child, "name", None) == name]
+        if not found:
+            raise ValueError(f"There is no {qualified} any more.")
+        node = found[0]
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    first, last = starts[node.lineno - 1], starts[node.end_lineno]
+    if ast.get_docstring(node) is None:
+        return [(first, last)]
+    docstring = node.body[0]
+    return [(first, starts[docstring.lineno - 1]), (starts[docstring.end_lineno], last)]
+
+
+def mutants() -> list[Mutant]:
+    """Those of the list."""
+    rows = tomllib.loads(LIST.read_text())["mutant"]
+    found = [Mutant(**{**row, "tests": tuple(row["tests"])}) for row in rows]
+    names = [mutant.name for mutant in found]
+    if len(set(names)) < len(names):
+        raise ValueError("Two mutants have one name.")
+    return found
+
+
+def failure(tests: Sequence[str], mutant: Mutant | None = None) -> str | None:
+    """The first test that fails on a copy of the package, ``None`` where all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(
+                    ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__")
+                )
+            else:
+                shutil.copy(ROOT / name, folder)
+        if mutant is not None:
+            file = Path(folder, mutant.path)
+            file.write_text(mutant.applied(file.read_text()))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                command, cwd=folder, env=environment, capture_output=True, text=True,
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired:
+            return "no end"
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^FAILED (\S+?)( - |$)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        raise RuntimeError(f"{mutant}: no test ran.\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    return failed[1]
+
+
+def killer(mutant: Mutant) -> str | None:
+    """The test that notices the mutant."""
+    own = failure(mutant.tests, mutant)
+    return own if own is not None else failure(ALL_TESTS, mutant)
+
+
+def table(killed_by: dict[Mutant, str | None]) -> str:
+    """All mutants in Markdown."""
+
+    def code(text: str) -> str:
+        return "`` " + " ".join(text.split()).replace("|", "\\|") + " ``" if text else "nothing"
+
+    lines = [
+        "# Mutants",
+        "",
+        "Small bugs, put into the package one by one, and the first test that noticed each. Written",
+        "by `python tests/mutants.py --write`; how that works is said there.",
+        "",
+        "| mutant | where | instead of | stands | killed by |",
+        "|---|---|---|---|---|",
+    ]
+    for mutant, test in killed_by.items():
+        end = f"`{test.removeprefix('tests/')}`" if test else f"none: {mutant.equivalent}"
+        cells = mutant.name, f"`{mutant.where}`", code(mutant.old), code(mutant.new), end
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the mutants; 0 where each was killed or is explained."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("words", nargs="?", default="", help="of the names of the mutants")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="keep the table (of all mutants)")
+    options = parser.parse_args(arguments)
+    chosen = [mutant for mutant in mutants() if options.words in mutant.name]
+    if options.write and options.words:
+        parser.error("--write takes all mutants")
+    for mutant in chosen:
+        mutant.applied((ROOT / mutant.path).read_text())
+    own = sorted({test for mutant in chosen for test in mutant.tests})
+    if (test := failure(own)) is not None:
+        print(f"{test} fails without a mutant.")
+        return 1
+    killed_by, wrong = {}, 0
+    with ThreadPoolExecutor(options.processes) as pool:
+        for mutant, test in zip(chosen, pool.map(killer, chosen), strict=True):
+            killed_by[mutant] = test
+            wrong += bool(test) == bool(mutant.equivalent)
+            verdict = f"killed by {test}" if test else "SURVIVES"
+            note = " (said to be equivalent)" if mutant.equivalent else ""
+            print(f"{mutant.name}: {verdict}{note}", flush=True)
+    print(f"{len(chosen)} mutants, {wrong} unexplained.")
+    if options.write and not wrong:
+        TABLE.write_text(table(killed_by))
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
