@@ -14,22 +14,24 @@ from __future__ import annotations
 
 import argparse
 import ast
+import multiprocessing
 import os
 import re
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import tomllib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-LIST, TABLE = ROOT / "tests" / "mutants.toml", ROOT / "tests" / "mutants.md"
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+LIST, TABLE = HERE / "mutants.toml", HERE / "mutants.md"
 ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties")
-COPIED = ("torchrl_moawm", "tests", "pyproject.toml")
 SECONDS = 900
 
 
@@ -92,40 +94,52 @@ def mutants() -> list[Mutant]:
     return found
 
 
-def failure(tests: Sequence[str], mutant: Mutant | None = None) -> str | None:
-    """The first test that fails on a copy of the package, ``None`` where all pass."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in COPIED:
-            if (ROOT / name).is_dir():
-                shutil.copytree(
-                    ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__")
-                )
-            else:
-                shutil.copy(ROOT / name, folder)
+class FirstFailure:
+    """A pytest plugin that remembers which test failed first."""
+
+    test: str | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and self.test is None:
+            self.test = report.nodeid
+
+
+def failure(folder: str, tests: Sequence[str]) -> str | None:
+    """The first of the tests that fails in a copy of the project, ``None`` where all pass."""
+    first = FirstFailure()
+    options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}"]
+    status = pytest.main([*options, *tests], plugins=[first])
+    if status not in (0, 1) or bool(status) == (first.test is None):
+        return f"{tests} did not run"
+    if not sys.modules["torchrl_moawm"].__file__.startswith(folder):
+        return f"{tests} did not run on the mutant"
+    return first.test
+
+
+def too_long(*_: object) -> None:
+    """A mutant may never end; what runs then is the test that fails."""
+    raise TimeoutError(f"more than {SECONDS} seconds")
+
+
+def killer(task: tuple[Mutant | None, tuple[tuple[str, ...], ...]]) -> str | None:
+    """The test that notices the mutant, in a process of its own: the package is not imported yet."""
+    mutant, rounds = task
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(SECONDS)
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
+        os.dup2(silence.fileno(), 1)
+        os.dup2(silence.fileno(), 2)
+        for name in ("torchrl_moawm", "tests"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
         if mutant is not None:
             file = Path(folder, mutant.path)
             file.write_text(mutant.applied(file.read_text()))
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-        environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                command, cwd=folder, env=environment, capture_output=True, text=True,
-                timeout=SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            return "no end"
-    if done.returncode == 0:
-        return None
-    failed = re.search(r"^FAILED (\S+?)( - |$)", done.stdout, re.MULTILINE)
-    if done.returncode != 1 or failed is None:
-        raise RuntimeError(f"{mutant}: no test ran.\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
-    return failed[1]
-
-
-def killer(mutant: Mutant) -> str | None:
-    """The test that notices the mutant."""
-    own = failure(mutant.tests, mutant)
-    return own if own is not None else failure(ALL_TESTS, mutant)
+        os.chdir(folder)
+        sys.path[:] = [folder, *(p for p in sys.path if Path(p).resolve() not in (ROOT, HERE))]
+        found = (failure(folder, tests) for tests in rounds)
+        return next((test for test in found if test is not None), None)
 
 
 def table(killed_by: dict[Mutant, str | None]) -> str:
@@ -162,15 +176,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--write takes all mutants")
     for mutant in chosen:
         mutant.applied((ROOT / mutant.path).read_text())
-    own = sorted({test for mutant in chosen for test in mutant.tests})
-    if (test := failure(own)) is not None:
-        print(f"{test} fails without a mutant.")
-        return 1
+    import torchrl.objectives  # noqa
+    os.environ["OMP_NUM_THREADS"] = "1"
+    own = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
+    tasks = [(None, (own,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]
     killed_by, wrong = {}, 0
-    with ThreadPoolExecutor(options.processes) as pool:
-        for mutant, test in zip(chosen, pool.map(killer, chosen), strict=True):
+    with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=1) as pool:
+        verdicts = pool.imap(killer, tasks)
+        if (test := next(verdicts)) is not None:
+            print(f"{test} fails without a mutant.")
+            return 1
+        for mutant, test in zip(chosen, verdicts, strict=True):
             killed_by[mutant] = test
-            wrong += bool(test) == bool(mutant.equivalent)
+            wrong += bool(test) == bool(mutant.equivalent) or " did not run" in (test or "")
             verdict = f"killed by {test}" if test else "SURVIVES"
             note = " (said to be equivalent)" if mutant.equivalent else ""
             print(f"{mutant.name}: {verdict}{note}", flush=True)
