@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import multiprocessing
 import os
 import re
@@ -32,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIST, TABLE = HERE / "mutants.toml", HERE / "mutants.md"
 ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties")
+ALIKE = ("torchrl.collectors", "torchrl.objectives.multiagent", "hypothesis.extra.numpy")
 SECONDS = 900
 
 
@@ -122,7 +124,7 @@ def too_long(*_: object) -> None:
 
 
 def killer(task: tuple[Mutant | None, tuple[tuple[str, ...], ...]]) -> str | None:
-    """The test that notices the mutant, in a process of its own: the package is not imported yet."""
+    """The test that notices the mutant. In a process that has not imported the package yet."""
     mutant, rounds = task
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(SECONDS)
@@ -151,8 +153,8 @@ def table(killed_by: dict[Mutant, str | None]) -> str:
     lines = [
         "# Mutants",
         "",
-        "Small bugs, put into the package one by one, and the first test that noticed each. Written",
-        "by `python tests/mutants.py --write`; how that works is said there.",
+        "Small bugs, put into the package one by one, and the first test that noticed each.",
+        "Written by `python tests/mutants.py --write`; how that works is said there.",
         "",
         "| mutant | where | instead of | stands | killed by |",
         "|---|---|---|---|---|",
@@ -177,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for mutant in chosen:
         mutant.applied((ROOT / mutant.path).read_text())
     import torchrl.objectives  # noqa
+
     os.environ["OMP_NUM_THREADS"] = "1"
     own = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
     tasks = [(None, (own,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]

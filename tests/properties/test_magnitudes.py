@@ -39,8 +39,10 @@ def arguments(letters, dtype):
         "s": magnitudes(*(10.0**e for e in ((-30, 30) if dtype == torch.float64 else (-4, 4)))),
         "l": numbers(RATIOS[dtype]),
     }
-    rounded = {name: kind.map(lambda v: torch.tensor(v, dtype=dtype).item()) for name, kind in
-               kinds.items()}
+    rounded = {
+        name: kind.map(lambda v: torch.tensor(v, dtype=dtype).item())
+        for name, kind in kinds.items()
+    }
     return st.tuples(*(tensors(SHAPE, rounded[letter], dtype) for letter in letters))
 
 
@@ -73,8 +75,17 @@ def test_of_the_cross_entropy(dtype, data, chosen):
     assert_finite(lambda x: functional.moa_cross_entropy(x, actions), extended)
 
 
-SCALED = ("observation", "previous_observation", "latent", "latent_noise", "feature",
-          "teacher_feature", "state_value", "value_target", "advantage")
+SCALED = (
+    "observation",
+    "previous_observation",
+    "latent",
+    "latent_noise",
+    "feature",
+    "teacher_feature",
+    "state_value",
+    "value_target",
+    "advantage",
+)
 
 
 @pytest.mark.parametrize("name", LOSSES)

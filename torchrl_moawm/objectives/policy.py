@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from tensordict.nn import (
-    CompositeDistribution,
-    ProbabilisticTensorDictSequential,
-    dispatch,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCategorical
@@ -162,8 +158,6 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
         TorchRL's looks at the values to decide, which costs a synchronisation on a GPU.
         """
-        if isinstance(dist, CompositeDistribution):
-            return super()._get_entropy(dist, adv_shape)
         if has_analytic_entropy(dist):
             return dist.entropy().unsqueeze(-1)
         log_prob = sample_and_log_prob(dist, reparameterize=dist.has_rsample)[1]
