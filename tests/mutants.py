@@ -61,7 +61,7 @@ class Mutant:
             for match in re.finditer(re.escape(self.old), source[start:stop])
         ]
         if len(hits) != 1:
-            raise ValueError(f"{self.name!r} is stale: found {len(hits)} times in {self.where}.")
+            raise ValueError(f"stale, found {len(hits)} times in {self.where}.")
         mutated = source[: hits[0]] + self.new + source[hits[0] + len(self.old) :]
         ast.parse(mutated)
         return mutated
@@ -94,6 +94,15 @@ def mutants() -> list[Mutant]:
     if len(set(names)) < len(names):
         raise ValueError("Two mutants have one name.")
     return found
+
+
+def staleness(mutant: Mutant) -> str:
+    """Why the mutant cannot be applied; empty where it can."""
+    try:
+        mutant.applied((ROOT / mutant.path).read_text())
+    except (ValueError, SyntaxError, OSError) as error:
+        return f"{mutant.name}: {error}"
+    return ""
 
 
 class FirstFailure:
@@ -176,11 +185,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [mutant for mutant in mutants() if options.words in mutant.name]
     if options.write and options.words:
         parser.error("--write takes all mutants")
-    for mutant in chosen:
-        mutant.applied((ROOT / mutant.path).read_text())
-    import torchrl.objectives  # noqa
-
+    if stale := [error for mutant in chosen if (error := staleness(mutant))]:
+        print(*stale, sep="\n")
+        return 1
     os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ALIKE:  # once, and not in every process again
+        importlib.import_module(name)
     own = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
     tasks = [(None, (own,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]
     killed_by, wrong = {}, 0

@@ -5,13 +5,11 @@ import sys
 
 import pytest
 
-from tests.mutants import ROOT, TABLE, Mutant, code_spans, mutants
+from tests.mutants import ROOT, TABLE, Mutant, code_spans, mutants, staleness
 
 
 def test_every_mutant_can_be_applied():
-    for mutant in mutants():
-        source = (ROOT / mutant.path).read_text()
-        assert mutant.applied(source) != source, mutant.name
+    assert [error for mutant in mutants() if (error := staleness(mutant))] == []
 
 
 def test_the_mutants_are_of_every_file_with_a_formula_or_a_loss():
@@ -51,8 +49,8 @@ def test_a_mutant_changes_the_code_of_its_function_and_not_the_docstring():
 @pytest.mark.parametrize(
     ("mutant", "message"),
     [
-        (a_mutant("two"), "'a name' is stale: found 2 times"),
-        (a_mutant("one", old="x + 2"), "'a name' is stale: found 0 times"),
+        (a_mutant("two"), "stale, found 2 times"),
+        (a_mutant("one", old="x + 2"), "stale, found 0 times"),
         (a_mutant("three"), "There is no three any more"),
     ],
 )
