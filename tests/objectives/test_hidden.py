@@ -1,0 +1,105 @@
+"""What stands behind a mask and is no entry of step t of the agents of the loss."""
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torch.testing import assert_close
+
+from tests.objectives.factory import OBS, A, N, batch64, gradients, make_moa, module, right
+from torchrl_moawm import ClipPPOValueLoss, MOALoss
+from torchrl_moawm.testing import make_batch
+
+VALUE = ("agents", "state_value")
+
+
+class Beside(nn.Module):
+    """V of what the agent sees and of one more vector of the sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2 * OBS, 1)
+
+    def forward(self, observation, more):
+        more = more if more.ndim == 2 else more.mean(-2)  # [B, N', D] of another group
+        more = more.unsqueeze(-2).expand_as(observation)
+        return self.net(torch.cat([observation, more], -1))
+
+
+@pytest.mark.parametrize("key", ["state", ("foes", "observation")])
+def test_padding_is_not_read_from_the_root_nor_from_another_group(key, generator):
+    batch = batch64((6,), generator=generator)
+    batch.update(batch64((6,), n_agents=2, group="foes", generator=generator))
+    batch["state"] = torch.randn(6, OBS, dtype=torch.float64, generator=generator)
+    batch["collector"] = {"mask": torch.arange(6) < 4}
+    keys = [("agents", "observation"), key]
+    loss = ClipPPOValueLoss(TensorDictModule(Beside(), keys, [VALUE])).double()
+    expected, expected_grads = loss(batch[:4]), gradients(loss, batch[:4])
+    for bad in (torch.nan, 7.0):
+        batch[key][4:] = bad
+        assert_close(loss(batch).to_dict(), expected.to_dict())
+        assert_close(gradients(loss, batch), expected_grads)
+
+
+def assert_hidden(loss, batch, key, keep):
+    """Neither value nor gradient knows what stands in an entry where ``keep`` is False."""
+    assert not keep.all()
+    entry = batch[key]
+    expected = None
+    for bad in (0.0, 7.0, torch.nan):
+        batch[key] = torch.where(right(keep, entry), entry, bad)
+        found = loss(batch).to_dict(), gradients(loss, batch)
+        expected = expected or found
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("mask", ["mask", "previous_mask"])
+def test_an_entry_of_another_group_stands_behind_its_own_masks(mask, generator):
+    """Of t-1, behind that of t and that of t-1."""
+    batch = batch64((6,), generator=generator)
+    batch.update(batch64((6,), n_agents=2, group="foes", generator=generator))
+    batch["foes", "mask"][:], batch["foes", "previous_mask"][:] = True, True
+    batch["foes", mask] = torch.rand(6, 2, generator=generator) < 0.5
+    key = ("foes", "previous_observation")
+    network = TensorDictModule(Beside(), [("agents", "observation"), key], [VALUE])
+    assert_hidden(ClipPPOValueLoss(network).double(), batch, key, batch["foes", mask])
+
+
+def test_an_entry_of_the_previous_step_is_one_under_any_name(generator):
+    """The sum over the team lets what one agent saw reach the others."""
+    batch = batch64((6,), generator=generator)
+    batch["agents", "seen"] = batch["agents"].pop("previous_observation")
+    head = nn.Sequential(nn.Linear(OBS, (N - 1) * A), nn.Unflatten(-1, (N - 1, A)), Together())
+    loss = MOALoss(module(head, ["seen"], ["moa_logits"])).double()
+    loss.set_keys(previous_observation=("agents", "seen"))
+    assert_hidden(loss, batch, ("agents", "seen"), batch["agents", "previous_mask"])
+
+
+class Together(nn.Module):
+    def forward(self, x):
+        return x + x.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("trailing", [(), (1,), (1, 1)])
+def test_every_loss_mask_counts_and_may_have_trailing_ones(trailing, generator):
+    """A collector's padding and TorchRL's mark of reset steps, both there."""
+    batch = batch64((6,), generator=generator)
+    loss = ClipPPOValueLoss(module(nn.Linear(OBS, 1), ["observation"], ["state_value"])).double()
+    names = loss._loss_mask_keys()
+    assert len(names) > 1
+    expected = loss(batch[2:5])["loss_value"]
+    first, *_, last = names
+    for one, other in ((first, last), (last, first)):
+        masked = batch.clone()
+        masked[one] = (torch.arange(6) >= 2).reshape(6, *trailing)
+        masked[other] = (torch.arange(6) < 5).reshape(6, *trailing)
+        assert_close(loss(masked)["loss_value"], expected)
+    assert batch["agents"].batch_size == (6, N)
+
+
+def test_a_mask_that_a_network_reads_is_required():
+    loss, key = make_moa(), ("agents", "previous_mask")
+    assert key in loss.moa_network.in_keys
+    assert loss.optional_keys == [("agents", "mask"), ("agents", "action_mask")]
+    with pytest.raises(KeyError, match="previous_mask"):
+        loss(make_batch((4,)).exclude(key))
