@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
 from torchrl.objectives.value import MultiAgentGAE
@@ -27,6 +28,32 @@ def test_a_reward_of_the_team_is_that_of_each_agent(dead_fraction, generator):
     expected = loss.value_estimator(each)["agents", "advantage"]
     loss.set_keys(reward="team_reward")
     batch["next", "team_reward"] = earned
+    assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
+
+
+class Summed(nn.Module):
+    """V of the agent's observation and of the sum of the foes'."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(OBS, 1)
+
+    def forward(self, observation, foes):
+        return self.net(observation + foes.sum(-2, keepdim=True))
+
+
+def test_the_dead_of_another_group_stay_dead_where_next_has_no_mask(generator):
+    batch = batch64((4, 6), generator=generator)
+    foes = batch64((4, 6), n_agents=2, group="foes", dead_fraction=0.4, generator=generator)
+    batch.update(foes)
+    del batch["next", "foes", "mask"]
+    keys = [("agents", "observation"), ("foes", "observation")]
+    critic = TensorDictModule(Summed(), keys, [("agents", "state_value")])
+    loss, dead = ClipPPOValueLoss(critic).double(), ~batch["foes", "mask"]
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    assert dead.any()
+    for key in (("foes", "observation"), ("next", "foes", "observation")):
+        batch[key][dead] = torch.nan
     assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
 
 
