@@ -6,8 +6,20 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
 
-from tests.objectives.factory import OBS, A, N, batch64, gradients, make_moa, module, right
-from torchrl_moawm import ClipPPOValueLoss, MOALoss
+from tests.objectives.factory import (
+    OBS,
+    A,
+    N,
+    Z,
+    batch64,
+    gradients,
+    make_moa,
+    module,
+    right,
+    sequence,
+)
+from tests.objectives.test_permutation import OTHER_LOSSES, heads, student
+from torchrl_moawm import ClipPPOValueLoss, MOALoss, TeacherCVAELoss
 from torchrl_moawm.testing import make_batch
 
 VALUE = ("agents", "state_value")
@@ -103,3 +115,43 @@ def test_a_mask_that_a_network_reads_is_required():
     assert set(loss.optional_keys) == {("agents", "mask"), ("agents", "action_mask")}
     with pytest.raises(KeyError, match="previous_mask"):
         loss(make_batch((4,)).exclude(key))
+
+
+@pytest.mark.parametrize("name", ["cvae", "vae"])
+def test_a_feature_that_is_read_stands_behind_the_mask(name, generator):
+    loss, batch = OTHER_LOSSES[name]().double(), batch64((6,), generator=generator)
+    batch["agents", "mask"] = torch.rand(6, N, generator=generator) < 0.6
+    key = ("agents", "feature" if name == "cvae" else "teacher_feature")
+    assert key in loss.in_keys
+    assert_hidden(loss, batch, key, batch["agents", "mask"])
+
+
+@pytest.mark.parametrize("name", ["cvae", "vae"])
+def test_a_unit_is_active_by_its_mean_among_the_living(name, generator):
+    """All who live see the same: no mean moves, whatever is drawn and whatever the dead see."""
+    loss, batch = OTHER_LOSSES[name]().double(), batch64((6,), generator=generator)
+    batch["agents", "mask"] = torch.rand(6, N, generator=generator) < 0.6
+    units = "active_units" if name == "cvae" else "teacher_active_units"
+    assert loss(batch)[units] > 0
+    batch["agents", "observation"] = torch.ones_like(batch["agents", "observation"])
+    assert loss(batch)[units] == 0
+
+
+def test_an_action_mask_that_allows_nothing_says_nothing(generator):
+    loss, batch = make_moa(), make_batch((6,), generator=generator)
+    expected = loss(batch).to_dict(), gradients(loss, batch)
+    batch["agents", "action_mask"][2, 1] = False
+    assert_close((loss(batch).to_dict(), gradients(loss, batch)), expected)
+
+
+def test_an_encoder_may_be_of_several_modules(generator):
+    """A teacher's body and its head: the divergence is that of both in one."""
+    batch = batch64((6,), generator=generator)
+    learner, whole = student(), heads("observation", OBS, teacher_loc=Z, teacher_scale=Z)
+    net = whole.module.net
+    body = module(net[:2], ["observation"], ["hidden"])
+    last = heads("hidden", OBS, teacher_loc=Z, teacher_scale=Z)
+    last.module.net = net[2:]
+    expected = TeacherCVAELoss(learner, whole).double()(batch)
+    found = TeacherCVAELoss(learner, sequence(body, last)).double()(batch)
+    assert_close(found.to_dict(), expected.to_dict())
