@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
+from torchrl_moawm._values import set_value_checks
 from torchrl_moawm.objectives import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
@@ -31,4 +32,5 @@ __all__ = [
     "TeacherCVAELoss",
     "TeacherVAELoss",
     "WorldModelLoss",
+    "set_value_checks",
 ]

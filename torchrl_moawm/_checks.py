@@ -10,14 +10,17 @@ from torch import Tensor
 
 
 def check_same_shape(**tensors: Tensor) -> None:
-    """Refuses tensors of different shapes: nothing is broadcast silently.
+    """Refuses tensors of different shapes or devices: nothing is broadcast or moved silently.
 
     Raises:
-        ValueError: The message lists every name with its shape.
+        ValueError: The message lists every name with its shape, or its device.
     """
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"Expected one shape, got {found}.")
+    if len({tensor.device for tensor in tensors.values()}) > 1:
+        found = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"Expected one device, got {found}.")
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: str) -> None:
@@ -64,14 +67,34 @@ def check_one_shape(group: object, name: str, shape: Sequence[int]) -> None:
 
 
 def check_floating(**tensors: Tensor) -> None:
-    """Refuses integer and boolean tensors.
+    """Refuses integer and boolean tensors, and floating ones of different dtypes.
 
     Raises:
-        TypeError: The message names the argument and its dtype.
+        TypeError: The message names the arguments and their dtypes.
     """
     for name, tensor in tensors.items():
         if not tensor.dtype.is_floating_point:
             raise TypeError(f"Expected {name} of a floating dtype, got {tensor.dtype}.")
+    if len({tensor.dtype for tensor in tensors.values()}) > 1:
+        found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
+        raise TypeError(f"Expected one floating dtype, got {found}.")
+
+
+def check_fits(name: object, entry: Tensor, parameter: Tensor) -> None:
+    """Refuses an entry on another device than a network's parameters, or of another floating dtype.
+
+    Raises:
+        TypeError: The message names the entry and both dtypes.
+        ValueError: The message names the entry and both devices.
+    """
+    if entry.device != parameter.device:
+        raise ValueError(
+            f"Expected {name!r} on {parameter.device}, as the network, got {entry.device}."
+        )
+    if entry.dtype.is_floating_point and entry.dtype != parameter.dtype:
+        raise TypeError(
+            f"Expected {name!r} of {parameter.dtype}, as the network, got {entry.dtype}."
+        )
 
 
 def check_integer(**tensors: Tensor) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from torchrl_moawm._checks import check_floating, check_same_shape
+from torchrl_moawm.functional.reduction import full_precision
+
+MIN_SCALE = 1e-6
+"""A standard deviation below this counts as this one: with 0 there is no finite answer."""
 
 
 def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q: Tensor) -> Tensor:
@@ -18,7 +22,8 @@ def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q:
         loc_q: Mean of q, ``[..., D]``.
         scale_q: Standard deviation of q, ``[..., D]``, above 0.
 
-    All four carry gradient.
+    All four carry gradient. A scale below 1e-6, be it 0, counts as 1e-6 and has no gradient, so
+    that divergence and gradient stay finite; an infinite one gives infinity.
 
     Returns:
         ``[...]`` in nats, at least 0, and 0 only where p equals q.
@@ -37,7 +42,9 @@ def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q:
         tensor(2.)
     """
     check_same_shape(loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q)
+    loc_p, scale_p, loc_q, scale_q = full_precision(loc_p, scale_p, loc_q, scale_q)
     check_floating(loc_p=loc_p, scale_p=scale_p, loc_q=loc_q, scale_q=scale_q)
+    scale_p, scale_q = scale_p.clamp_min(MIN_SCALE), scale_q.clamp_min(MIN_SCALE)
     ratio = scale_p / scale_q
     distance = (loc_p - loc_q) / scale_q
     return ((ratio.square() + distance.square() - 1.0) / 2.0 - ratio.log()).sum(-1)

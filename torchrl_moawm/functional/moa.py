@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_floating, check_integer, check_same_shape, check_shape
+from torchrl_moawm.functional.divergence import MIN_SCALE
+from torchrl_moawm.functional.reduction import full_precision
 
 
 def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
@@ -43,6 +45,7 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
         >>> moa_cross_entropy(logits, torch.tensor([[1]])).exp()
         tensor([[1.3333]])
     """
+    (logits,) = full_precision(logits)
     check_floating(logits=logits)
     check_integer(others_actions=others_actions)
     check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
@@ -82,7 +85,8 @@ def diagonal_gaussian_nll(loc: Tensor, scale: Tensor, target: Tensor) -> Tensor:
 
     Args:
         loc: Mean, ``[..., D]``; carries gradient.
-        scale: Standard deviation, ``[..., D]``, above 0; carries gradient.
+        scale: Standard deviation, ``[..., D]``, above 0; carries gradient. Below 1e-6 it counts as
+            1e-6, without gradient, so that the result stays finite.
         target: What was done at step t, ``[..., D]``.
 
     Returns:
@@ -99,6 +103,8 @@ def diagonal_gaussian_nll(loc: Tensor, scale: Tensor, target: Tensor) -> Tensor:
         tensor(1.8379)
     """
     check_same_shape(loc=loc, scale=scale, target=target)
+    loc, scale, target = full_precision(loc, scale, target)
     check_floating(loc=loc, scale=scale, target=target)
+    scale = scale.clamp_min(MIN_SCALE)
     distance = (target - loc) / scale
     return (distance.square() / 2.0 + scale.log() + math.log(2.0 * math.pi) / 2.0).sum(-1)

@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_floating, check_mask, check_same_shape
+from torchrl_moawm.functional.reduction import full_precision
+
+MAX_LOG_RATIO = 20.0
+"""Bound on the log-ratio, in nats."""
 
 
 def clipped_policy_loss(
@@ -13,7 +17,10 @@ def clipped_policy_loss(
 ) -> Tensor:
     """PPO's clipped surrogate, elementwise, in the form that is minimised.
 
-    ``-min( rho A, clip(rho, 1 - eps, 1 + eps) A ),  rho = exp(log_ratio)``
+    ``-min( rho A, clip(rho, 1 - eps, 1 + eps) A ),  rho = exp(min(log_ratio, 20))``
+
+    The bound keeps a ratio that has run away finite, loss and gradient with it; beyond it the
+    ratio is 4.9e8 and without gradient.
 
     Args:
         log_ratio: ``log pi(a_t) - log pi_old(a_t)`` in nats, any shape; carries gradient.
@@ -38,8 +45,9 @@ def clipped_policy_loss(
         tensor([-1.2000,  2.0000])
     """
     check_same_shape(log_ratio=log_ratio, advantage=advantage)
+    log_ratio, advantage = full_precision(log_ratio, advantage)
     check_floating(log_ratio=log_ratio, advantage=advantage)
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp_max(MAX_LOG_RATIO).exp()
     reach = torch.as_tensor(clip_epsilon, dtype=ratio.dtype, device=ratio.device)
     clipped_ratio = ratio.clamp(1.0 - reach, 1.0 + reach)
     return -torch.minimum(ratio * advantage, clipped_ratio * advantage)

@@ -8,6 +8,24 @@ from torch import Tensor
 from torchrl_moawm._checks import check_mask, check_same_shape
 
 
+def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """bfloat16 and float16 as float32, others as they are: what is summed and exponentiated.
+
+    Args:
+        *tensors: Any; carry gradient.
+
+    Returns:
+        As many tensors.
+
+    Example:
+        >>> import torch
+        >>> full_precision(torch.ones(1, dtype=torch.bfloat16))
+        (tensor([1.]),)
+    """
+    half = (torch.bfloat16, torch.float16)
+    return tuple(x.float() if x.dtype in half else x for x in tensors)
+
+
 def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean over the valid elements.
 
@@ -22,7 +40,7 @@ def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
         mask: True where valid, boolean, of the same shape as ``x``. ``None`` means all.
 
     Returns:
-        A scalar in the unit of ``x``.
+        A scalar in the unit of ``x``; of float32 where ``x`` is of a half precision.
 
     Raises:
         ValueError: The shapes differ.
@@ -33,6 +51,7 @@ def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
         >>> masked_mean(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, True, False]))
         tensor(1.5000)
     """
+    (x,) = full_precision(x)
     if mask is None:
         return x.sum() / max(x.numel(), 1)
     check_same_shape(x=x, mask=mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_floating, check_same_shape
+from torchrl_moawm.functional.reduction import full_precision
 
 
 def clipped_value(value: Tensor, old_value: Tensor, clip_value: float | Tensor) -> Tensor:
@@ -65,6 +66,7 @@ def clipped_value_loss(
         tensor([0.6400])
     """
     check_same_shape(value=value, old_value=old_value, value_target=value_target)
+    value, old_value, value_target = full_precision(value, old_value, value_target)
     check_floating(value=value, old_value=old_value, value_target=value_target)
     error = (value - value_target).square()
     clipped_error = (clipped_value(value, old_value, clip_value) - value_target).square()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_floating, check_mask, check_same_shape
+from torchrl_moawm.functional.reduction import full_precision
 
 
 def squared_error_norm(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -33,6 +34,7 @@ def squared_error_norm(prediction: Tensor, target: Tensor, mask: Tensor | None =
         (tensor(25.), tensor(0.))
     """
     check_same_shape(prediction=prediction, target=target)
+    prediction, target = full_precision(prediction, target)
     check_floating(prediction=prediction, target=target)
     error = prediction - target
     if mask is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.features import (
     Eye,
     GaussianHead,
@@ -45,6 +46,8 @@ class ActorNet(nn.Module):
         """``[*B, N, *shape]``, ``[*B, N, Z]``, bool ``[*B, N, A]``."""
         latent = inputs[:-1] if self.masked else inputs
         out = self.head(self.net(torch.cat([self.eye(observation), *latent], -1)))
+        if isinstance(out, Tensor):  # logits; a Gaussian head has done so
+            (out,) = full_precision(out)
         if not self.masked:
             return out
         allowed = inputs[-1] | ~inputs[-1].any(-1, keepdim=True)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torchrl.modules import MLP, ConvNet
 
 from torchrl_moawm._checks import check_integer, check_team
+from torchrl_moawm._values import check_index
 from torchrl_moawm.functional import gather_others
+from torchrl_moawm.functional.reduction import full_precision
 
 ObsDim = int | Sequence[int]
 """Features of a flat observation, or the shape of another: an image is ``(C, H, W)``."""
@@ -66,6 +68,7 @@ class Team:
         """
         if self.n_actions is not None and action.ndim == like.ndim - 1:
             check_integer(**{name: action})
+            check_index((self.group, name), action, self.n_actions)
             actions = torch.arange(self.n_actions, device=action.device)
             action = action.unsqueeze(-1) == actions
         features = action.to(like.dtype)
@@ -198,7 +201,8 @@ class GaussianHead(nn.Module):
     """Splits features into a mean, bounded where asked, and a standard deviation with a floor.
 
     ``loc, raw = x``, ``scale = min_scale + softplus(raw + b)`` with b such that raw 0 gives
-    ``initial_scale``. With ``max_loc``, ``loc`` becomes ``max_loc tanh(loc / max_loc)``.
+    ``initial_scale``. With ``max_loc``, ``loc`` becomes ``max_loc tanh(loc / max_loc)``. Both are
+    of float32 or more, under autocast too, and finite with their gradient where raw is +-1e4.
     """
 
     def __init__(
@@ -213,7 +217,7 @@ class GaussianHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., 2 D]`` -> ``[..., D]`` twice."""
-        loc, raw = x.chunk(2, -1)
+        loc, raw = full_precision(*x.chunk(2, -1))
         if self.max_loc is not None:
             loc = self.max_loc * (loc / self.max_loc).tanh()
         return loc, nn.functional.softplus(raw + self.bias) + self.min_scale

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase, unravel_key
 from torchrl.objectives.value import MultiAgentGAE
 
-from torchrl_moawm.objectives.common import require, zero_behind
+from torchrl_moawm.objectives.common import clean, require
 
 
 class LatentGAE(MultiAgentGAE):
@@ -27,13 +27,19 @@ class LatentGAE(MultiAgentGAE):
     def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
         """Writes the advantage, the value target and V_old into the tensordict."""
         loss = self.loss
+        if tensordict._has_names() and self.time_dim is None and "time" not in tensordict.names:
+            raise ValueError(
+                f"Expected a batch dimension named 'time', got {tensordict.names}: the advantage "
+                "needs time, give it the batch before it is flattened."
+            )
         value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
         work = tensordict.copy()
         earned = require(work, reward, type(loss).__name__)
         work.set(value, loss._value(work))
+        mask = None
         if earned.ndim == work.get(value).ndim:  # else the team's, in front of no agent's mask
-            earned = zero_behind(loss._agent_mask(work), earned, "the reward")
-        work.set(reward, earned)
+            mask = loss._agent_mask(work)
+        work.set(reward, clean(reward, earned, mask))
         following = work.get("next")
         groups = {key[0] for key in loss.critic_network.in_keys if isinstance(key, tuple)}
         masks = [loss._key("mask"), *((group, "mask") for group in sorted(groups))]
@@ -41,13 +47,13 @@ class LatentGAE(MultiAgentGAE):
             if following.get(key, None) is None and work.get(key, None) is not None:
                 following.set(key, work.get(key))
         if loss.latent_network is not None:
-            encoded = loss.latent_network(loss._inputs(following, loss.latent_network))
+            encoded = loss.latent_network(loss._inputs(following, loss.latent_network, ("next",)))
             loc = require(encoded, loss._key("latent_loc"), "latent_network")
             following.set(loss._key("latent"), loc)
         elif loss._key("latent") in loss.critic_network.in_keys:
             role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
             require(following, loss._key("latent"), role)
-        following.set(value, loss._value(following))
+        following.set(value, loss._value(following, ("next",)))
         super().forward(work, **keywords)
         for key in (value, loss._key("advantage"), loss._key("value_target")):
             tensordict.set(key, work.get(key))

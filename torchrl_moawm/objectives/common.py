@@ -13,7 +13,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._checks import check_coefficient, check_mask, check_option
+from torchrl_moawm._checks import check_coefficient, check_fits, check_mask, check_option
+from torchrl_moawm._values import check_finite
 from torchrl_moawm.functional import masked_mean
 
 Reduction = Literal["mean", "sum", "none"]
@@ -58,6 +59,8 @@ class MultiAgentLoss(ScheduledLoss):
     - **Clean inputs.** What stands behind a mask is zeroed before a network reads it, so a NaN
       there reaches neither value nor gradient. Entries ``previous_...`` stand behind two: the
       agent's mask and its ``previous_mask``. Inputs are data: no gradient leaves through them.
+    - **Checked inputs.** An empty batch, another dtype or device than the network's, and whatever
+      :func:`~torchrl_moawm.set_value_checks` lists are refused, by the name of the entry.
     - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
       and is 0 where invalid.
     """
@@ -141,6 +144,10 @@ class MultiAgentLoss(ScheduledLoss):
         """An entry that must be there."""
         return require(tensordict, self._key(name), f"{type(self).__name__} ({name})")
 
+    def _data(self, tensordict: TensorDictBase, name: str, mask: Tensor | None) -> Tensor:
+        """An entry that the loss compares with: checked, 0 behind the mask, without gradient."""
+        return clean(self._key(name), self._get(tensordict, name), mask)
+
     def _get_optional(self, tensordict: TensorDictBase, name: str) -> Tensor | None:
         """An entry that may be absent under its default name."""
         if name in self._named:
@@ -166,31 +173,35 @@ class MultiAgentLoss(ScheduledLoss):
 
     def _agent_mask(self, tensordict: TensorDictBase, name: str = "mask") -> Tensor | None:
         """True where the sample is valid and the agent acts, ``[*B, N]`` or just ``[*B]``."""
-        mask = self._get_optional(tensordict, name)
-        if mask is not None:
-            check_mask(**{str(self._key(name)): mask})
+        mask = checked_mask(self._key(name), self._get_optional(tensordict, name))
         return both(self._sample_mask(tensordict), mask)
 
-    def _inputs(self, tensordict: TensorDictBase, network: TensorDictModuleBase) -> TensorDictBase:
+    def _inputs(
+        self,
+        tensordict: TensorDictBase,
+        network: TensorDictModuleBase,
+        place: tuple[str, ...] = (),
+    ) -> TensorDictBase:
         """A shallow copy with just what the network reads, zero behind every mask.
 
         The agents' mask goes with it: a network with memory keeps its state while it is False.
+        ``place`` is where the tensordict lies in the batch, for a message.
         """
         keys = [unravel_key(key) for key in (*network.in_keys, self._key("mask"))]
-        return self._cleaned(tensordict, keys, self._agent_mask(tensordict))
-
-    def _cleaned(
-        self, tensordict: TensorDictBase, keys: list[NestedKey], agents: Tensor | None
-    ) -> TensorDictBase:
         inputs = tensordict.select(*keys, strict=False).detach()  # what was collected is data
-        samples = self._sample_mask(tensordict)
+        samples, agents = self._sample_mask(tensordict), self._agent_mask(tensordict)
+        like = next((p for p in network.parameters() if p.is_floating_point()), None)
         for key in keys:
-            entry = inputs.get(key, None)
+            entry = tensordict.get(key, None)
             if entry is not None:
+                name = unravel_key((*place, key))
+                if not entry.numel():
+                    raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
+                if like is not None:
+                    check_fits(name, entry, like)
                 mask = self._mask_of(tensordict, key, samples, agents)
-                if mask is not None:
-                    fill = last(key) == "action_mask"  # a masked row must stay a distribution
-                    inputs.set(key, torch.where(expand_left(mask, entry.shape, key), entry, fill))
+                fill = last(key) == "action_mask"  # a masked row must stay a distribution
+                inputs.set(key, clean(name, entry, mask, fill))
         return inputs
 
     def _mask_of(
@@ -209,15 +220,21 @@ class MultiAgentLoss(ScheduledLoss):
         if key[: len(own)] == own:
             previous = self._previous_mask(tensordict) if at_previous_step else None
             return both(agents, previous)
-        mask = both(samples, tensordict.get((key[0], "mask"), None))
-        previous = tensordict.get((key[0], "previous_mask"), None) if at_previous_step else None
-        return both(mask, previous)
+        names = ("mask", "previous_mask") if at_previous_step else ("mask",)
+        mask = samples
+        for name in names:
+            theirs = (key[0], name)
+            mask = both(mask, checked_mask(theirs, tensordict.get(theirs, None)))
+        return mask
 
     def _previous_mask(self, tensordict: TensorDictBase) -> Tensor | None:
         """True where the agent acted at t-1, ``[*B, N]``."""
         if "previous_mask" in self._optional:
-            return self._get_optional(tensordict, "previous_mask")
-        return tensordict.get(unravel_key((self.group, "previous_mask")), None)
+            return checked_mask(
+                self._key("previous_mask"), self._get_optional(tensordict, "previous_mask")
+            )
+        key = unravel_key((self.group, "previous_mask"))
+        return checked_mask(key, tensordict.get(key, None))
 
     # ------------------------------------------------------------- reduction
 
@@ -257,6 +274,8 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """And of two masks that begin with the same dimensions; ``None`` is all True."""
     if first is None or second is None:
         return second if first is None else first
+    if first.device != second.device:
+        raise ValueError(f"Expected masks on one device, got {first.device} and {second.device}.")
     if first.ndim < second.ndim:
         first, second = second, first
     return first & expand_left(second, first.shape, "another mask")
@@ -274,6 +293,33 @@ def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
             f"{list(mask.shape)}: one of the two is of another batch or team."
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
+
+
+def checked_mask(key: NestedKey, mask: Tensor | None) -> Tensor | None:
+    """The mask.
+
+    Raises:
+        TypeError: It is not boolean.
+    """
+    if mask is not None:
+        check_mask(**{str(key): mask})
+    return mask
+
+
+def clean(name: object, entry: Tensor, mask: Tensor | None, fill: bool = False) -> Tensor:
+    """The entry as data: without gradient, filled where the mask is False.
+
+    Raises:
+        ValueError: It is not finite where the mask is True, and values are checked; or the mask
+            is on another device or of another shape.
+    """
+    kept = entry.detach()
+    if mask is not None:
+        if mask.device != entry.device:
+            raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
+        kept = torch.where(expand_left(mask, entry.shape, name), kept, fill)
+    check_finite(name, entry, kept)
+    return kept
 
 
 def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:

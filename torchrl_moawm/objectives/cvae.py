@@ -13,6 +13,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_moawm._checks import check_option
+from torchrl_moawm._values import check_scale
 from torchrl_moawm.functional import (
     active_units,
     diagonal_gaussian_kl,
@@ -23,6 +24,7 @@ from torchrl_moawm.functional import (
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
+    clean,
     expand_left,
     require,
     zero_behind,
@@ -62,12 +64,19 @@ class _VAELoss(MultiAgentLoss):
         inputs = self._inputs(tensordict, network)
         noise = self._get_optional(tensordict, "latent_noise")
         if noise is not None:  # under its default name, which is where the sampler looks
-            inputs.set(self.default_keys().latent_noise, zero_behind(valid, noise, "latent_noise"))
+            noise = clean(self._key("latent_noise"), noise, valid)
+            inputs.set(self.default_keys().latent_noise, noise)
         outputs = network(inputs)
         feature = outputs.get(self._key(self._feature), None)
         if feature is None:
-            feature = self._get(tensordict, self._feature)
+            return outputs, self._data(tensordict, self._feature, valid)
         return outputs, zero_behind(valid, feature.detach(), self._feature)
+
+    def _scale_of(self, outputs: TensorDictBase, name: str, role: str) -> Tensor:
+        """A standard deviation that a network has written."""
+        scale = require(outputs, self._key(name), role)
+        check_scale(self._key(name), scale)
+        return scale
 
     def _error(self, outputs: TensorDictBase, feature: Tensor) -> Tensor:
         reconstruction = require(outputs, self._key(self._reconstruction), "the decoder")
@@ -184,7 +193,7 @@ class TeacherVAELoss(_VAELoss):
         valid = self._agent_mask(tensordict)
         outputs, feature = self._autoencode(tensordict, self.teacher, valid)
         loc = require(outputs, self._key(self._loc), "the encoder")
-        scale = require(outputs, self._key(self._scale), "the encoder")
+        scale = self._scale_of(outputs, self._scale, "the encoder")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, torch.zeros_like(loc), torch.ones_like(scale))
         return TensorDict(
@@ -292,12 +301,12 @@ class TeacherCVAELoss(_VAELoss):
         valid = self._agent_mask(tensordict)
         outputs, feature = self._autoencode(tensordict, self.student, valid)
         loc = require(outputs, self._key(self._loc), "the encoder")
-        scale = require(outputs, self._key(self._scale), "the encoder")
+        scale = self._scale_of(outputs, self._scale, "the encoder")
         with torch.no_grad() if self.detach_teacher else nullcontext():
             encoder = split_at(self.teacher, self._key("teacher_scale"))[0]
             teacher = run(encoder, self._inputs(tensordict, self.teacher))
         teacher_loc = require(teacher, self._key("teacher_loc"), "teacher")
-        teacher_scale = require(teacher, self._key("teacher_scale"), "teacher")
+        teacher_scale = self._scale_of(teacher, "teacher_scale", "teacher")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, teacher_loc, teacher_scale)
         return TensorDict(

@@ -11,16 +11,19 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_mask, check_shape
+from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_scale
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,
     masked_mean,
     moa_cross_entropy,
 )
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
     both,
+    clean,
     expand_left,
     require,
     zero_behind,
@@ -148,6 +151,7 @@ class MOALoss(MultiAgentLoss):
         allowed = self._get_optional(tensordict, "action_mask")
         if self._writes("moa_logits"):
             logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
+            (logits,) = full_precision(logits)
             if self._get(tensordict, "action").ndim == logits.ndim - 2:  # else one-hot
                 self._check_kind(tensordict, discrete=True)
             target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])
@@ -172,6 +176,7 @@ class MOALoss(MultiAgentLoss):
             outputs = self.moa_network(inputs)
             loc = require(outputs, self._key("moa_loc"), "moa_network")
             scale = require(outputs, self._key("moa_scale"), "moa_network")
+            check_scale(self._key("moa_scale"), scale)
             target, valid = self._pairs(tensordict, loc.shape[:-1])
             nll = diagonal_gaussian_nll(loc, scale, target)
         return TensorDict({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
@@ -181,13 +186,16 @@ class MOALoss(MultiAgentLoss):
     ) -> tuple[Tensor, Tensor | None]:
         """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of all pairs, by their shape."""
         agent_dim = len(shape) - 2
-        action = self._get(tensordict, "action")
+        name, action = self._key("action"), self._get(tensordict, "action")
+        theirs = self._agent_mask(tensordict, "target_mask")
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
+            check_one_hot(name, action, theirs)
             action = action.argmax(-1)
         mine = both(self._agent_mask(tensordict), self._previous_mask(tensordict))
-        theirs = self._agent_mask(tensordict, "target_mask")
-        action = zero_behind(theirs, action, "action")
+        action = clean(name, action, theirs)
+        if n_actions is not None:
+            check_index(name, action, n_actions)
         target = self._spread(action, agent_dim, shape[agent_dim])
         expected = (*shape, *target.shape[len(shape) :])
         check_shape("the others' action", target, expected, "as moa_network predicts them")
@@ -213,8 +221,13 @@ class MOALoss(MultiAgentLoss):
         """The logits, least where the other's action mask forbids the action."""
         if mask is None:
             return logits
-        check_mask(**{str(self._key("action_mask")): mask})
+        name, action = self._key("action_mask"), self._get(tensordict, "action")
+        check_mask(**{str(name): mask})
         agent_dim = logits.ndim - 3
+        theirs = self._agent_mask(tensordict, "target_mask")
+        index = action.argmax(-1) if action.ndim == mask.ndim else action
+        mask = clean(name, mask, theirs, fill=True)
+        check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
         mask = mask | ~mask.any(-1, keepdim=True)  # nothing allowed says nothing
         mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
         check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")

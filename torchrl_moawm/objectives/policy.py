@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
@@ -21,7 +22,10 @@ from torchrl_moawm._checks import (
     check_same_shape,
     check_shape,
 )
+from torchrl_moawm._values import check_allowed, check_index, check_one_hot
 from torchrl_moawm.functional import clipped_policy_loss, masked_mean, normalized_advantage
+from torchrl_moawm.functional.policy import MAX_LOG_RATIO
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
@@ -59,7 +63,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
     Returns:
         ``loss_objective``, ``loss_entropy``, and logged, detached: ``entropy`` (nats),
-        ``clip_fraction`` and ``kl_approx`` (``E[log pi_old - log pi]``, nats).
+        ``clip_fraction``, ``kl_approx`` (``E[log pi_old - log pi]``, nats) and ``ratio_overflow``
+        (the share of elements whose log-ratio was above 20 nats, and counted as 20).
 
     Raises:
         KeyError: An entry is missing; the message names it.
@@ -113,36 +118,38 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         yield self._key("sample_log_prob")
         yield self._key("advantage")
 
-    out_keys = ["loss_objective", "loss_entropy", "entropy", "clip_fraction", "kl_approx"]
+    out_keys = [
+        "loss_objective",
+        "loss_entropy",
+        "entropy",
+        "clip_fraction",
+        "kl_approx",
+        "ratio_overflow",
+    ]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares the current policy with the one that acted, at the stored z_t and a_t."""
         valid = self._agent_mask(tensordict)
-        advantage = zero_behind(valid, self._get(tensordict, "advantage").detach(), "advantage")
+        advantage = self._data(tensordict, "advantage", valid)
         inputs = self._inputs(tensordict, self.actor_network)
         stored = self._get(tensordict, "sample_log_prob")
         check_shape("advantage", advantage, (*stored.shape, 1), "sample_log_prob's and one")
         for name in ("action", "sample_log_prob"):
-            entry = self._get(tensordict, name).detach()
-            inputs.set(self._key(name), zero_behind(valid, entry, name))
+            inputs.set(self._key(name), self._data(tensordict, name, valid))
         if valid is not None:
             valid = expand_left(valid, advantage.shape, "the advantage")
         if self.normalize_advantage:
             advantage = normalized_advantage(advantage, valid)
         log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
-        action = inputs.get(self._key("action"))
-        one_hot = isinstance(dist, (OneHotCategorical, MaskedOneHotCategorical))
-        event = dist.logits.shape[-1:] if one_hot else dist.event_shape
-        check_shape("action", action, (*dist.batch_shape, *event), "as the actor's")
-        if isinstance(dist, (Categorical, MaskedCategorical)) and not one_hot:
-            check_integer(action=action)
         check_same_shape(log_ratio=log_ratio, advantage=advantage)
         log_ratio = zero_behind(valid, log_ratio, "the ratio")
         objective = clipped_policy_loss(log_ratio, advantage, self.clip_epsilon)
         entropy = self._get_entropy(dist, adv_shape=advantage.shape[:-1])
         check_same_shape(entropy=entropy, advantage=advantage)
-        clipped = ((log_ratio.detach().exp() - 1.0).abs() > self.clip_epsilon).to(log_ratio.dtype)
+        moved = log_ratio.detach()
+        clipped = ((moved.exp() - 1.0).abs() > self.clip_epsilon).to(moved.dtype)
+        overflow = (moved > MAX_LOG_RATIO).to(moved.dtype)
         return TensorDict(
             {
                 "loss_objective": self._reduce(objective, valid),
@@ -150,8 +157,39 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
                 "entropy": masked_mean(entropy.detach(), valid),
                 "clip_fraction": masked_mean(clipped, valid),
                 "kl_approx": masked_mean(kl_approx.detach(), valid),
+                "ratio_overflow": masked_mean(overflow, valid),
             }
         )
+
+    def _get_cur_log_prob(
+        self, tensordict: TensorDictBase, params: Any = None
+    ) -> tuple[Tensor, Distribution, bool]:
+        """TorchRL's, with a look at the action before the distribution indexes by it."""
+        dist = self.actor_network.get_dist(tensordict)
+        action = tensordict.get(self._key("action"))
+        self._check_action(tensordict, action, dist)
+        return full_precision(dist.log_prob(action))[0], dist, False
+
+    def _check_action(self, tensordict: TensorDictBase, action: Tensor, dist: Any) -> None:
+        """Refuses an action that the policy cannot have taken."""
+        name = self._key("action")
+        one_hot = isinstance(dist, (OneHotCategorical, MaskedOneHotCategorical))
+        event = dist.logits.shape[-1:] if one_hot else dist.event_shape
+        check_shape("action", action, (*dist.batch_shape, *event), "as the actor's")
+        if one_hot:
+            alive = tensordict.get(self._key("mask"), None)
+            check_one_hot(name, action, alive)
+            index = action.argmax(-1)
+        elif isinstance(dist, (Categorical, MaskedCategorical)):
+            check_integer(action=action)
+            check_index(name, action, dist.logits.shape[-1])
+            index = action
+        else:
+            return
+        mask_name = unravel_key((self.group, "action_mask"))
+        allowed = tensordict.get(mask_name, None)
+        if allowed is not None:
+            check_allowed(mask_name, name, allowed, index)
 
     def _get_entropy(self, dist: Distribution, adv_shape: torch.Size) -> Tensor:
         """Entropy ``[*B, N, 1]``, estimated by one reparametrised sample where there is no formula.

@@ -12,6 +12,7 @@ from tensordict.nn import dispatch
 from torch import nn
 from torchrl.objectives import LossModule
 
+from torchrl_moawm._values import looked_at_once
 from torchrl_moawm.objectives.common import ScheduledLoss
 
 
@@ -114,12 +115,13 @@ class LossSum(ScheduledLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Runs every loss on the same input and weighs the terms."""
         out = {}
-        for name, outputs in self._names.items():
-            losses = self.losses[name](tensordict)
-            for key, new in outputs.items():
-                coeff = self._coeff_names.get(new)
-                value = losses.get(key)
-                out[new] = value if coeff is None else getattr(self, coeff) * value
+        with looked_at_once():
+            for name, outputs in self._names.items():
+                losses = self.losses[name](tensordict)
+                for key, new in outputs.items():
+                    coeff = self._coeff_names.get(new)
+                    value = losses.get(key)
+                    out[new] = value if coeff is None else getattr(self, coeff) * value
         return TensorDict(out)
 
 

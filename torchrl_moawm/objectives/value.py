@@ -14,15 +14,15 @@ from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from torchrl_moawm._checks import check_option, check_same_shape
+from torchrl_moawm._checks import check_floating, check_option, check_same_shape
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
     expand_left,
     require,
-    zero_behind,
 )
 
 
@@ -141,9 +141,10 @@ class ClipPPOValueLoss(MultiAgentLoss):
         """Compares V(s_t, z_t) under the current critic with the stored return."""
         valid = self._agent_mask(tensordict)
         value = self._value(tensordict)
-        target = self._get(tensordict, "value_target").detach()
+        target = self._get(tensordict, "value_target")
         check_same_shape(value=value, value_target=target)
-        target = zero_behind(valid, target, "value_target")
+        check_floating(value=value, value_target=target)
+        target = self._data(tensordict, "value_target", valid)
         if valid is not None:
             valid = expand_left(valid, value.shape, "the value")
         if self.value_norm is not None:
@@ -153,9 +154,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
         if self.clip_value is None:
             loss = distance_loss(value, target, self.loss_critic_type)
         else:
-            old_value = self._get(tensordict, "value").detach()
-            check_same_shape(value=value, old_value=old_value)
-            old_value = zero_behind(valid, old_value, "old_value")
+            check_same_shape(value=value, old_value=self._get(tensordict, "value"))
+            old_value = self._data(tensordict, "value", valid)
             if self.value_norm is not None:
                 old_value = self.value_norm.normalize(old_value)
             loss = self._clipped_loss(value, old_value, target)
@@ -163,10 +163,10 @@ class ClipPPOValueLoss(MultiAgentLoss):
             logs["value_clip_fraction"] = masked_mean(moved, valid)
         return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, valid), **logs})
 
-    def _value(self, tensordict: TensorDictBase) -> Tensor:
+    def _value(self, tensordict: TensorDictBase, place: tuple[str, ...] = ()) -> Tensor:
         """V(s, z) under the current critic, ``[*B, N, 1]``."""
-        outputs = self.critic_network(self._inputs(tensordict, self.critic_network))
-        return require(outputs, self._key("value"), "critic_network")
+        outputs = self.critic_network(self._inputs(tensordict, self.critic_network, place))
+        return full_precision(require(outputs, self._key("value"), "critic_network"))[0]
 
     def _clipped_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
         if self.loss_critic_type == "l2":

@@ -9,8 +9,16 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
+from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import squared_error_norm
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, require, zero_behind
+from torchrl_moawm.objectives.common import (
+    MultiAgentLoss,
+    Reduction,
+    both,
+    checked_mask,
+    clean,
+    require,
+)
 
 
 class WorldModelLoss(MultiAgentLoss):
@@ -99,13 +107,14 @@ class WorldModelLoss(MultiAgentLoss):
         predicted = require(outputs, self._key("predicted_observation"), "world_model")
         predicted_reward = require(outputs, self._key("predicted_reward"), "world_model")
         valid = self._agent_mask(tensordict)
-        observation = zero_behind(valid, self._get(tensordict, "observation"), "observation")
-        observation = flat(observation, predicted)
-        reward = zero_behind(valid, self._get(tensordict, "reward"), "reward")
-        features = self._get_optional(tensordict, "observation_mask")
+        observation = flat(self._get(tensordict, "observation"), predicted)
+        check_same_shape(prediction=predicted, target=observation)
+        name = self._key("observation_mask")
+        features = checked_mask(name, self._get_optional(tensordict, "observation_mask"))
         features = None if features is None else flat(features, predicted)
-        loss_obs = squared_error_norm(predicted, observation.detach(), features)
-        loss_reward = squared_error_norm(predicted_reward, reward.detach())
+        observation = clean(self._key("observation"), observation, both(valid, features))
+        loss_obs = squared_error_norm(predicted, observation, features)
+        loss_reward = squared_error_norm(predicted_reward, self._data(tensordict, "reward", valid))
         return TensorDict(
             {
                 "loss_obs": self.obs_coeff * self._reduce(loss_obs, valid),

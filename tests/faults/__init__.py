@@ -1,0 +1,1 @@
+"""The contract, the gradients, and the defects seen elsewhere."""

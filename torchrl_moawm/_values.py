@@ -1,0 +1,159 @@
+"""Checks that look at the numbers: NaN, infinities, indices out of range. They can be switched off.
+
+They are left out where nothing can be looked at: in compiled code, on the ``meta`` device and under
+``torch.vmap``.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import torch
+from torch import Tensor
+
+from torchrl_moawm._checks import check_option
+
+
+class _State:
+    """Whether values are looked at, and what has been found finite within one call of a sum."""
+
+    on = True
+    finite: dict[int, Tensor] | None = None  # by id; the tensor is held, so the id stays its own
+
+
+def set_value_checks(mode: bool) -> AbstractContextManager[object]:
+    """Switches the checks of values on or off: a call, or a ``with`` block that switches back.
+
+    They are on by default. Every loss, and the value estimator, refuses what is not masked and
+    cannot be meant: NaN and infinities in what it reads, an action that does not exist or that its
+    own action mask forbids, an action mask that allows nothing, a negative or infinite scale. The
+    message names the entry, how many elements there are, and where the first is.
+
+    A look costs a reduction of each entry (``benchmarks/cost``), and on a GPU a synchronisation. In
+    compiled code, on the ``meta`` device and under ``torch.vmap`` there is none.
+
+    Args:
+        mode: True for on.
+
+    Raises:
+        ValueError: ``mode`` is not a boolean.
+
+    Example:
+        >>> with set_value_checks(False):  # these losses look at no value
+        ...     pass
+        >>> _ = set_value_checks(True)  # from here on they do
+    """
+    check_option("mode", mode, (True, False))
+    back = ExitStack()
+    back.callback(setattr, _State, "on", _State.on)
+    _State.on = mode
+    return back
+
+
+def looked_at_once() -> AbstractContextManager[object]:
+    """Within the block an entry found finite is not looked at again."""
+    if torch.compiler.is_compiling() or _State.finite is not None:
+        return nullcontext()
+    back = ExitStack()
+    back.callback(setattr, _State, "finite", None)
+    _State.finite = {}
+    return back
+
+
+def looking(x: Tensor) -> bool:
+    """Whether the values of this tensor are checked."""
+    return (
+        _State.on
+        and not torch.compiler.is_compiling()
+        and not x.is_meta
+        and torch._C._functorch.maybe_current_level() is None
+    )
+
+
+def check_finite(name: object, entry: Tensor, kept: Tensor) -> None:
+    """Refuses NaN and infinities that are not masked.
+
+    Args:
+        name: Of the entry.
+        entry: As it is in the batch.
+        kept: The same, finite behind its mask.
+
+    Raises:
+        ValueError: The message names the entry, how many elements there are, and the first.
+    """
+    if not entry.is_floating_point() or not looking(entry):
+        return
+    known = _State.finite
+    if known is not None and id(entry) in known:
+        return
+    if math.isfinite(entry.detach().sum().item()):  # so nothing in it is NaN or infinite
+        if known is not None:
+            known[id(entry)] = entry
+        return
+    refuse(name, ~kept.isfinite(), "that are NaN or infinite and not masked")
+
+
+def check_index(name: object, index: Tensor, count: int) -> None:
+    """Refuses integers outside ``0 .. count - 1``.
+
+    Raises:
+        ValueError: As :func:`check_finite`.
+    """
+    if looking(index) and index.numel():
+        low, high = index.aminmax()
+        if low.item() < 0 or high.item() >= count:
+            outside = (index < 0) | (index >= count)
+            refuse(name, outside, f"outside 0 .. {count - 1}, the actions there are")
+
+
+def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
+    """Refuses living rows ``[..., A]`` that are not one-hot.
+
+    Raises:
+        ValueError: As :func:`check_finite`.
+    """
+    if looking(action):
+        wrong = ((action != 0).sum(-1) != 1) | (action.sum(-1) != 1)
+        wrong = wrong if mask is None else wrong & mask
+        refuse(name, wrong, "(rows) that are not one-hot")
+
+
+def check_allowed(name: object, action_name: object, allowed: Tensor, action: Tensor) -> None:
+    """Refuses actions ``[...]`` that their mask ``[..., A]`` forbids, and rows that allow nothing.
+
+    Raises:
+        ValueError: As :func:`check_finite`.
+    """
+    if looking(action):
+        forbidden = ~allowed.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+        if forbidden.any():
+            refuse(name, ~allowed.any(-1), "(rows) that allow no action, of agents that act")
+            refuse(action_name, forbidden, f"that {name!r} forbids")
+
+
+def check_scale(name: object, scale: Tensor) -> None:
+    """Refuses standard deviations that are negative, NaN or infinite; 0 is no fault.
+
+    Raises:
+        ValueError: As :func:`check_finite`.
+    """
+    if looking(scale) and scale.numel():
+        low, high = scale.detach().aminmax()
+        if not (low.item() >= 0.0 and high.item() < math.inf):
+            wrong = ~((scale >= 0.0) & scale.isfinite())
+            refuse(name, wrong, "that are negative, NaN or infinite")
+
+
+def refuse(name: object, wrong: Tensor, what: str) -> None:
+    """Raises where anything is wrong.
+
+    Raises:
+        ValueError: The message says how many elements of the entry are wrong, and which first.
+    """
+    if wrong.any():
+        first = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name!r} has {int(wrong.sum())} of {wrong.numel()} elements {what}; the first is at "
+            f"{first}. Without these checks: set_value_checks(False)."
+        )
