@@ -32,7 +32,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIST, TABLE = HERE / "mutants.toml", HERE / "mutants.md"
-ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties")
+ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties", "tests/faults")
 ALIKE = ("torchrl.collectors", "torchrl.objectives.multiagent", "hypothesis.extra.numpy")
 SECONDS = 900
 

@@ -50,3 +50,12 @@ def test_a_density_that_overflows_at_the_dead_is_harmless(generator):
     loss = ClipPPOPolicyLoss(network, entropy_coeff=0.0)
     assert_close(loss(batch)["kl_approx"], torch.tensor(0.0))
     assert all(grad.isfinite().all() for grad in gradients(loss, batch).values())
+
+
+def test_the_overflow_is_a_share_of_the_living(generator):
+    """Two of three rows that live have a ratio beyond exp(20)."""
+    loss, batch = make_policy().double(), batch64((6,), generator=generator)
+    batch["agents", "mask"][3:] = False
+    batch["agents", "action_log_prob"][:] = 0.0
+    batch["agents", "action_log_prob"][:3:2] = -50.0
+    assert_close(loss(batch)["ratio_overflow"].item(), 2 / 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from tests.objectives.factory import LOSSES, gradients
 from tests.properties.strategies import batches, magnitudes, masks, numbers, signed, tensors
@@ -11,7 +12,7 @@ from torchrl_moawm import functional
 
 SHAPE = (2, 3)
 WIDE = {torch.float64: (1e-30, 1e30), torch.float32: (1e-10, 1e10)}
-RATIOS = {torch.float64: 600.0, torch.float32: 60.0}  # exp of it is finite, times 1e30 (1e10) too
+RATIOS = 1e4  # far beyond what exp can represent: the ratio is bounded
 
 # One letter for each argument: x any sign, s a scale, l a log-ratio.
 FUNCTIONS = {
@@ -37,7 +38,7 @@ def arguments(letters, dtype):
     kinds = {
         "x": signed(*WIDE[dtype]),
         "s": magnitudes(*(10.0**e for e in ((-30, 30) if dtype == torch.float64 else (-4, 4)))),
-        "l": numbers(RATIOS[dtype]),
+        "l": numbers(RATIOS),
     }
     rounded = {
         name: kind.map(lambda v: torch.tensor(v, dtype=dtype).item())
@@ -73,6 +74,30 @@ def test_of_the_cross_entropy(dtype, data, chosen):
     extended = torch.cat([logits, torch.full((2, 1), -1.0, dtype=dtype)], -1)
     actions = torch.tensor(chosen)
     assert_finite(lambda x: functional.moa_cross_entropy(x, actions), extended)
+
+
+@pytest.mark.parametrize("name", [name for name, letters in FUNCTIONS.items() if "s" in letters])
+@given(st.data())
+def test_of_a_scale_that_is_zero(name, data):
+    """There is a floor under it: the value is huge there, and its gradient, but both are numbers."""
+    letters = FUNCTIONS[name]
+    at = data.draw(st.sampled_from([k for k, letter in enumerate(letters) if letter == "s"]))
+    args = list(data.draw(arguments(letters.replace("x", "l"), torch.float64)))
+    args[at] = torch.zeros(SHAPE, dtype=torch.float64)
+    assert_finite(getattr(functional, name), *args)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_half_precision_is_computed_in_float32(name, dtype, normal):
+    """Of the same numbers, so to the last digit."""
+    function, clip = getattr(functional, name), (0.2,) if name.startswith("clipped") else ()
+    letters = FUNCTIONS[name]
+    args = [normal(300, 4).exp() if letter == "s" else normal(300, 4) for letter in letters]
+    half = [arg.to(dtype) for arg in args]
+    found, expected = function(*half, *clip), function(*(x.float() for x in half), *clip)
+    assert found.dtype == torch.float32
+    assert_close(found, expected, rtol=0, atol=0)
 
 
 SCALED = (
