@@ -79,7 +79,7 @@ def test_of_the_cross_entropy(dtype, data, chosen):
 @pytest.mark.parametrize("name", [name for name, letters in FUNCTIONS.items() if "s" in letters])
 @given(st.data())
 def test_of_a_scale_that_is_zero(name, data):
-    """There is a floor under it: the value is huge there, and its gradient, but both are numbers."""
+    """There is a floor under it: value and gradient are huge there, but they are numbers."""
     letters = FUNCTIONS[name]
     at = data.draw(st.sampled_from([k for k, letter in enumerate(letters) if letter == "s"]))
     args = list(data.draw(arguments(letters.replace("x", "l"), torch.float64)))

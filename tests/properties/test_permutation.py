@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.objectives.factory import OBS, A, actor, shaken, sizes
-from tests.objectives.test_permutation import autoencoder, heads
+from tests.objectives.test_permutation import autoencoder, heads, student
 from tests.properties.strategies import batches, orders
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
@@ -20,10 +20,6 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import make_moa_network
-
-
-def student():
-    return autoencoder("latent", "reconstruction", OBS)
 
 
 def teacher(n):
