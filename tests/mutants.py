@@ -118,8 +118,9 @@ class FirstFailure:
 def failure(folder: str, tests: Sequence[str]) -> str | None:
     """The first of the tests that fails in a copy of the project, ``None`` where all pass."""
     first = FirstFailure()
-    options = ["-x", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}"]
-    status = pytest.main([*options, *tests], plugins=[first])
+    options = f"-x -q -p no:cacheprovider --rootdir={folder} -W".split()
+    imported_before = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+    status = pytest.main([*options, imported_before, *tests], plugins=[first])
     if status not in (0, 1) or bool(status) == (first.test is None):
         return f"{tests} did not run"
     if not sys.modules["torchrl_moawm"].__file__.startswith(folder):
@@ -191,8 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ALIKE:  # once, and not in every process again
         importlib.import_module(name)
-    own = tuple(sorted({test for mutant in chosen for test in mutant.tests}))
-    tasks = [(None, (own,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]
+    own = {test for mutant in chosen for test in mutant.tests}
+    sound = tuple(sorted(own if options.words else own.union(ALL_TESTS)))
+    tasks = [(None, (sound,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]
     killed_by, wrong = {}, 0
     with multiprocessing.get_context("fork").Pool(options.processes, maxtasksperchild=1) as pool:
         verdicts = pool.imap(killer, tasks)
