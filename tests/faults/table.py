@@ -15,7 +15,7 @@ from tests.objectives.factory import LOSSES, make_moawm, make_total
 SUMS = {"moawm": make_moawm, "total": make_total}
 ALL = (*LOSSES, *SUMS)
 AT = (1, 2)  # the sample and the agent that are spoiled
-SURVIVED: set[str] = set()
+SURVIVED: dict[str, tuple[tuple[str, ...], str]] = {}
 
 
 def build(name, action_type="categorical", **settings):
@@ -25,9 +25,9 @@ def build(name, action_type="categorical", **settings):
     return {**LOSSES, **SUMS}[name](action_type, **settings)
 
 
-def survived(fault, losses=ALL):
+def survived(fault, result, losses=ALL):
     """One test per loss, ``survived: <fault>: <loss>``; the fault has a row in the README."""
-    SURVIVED.add(fault)
+    SURVIVED[fault] = losses, result
     return pytest.mark.parametrize("name", losses, ids=lambda name: f"survived: {fault}: {name}")
 
 
@@ -36,14 +36,18 @@ class Refused:
     """A fault that is refused: how the input is spoiled, and by which message one hears of it."""
 
     losses: tuple[str, ...]
-    spoil: Callable[..., Any]
-    """From the batch (and the loss, if it has two arguments); returns a batch, or spoils it."""
+    spoil: Callable[..., Any] | tuple[Callable[..., Any], ...]
+    """From the batch and the loss; returns a batch, or spoils it. Several are several ways."""
     message: str
     """Of the error; ``...`` stands for anything."""
     error: type[Exception] = ValueError
     action_type: str = "categorical"
     make: Callable[[str], Any] | None = None
     """The loss by name, where the usual one will not do."""
+
+    @property
+    def ways(self):
+        return self.spoil if isinstance(self.spoil, tuple) else (self.spoil,)
 
     @property
     def pattern(self):
@@ -53,7 +57,7 @@ class Refused:
 def put(key, value, at=AT):
     """Spoils one element of an entry."""
 
-    def spoil(batch):
+    def spoil(batch, _):
         entry = batch[key].clone()
         entry[(*at, *[0] * (entry.ndim - len(at)))] = value
         batch[key] = entry
@@ -64,7 +68,7 @@ def put(key, value, at=AT):
 def change(key, function):
     """Replaces an entry by a function of it, whatever the shape."""
 
-    def spoil(batch):
+    def spoil(batch, _):
         group, name = key[:-1], key[-1]
         free = batch[group].clone().auto_batch_size_(1) if group else batch
         free[name] = function(free[name])
@@ -75,7 +79,7 @@ def change(key, function):
 
 def everywhere(function):
     """The function on every floating entry."""
-    return lambda batch: batch.apply(lambda x: function(x) if x.is_floating_point() else x)
+    return lambda batch, _: batch.apply(lambda x: function(x) if x.is_floating_point() else x)
 
 
 def same(found, expected, **tolerance):

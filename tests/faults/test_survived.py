@@ -1,0 +1,368 @@
+"""What is legitimate is survived, with the numbers of the plain case."""
+
+import pytest
+import torch
+from tensordict import lazy_stack
+from torch import nn
+from torch.distributions import Categorical
+from torch.testing import assert_close
+from torchrl.modules import ProbabilisticActor
+
+from tests.faults.table import build, finite, same, survived
+from tests.objectives.factory import (
+    LOSSES,
+    OBS,
+    A,
+    N,
+    batch64,
+    gradients,
+    make_moa,
+    make_policy,
+    make_value,
+    module,
+    poisoned,
+    terms,
+)
+from tests.objectives.test_dying import moa as moa_network
+from tests.objectives.test_dying import per_agent
+from torchrl_moawm import ClipPPOPolicyLoss, MOALoss
+from torchrl_moawm.testing import make_batch
+
+G = "agents"
+ONE_BY_ONE = tuple(LOSSES)
+
+
+@pytest.fixture
+def batch(generator):
+    return batch64((4, 6), dead_fraction=0.3, generator=generator)
+
+
+def assert_same_as(name, batch, other):
+    """Values, logs and gradients."""
+    loss = build(name).double()
+    same(loss(other), loss(batch))
+    expected = gradients(loss, batch)
+    assert_close(gradients(loss, other), expected)
+    finite(expected)
+
+
+# ------------------------------------------------------------------- agents and time
+
+
+@survived(
+    "a group of one",
+    "the mean of its valid elements; the model of others is 0",
+    (*ONE_BY_ONE, "total"),
+)
+def test_a_group_of_one(name, generator):
+    """Of the loss of a team of one, element by element; there are no others to model."""
+    batch = batch64((4, 6), n_agents=1, dead_fraction=0.3, generator=generator)
+    make = {"total": make_moa, **LOSSES}[name]
+    loss, every = make(n_agents=1).double(), make(n_agents=1, reduction="none").double()
+    every.load_state_dict(loss.state_dict())
+    found, elements = loss(batch), every(batch)
+    alive = batch[G, "mask"]
+    for key, value in found.items():
+        if key.startswith("loss"):
+            kept = elements[key].reshape(24, -1)[alive.flatten()]
+            assert_close(value, kept.mean() if kept.numel() else torch.zeros_like(value))
+    reached = gradients(loss, batch)
+    assert all(gradient.isfinite().all() for gradient in reached.values())
+    moa = name in ("moa", "total")
+    assert moa == (not any(gradient.any() for gradient in reached.values()))
+
+
+@survived("nobody valid", "0, with zero gradient")
+def test_nobody_valid(name, batch):
+    batch[G, "mask"] = torch.zeros_like(batch[G, "mask"])
+    loss = build(name).double()
+    for key, value in loss(batch).items():
+        assert value.isfinite(), key
+        assert not key.startswith("loss") or value == 0.0, key
+    assert not any(gradient.any() for gradient in gradients(loss, batch).values())
+
+
+@survived("NaN behind the mask of the dead", "as without the NaN, gradient included")
+def test_nan_behind_the_mask(name, batch):
+    assert_same_as(name, batch, poisoned(batch))
+
+
+@survived(
+    "NaN behind the mask of a feature",
+    "as without the NaN, gradient included",
+    ("world_model", "moawm", "total"),
+)
+def test_nan_behind_a_feature_mask(name, batch):
+    other = batch.clone()
+    hidden = ~batch["next", G, "observation_mask"]
+    other["next", G, "observation"][hidden] = torch.nan
+    assert_same_as(name, batch, other)
+
+
+@survived("one step of time", "as the flattened batch")
+def test_one_step_of_time(name, batch):
+    flat = batch.reshape(-1)
+    assert_same_as(name, flat, flat.unsqueeze(-1))
+
+
+@survived("one step of time, estimated", "`A = r + gamma V' (1 - terminated) - V`", ("estimator",))
+def test_the_advantage_of_one_step(name, generator):
+    """A = r + gamma V' (1 - terminated) - V."""
+    loss = make_value()
+    batch = make_batch((5, 1), generator=generator)
+    loss.make_value_estimator(gamma=0.9, lmbda=0.5)
+    loss.value_estimator(batch)
+    following = batch["next"].clone()
+    with torch.no_grad():
+        following[G, "latent"] = loss.latent_network(following)[G, "latent_loc"]
+        bootstrap = 0.9 * loss.critic_network(following)[G, "state_value"]
+        value = loss.critic_network(batch.clone())[G, "state_value"]
+    going = ~batch["next", "terminated"].unsqueeze(-1)
+    assert_close(batch[G, "advantage"], batch["next", G, "reward"] + bootstrap * going - value)
+
+
+@survived("advantage of one sample, normalised", "0, with finite gradients", ("policy", "total"))
+def test_a_single_advantage_is_normalised_to_zero(name, generator):
+    loss, batch = build(name), make_batch((1,), generator=generator)
+    assert loss(batch)["loss_objective"] == 0.0
+    finite(gradients(loss, batch))
+
+
+@survived("constant advantage, normalised", "0, with finite gradients", ("policy", "total"))
+def test_a_constant_advantage_is_normalised_to_zero(name, batch):
+    batch[G, "advantage"] = torch.full_like(batch[G, "advantage"], 0.3)
+    loss = build(name).double()
+    assert abs(loss(batch)["loss_objective"]) < 1e-9
+    finite(gradients(loss, batch))
+
+
+@survived("optional masks that are missing", "as masks of True")
+def test_no_mask_is_a_mask_of_true(name, batch):
+    names = [(G, "mask"), (G, "previous_mask"), (G, "action_mask")]
+    names.append(("next", G, "observation_mask"))
+    read = [key for key in build(name).in_keys if key[-1] == "previous_mask"]
+    if name != "moa":  # the student reads previous_mask: as an input it must be there
+        names = [key for key in names if key not in read]
+    full, without = batch.clone(), batch.exclude(*names)
+    for key in names:
+        full[key] = torch.ones_like(batch[key])
+    if name == "moa":
+        head = nn.Sequential(nn.Linear(OBS, (N - 1) * A), nn.Unflatten(-1, (N - 1, A)))
+        loss = MOALoss(module(head, ["previous_observation"], ["moa_logits"])).double()
+        same(loss(without), loss(full))
+        assert_close(gradients(loss, without), gradients(loss, full))
+    else:
+        assert_same_as(name, full, without)
+
+
+# ------------------------------------------------------------------- magnitudes
+
+
+def log_scale(value):
+    """The three losses with Gaussians, whose standard deviation is exp(value + 0 * something)."""
+
+    def make(name):
+        loss = per_agent(name) if name != "moa" else MOALoss(moa_network("continuous"))
+        networks = {"moa": ["moa_network"], "cvae": ["student", "teacher"], "vae": ["teacher"]}
+        for network in networks[name]:
+            encoder = getattr(loss, network)
+            layer = (encoder.module.net if name == "moa" else encoder[0].module).net
+            half = layer.out_features // 2
+            layer.weight.data[half:] = 0.0
+            layer.bias.data[half:] = value
+        return loss
+
+    return make
+
+
+@survived(
+    "a scale of 0 (log-scale of -1e4)",
+    "as a scale of 1e-6, with finite gradients",
+    ("moa", "cvae", "vae"),
+)
+def test_a_scale_of_zero(name, generator):
+    """As 1e-6, the floor: values that are those there, and finite gradients."""
+    batch = batch64((4,), action_type="continuous", generator=generator)
+    loss = log_scale(-1e4)(name)
+    floor = log_scale(torch.tensor(1e-6, dtype=torch.float64).log())(name)
+    floor.load_state_dict(loss.state_dict())
+    for one, two in zip(floor.parameters(), loss.parameters(), strict=True):
+        one.data = torch.where(two.data == -1e4, torch.tensor(1e-6).double().log(), two.data)
+    found, expected = loss(batch), floor(batch)
+    for key, value in expected.items():
+        if key.startswith("loss"):
+            assert_close(found[key], value, rtol=1e-6, atol=1e-6)
+    finite(gradients(loss, batch))
+
+
+@survived(
+    "raw log-scale of +-1e4 in a Gaussian head",
+    "finite, with finite gradients",
+    ("moa", "cvae", "vae", "policy"),
+)
+@pytest.mark.parametrize("raw", [1e4, -1e4], ids=["+", "-"])
+def test_a_raw_scale_of_ten_thousand(name, raw, generator):
+    batch = make_batch((4,), action_type="continuous", generator=generator)
+    loss, heads = build(name, "continuous"), 0
+    for part in loss.modules():
+        if type(part).__name__ in ("StudentEncoder", "TeacherEncoder", "MOANet", "ActorNet"):
+            last = [m for m in part.modules() if isinstance(m, nn.Linear)][-1]
+            last.bias.data[len(last.bias) // 2 :] = raw
+            heads += 1
+    assert heads
+    for key, value in loss(batch).items():
+        assert value.isfinite(), key
+    finite(gradients(loss, batch))
+
+
+class Forbidding(nn.Module):
+    """Logits that are ``-inf`` (or very low) where the action mask forbids."""
+
+    def __init__(self, low, others=False):
+        super().__init__()
+        self.net, self.low, self.others = nn.Linear(OBS, A), low, others
+
+    def forward(self, observation, allowed):
+        logits = self.net(observation)
+        if self.others:
+            logits = logits.unsqueeze(-2).expand(*logits.shape[:-1], N - 1, A)
+            order = [[j for j in range(N) if j != i] for i in range(N)]
+            allowed = allowed[..., order, :]
+        return logits.masked_fill(~allowed, self.low)
+
+
+def forbidding(name, low):
+    torch.manual_seed(0)
+    if name == "moa":
+        entries = ["previous_observation", "action_mask"]
+        return MOALoss(module(Forbidding(low, others=True), entries, ["moa_logits"])).double()
+    logits = module(Forbidding(low), ["observation", "action_mask"], ["logits"])
+    actor = ProbabilisticActor(
+        logits,
+        in_keys={"logits": (G, "logits")},
+        out_keys=[(G, "action")],
+        distribution_class=Categorical,
+    )
+    return ClipPPOPolicyLoss(actor).double()
+
+
+@survived(
+    "logits of -inf from action masks", "as very low ones, with finite gradients", ("moa", "policy")
+)
+def test_logits_of_minus_infinity(name, batch, boolean):
+    taken = nn.functional.one_hot(batch[G, "action"], A).bool()
+    batch[G, "action_mask"] = taken | boolean(4, 6, N, A, p=0.4)
+    loss, finite_one = forbidding(name, -torch.inf), forbidding(name, -1e300)
+    same(loss(batch), finite_one(batch))
+    reached = gradients(loss, batch)
+    assert_close(reached, gradients(finite_one, batch))
+    finite(reached)
+
+
+@survived(
+    "ratio overflow",
+    "clamped at `exp(20)`, counted in `ratio_overflow`, with finite gradients",
+    ("policy", "total"),
+)
+def test_a_ratio_that_overflows_is_clamped_and_counted(name, generator):
+    """exp(800) is infinite; the bound is exp(20)."""
+    batch = make_batch((6,), generator=generator)
+    batch[G, "advantage"] = -torch.ones(6, N, 1)
+    batch[G, "action_log_prob"][2, 1] = -800.0
+    loss = build(name) if name == "total" else make_policy(normalize_advantage=False)
+    found = loss(batch)
+    assert_close(found["ratio_overflow"], torch.tensor(1 / 18))
+    assert all(value.isfinite() for value in found.values())
+    if name == "policy":
+        batch[G, "action_log_prob"][2, 1] = 0.0
+        rest = 18 * loss(batch)["loss_objective"]
+        log_prob = loss.actor_network.get_dist(batch).log_prob(batch[G, "action"])[2, 1]
+        expected = (rest - log_prob.exp().clamp_min(0.8) + torch.tensor(20.0).exp()) / 18
+        assert_close(found["loss_objective"], expected)
+        assert loss(batch)["ratio_overflow"] == 0.0
+        batch[G, "action_log_prob"][2, 1] = -800.0
+    finite(gradients(loss, batch))
+
+
+# ------------------------------------------------------------------- how a batch is stored
+
+
+@survived("a batch that is not contiguous", "as the contiguous one")
+def test_not_contiguous(name, batch):
+    other = batch.transpose(0, 1).contiguous().transpose(0, 1)
+    assert not other[G, "observation"].is_contiguous()
+    assert_same_as(name, batch, other)
+
+
+@survived("an expanded batch", "as the copied one")
+def test_expanded(name, batch):
+    """Three times the same: of every mean, the same."""
+    rows = batch.reshape(-1)
+    other = rows.expand(3, *rows.shape)
+    assert other[G, "observation"].stride(0) == 0
+    loss = build(name).double()
+    copied = torch.stack([rows] * 3)
+    same(loss(other), loss(copied))
+    assert_close(gradients(loss, other), gradients(loss, copied))
+
+
+@survived("a lazily stacked batch", "as the dense one")
+def test_lazily_stacked(name, batch):
+    assert_same_as(name, batch, lazy_stack([row.clone() for row in batch]))
+
+
+@survived("a memory-mapped batch", "as the one in memory")
+def test_memory_mapped(name, batch, tmp_path):
+    assert_same_as(name, batch, batch.memmap(tmp_path))
+
+
+@survived("more leading dimensions", "as the flattened batch")
+def test_more_leading_dimensions(name, batch):
+    assert_same_as(name, batch.reshape(-1), batch.reshape(2, 2, 3, 2))
+
+
+@survived("stored entries that carry gradient", "as detached; no gradient leaves through them")
+def test_stored_entries_that_carry_gradient(name, batch):
+    other = batch.apply(lambda x: x.clone().requires_grad_() if x.is_floating_point() else x)
+    loss = build(name).double()
+    same(loss(other), loss(batch))
+    terms(loss(other)).backward()
+    entries = [x for x in other.values(True, True) if x.is_floating_point()]
+    assert all(x.grad is None or not x.grad.any() for x in entries)
+    finite({k: p.grad for k, p in loss.named_parameters() if p.grad is not None})
+
+
+@survived("a teacher that carries gradient", "a target; no gradient reaches it", ("cvae", "moawm"))
+def test_a_teacher_that_carries_gradient(name, batch):
+    """It is a target: nothing reaches it."""
+    loss = build(name).double()
+    cvae = loss if name == "cvae" else loss["cvae"]
+    terms(loss(batch)).backward()
+    assert all(p.requires_grad for p in cvae.teacher.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in cvae.teacher.parameters())
+    assert any(p.grad.any() for p in cvae.student.parameters())
+
+
+@survived("bfloat16 autocast", "float32, near the result without, and so is the gradient")
+@pytest.mark.parametrize("action_type", ["categorical", "continuous"])
+def test_autocast(name, action_type, generator):
+    """Terms and logs in float32, near those without; so are the gradients."""
+    batch = make_batch((64,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    if action_type == "continuous":
+        batch[G, "action"] = batch[G, "action"].clamp(-0.9, 0.9)
+    loss = build(name, action_type)
+    torch.manual_seed(0)
+    expected, reached = loss(batch), gradients(loss, batch)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(batch)
+        again = gradients(loss, batch)
+    for key, value in found.items():
+        assert value.dtype == torch.float32, key
+        if "units" not in key and "fraction" not in key and "accuracy" not in key:
+            assert_close(
+                value, expected[key], rtol=0.03, atol=0.03, msg=lambda m, k=key: f"{k} {m}"
+            )
+    finite(again)
+    one, two = (torch.cat([x.flatten() for x in g.values()]) for g in (again, reached))
+    assert torch.nn.functional.cosine_similarity(one, two, 0) > 0.99
