@@ -88,6 +88,23 @@ def test_nan_behind_the_mask(name, batch):
 
 
 @survived(
+    "dead agents that do nothing possible",
+    "as if they did nothing, gradient included",
+    ("moa", "policy", "total"),
+)
+@pytest.mark.parametrize("action_type", ["categorical", "one-hot"])
+def test_dead_agents_that_do_nothing_possible(name, action_type, generator):
+    """An action out of range, a mask that allows nothing."""
+    batch = batch64((24,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    other, dead = batch.clone(), ~batch[G, "mask"]
+    other[G, "action"][dead] = 9
+    other[G, "action_mask"][dead] = False
+    loss = build(name, action_type).double()
+    same(loss(other), loss(batch))
+    assert_close(gradients(loss, other), gradients(loss, batch))
+
+
+@survived(
     "NaN behind the mask of a feature",
     "as without the NaN, gradient included",
     ("world_model", "moawm", "total"),
@@ -269,6 +286,7 @@ def test_a_ratio_that_overflows_is_clamped_and_counted(name, generator):
     batch = make_batch((6,), generator=generator)
     batch[G, "advantage"] = -torch.ones(6, N, 1)
     batch[G, "action_log_prob"][2, 1] = -800.0
+    batch[G, "action_log_prob"][3, 0] = -15.0  # large, but within the bound
     loss = build(name) if name == "total" else make_policy(normalize_advantage=False)
     found = loss(batch)
     assert_close(found["ratio_overflow"], torch.tensor(1 / 18))

@@ -360,3 +360,18 @@ def test_all_losses_survive_ddp_with_the_same_gradients(action_type):
     for _ in range(2):
         torch.testing.assert_close(gradients(parallel), expected)
     assert all(gradient.any() for gradient in expected.values())
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", ["actor", "student", "teacher"])
+def test_distributions_are_in_float32_under_autocast(name, action_type):
+    """What a log-probability or a divergence is made of, and no more precise than the network."""
+    network, batch = make_network(name, action_type), make_batch((4,), action_type=action_type)
+    expected = network(batch.clone())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(batch.clone())
+    written = {"student": ["latent_loc", "latent_scale"], "teacher": ["teacher_loc"]}
+    logits = ["loc", "scale"] if action_type == "continuous" else ["logits"]
+    for entry in written.get(name, logits):
+        assert found["agents", entry].dtype == torch.float32
+        assert not torch.equal(found["agents", entry], expected["agents", entry])

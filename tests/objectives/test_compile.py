@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     LOSSES,
+    Held,
     gradients,
     make_moa,
     make_moawm,
@@ -35,16 +36,19 @@ def build(name, action_type):
 
 def assert_compiled_equals_eager(loss, batch, **options):
     torch._dynamo.reset()
+    assert_same_as_eager(loss, torch.compile(loss, fullgraph=True, **options), batch)
+
+
+def assert_same_as_eager(loss, compiled, batch, **tolerance):
     expected, expected_grads = loss(batch), gradients(loss, batch)
-    compiled = torch.compile(loss, fullgraph=True, **options)
     found = compiled(batch)
     assert list(found.keys()) == list(expected.keys())
     for key, value in expected.items():
-        if key != "entropy" or loss.entropy_coeff != 0:
-            assert_close(found[key], value, msg=key)
+        if key != "entropy" or getattr(loss, "entropy_coeff", 1) != 0:
+            assert_close(found[key], value, msg=lambda m, key=key: f"{key}: {m}", **tolerance)
     parameters = list(loss.parameters())
     grads = torch.autograd.grad(terms(found), parameters, allow_unused=True, materialize_grads=True)
-    assert_close(dict(zip(expected_grads, grads, strict=True)), expected_grads)
+    assert_close(dict(zip(expected_grads, grads, strict=True)), expected_grads, **tolerance)
 
 
 @pytest.mark.parametrize(("name", "action_type", "dead"), CASES)
@@ -53,11 +57,86 @@ def test_compiled_gives_the_same_value_and_gradient(name, action_type, dead, gen
     assert_compiled_equals_eager(build(name, action_type), batch, backend="aot_eager")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+inductor = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+
+
+@inductor
 def test_compiled_by_inductor_gives_the_same(generator):
     batch = make_batch((7,), dead_fraction=0.3, generator=generator)
     critic = module(torch.nn.Linear(5, 1), ["observation"], ["state_value"])
     assert_compiled_equals_eager(ClipPPOValueLoss(critic), batch)
+
+
+@pytest.mark.slow
+@inductor
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("name", "action_type", "dead"), CASES)
+def test_every_loss_compiled_by_inductor(name, action_type, dead, dynamic, generator):
+    batch = make_batch((7,), action_type=action_type, dead_fraction=dead, generator=generator)
+    assert_compiled_equals_eager(build(name, action_type), batch, dynamic=dynamic)
+
+
+DYNAMIC = [(name, "categorical") for name in (*LOSSES, "moawm", "total")]
+DYNAMIC += [("moa", "continuous"), ("cvae", "continuous"), ("policy", "continuous")]
+
+
+@pytest.mark.parametrize(("name", "action_type"), DYNAMIC)
+def test_one_compilation_serves_every_batch_size(name, action_type, generator):
+    torch._dynamo.reset()
+    loss = {"moawm": make_moawm, "total": make_total}.get(name)
+    loss = build(name, action_type) if loss is None else loss()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    sizes = [(7, 3), (9, 3), (4, 5)]
+    batches = [
+        make_batch(size, action_type=action_type, dead_fraction=0.3, generator=generator)
+        for size in sizes
+    ]
+    compiled(batches[0])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for batch in batches:
+            assert_same_as_eager(loss, compiled, batch)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_compiled_under_autocast(name, generator):
+    """Near the eager result: compiled, less is rounded to bfloat16 on the way."""
+    torch._dynamo.reset()
+    batch, loss = make_batch((7,), dead_fraction=0.3, generator=generator), LOSSES[name]()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compiled(batch)
+        assert all(value.dtype == torch.float32 for value in found.values())
+        assert_same_as_eager(loss, compiled, batch, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_values_are_not_looked_at_in_compiled_code(bad, generator):
+    torch._dynamo.reset()
+    loss, batch = LOSSES["value"](), make_batch((7,), generator=generator)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    compiled(batch)
+    batch["agents", "value_target"][1, 1] = bad
+    assert not compiled(batch)["loss_value"].isfinite()
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        loss(batch)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_an_ensemble_of_networks_by_vmap(name, generator):
+    """The same loss under several parameters at once, values and gradients."""
+    batch = make_batch((7,), dead_fraction=0.3, generator=generator)
+    members = [Held(LOSSES[name]()) for _ in range(3)]
+    parameters = [dict(member.named_parameters()) for member in members]
+    stacked = {key: torch.stack([p[key] for p in parameters]).detach() for key in parameters[0]}
+
+    def value(given):
+        return torch.func.functional_call(members[0], given, (batch,))
+
+    found_grads, found = torch.vmap(torch.func.grad_and_value(value))(stacked)
+    for index, member in enumerate(members):
+        assert_close(found[index], member(batch))
+        for key, gradient in gradients(member.loss, batch).items():
+            assert_close(found_grads["loss." + key][index], gradient, msg=key)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum"])

@@ -18,7 +18,6 @@ from torchrl_moawm.functional import (
     masked_mean,
     moa_cross_entropy,
 )
-from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
@@ -151,7 +150,6 @@ class MOALoss(MultiAgentLoss):
         allowed = self._get_optional(tensordict, "action_mask")
         if self._writes("moa_logits"):
             logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
-            (logits,) = full_precision(logits)
             if self._get(tensordict, "action").ndim == logits.ndim - 2:  # else one-hot
                 self._check_kind(tensordict, discrete=True)
             target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])

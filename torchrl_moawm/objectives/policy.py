@@ -25,7 +25,6 @@ from torchrl_moawm._checks import (
 from torchrl_moawm._values import check_allowed, check_index, check_one_hot
 from torchrl_moawm.functional import clipped_policy_loss, masked_mean, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
-from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
     Reduction,
@@ -168,7 +167,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         dist = self.actor_network.get_dist(tensordict)
         action = tensordict.get(self._key("action"))
         self._check_action(tensordict, action, dist)
-        return full_precision(dist.log_prob(action))[0], dist, False
+        return dist.log_prob(action), dist, False
 
     def _check_action(self, tensordict: TensorDictBase, action: Tensor, dist: Any) -> None:
         """Refuses an action that the policy cannot have taken."""
