@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.testing import assert_close
 
 from tests.objectives.factory import LOSSES, gradients
 from tests.properties.strategies import batches, magnitudes, masks, numbers, signed, tensors
@@ -85,19 +84,6 @@ def test_of_a_scale_that_is_zero(name, data):
     args = list(data.draw(arguments(letters.replace("x", "l"), torch.float64)))
     args[at] = torch.zeros(SHAPE, dtype=torch.float64)
     assert_finite(getattr(functional, name), *args)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_half_precision_is_computed_in_float32(name, dtype, normal):
-    """Of the same numbers, so to the last digit."""
-    function, clip = getattr(functional, name), (0.2,) if name.startswith("clipped") else ()
-    letters = FUNCTIONS[name]
-    args = [normal(300, 4).exp() if letter == "s" else normal(300, 4) for letter in letters]
-    half = [arg.to(dtype) for arg in args]
-    found, expected = function(*half, *clip), function(*(x.float() for x in half), *clip)
-    assert found.dtype == torch.float32
-    assert_close(found, expected, rtol=0, atol=0)
 
 
 SCALED = (
