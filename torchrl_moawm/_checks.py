@@ -15,10 +15,11 @@ def check_same_shape(**tensors: Tensor) -> None:
     Raises:
         ValueError: The message lists every name with its shape, or its device.
     """
-    if len({tensor.shape for tensor in tensors.values()}) > 1:
+    first, *others = tensors.values()  # compared in pairs: a set would fix the sizes when compiled
+    if any(other.shape != first.shape for other in others):
         found = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
         raise ValueError(f"Expected one shape, got {found}.")
-    if len({tensor.device for tensor in tensors.values()}) > 1:
+    if any(other.device != first.device for other in others):
         found = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
         raise ValueError(f"Expected one device, got {found}.")
 

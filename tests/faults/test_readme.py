@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.table import ALL, SURVIVED
-from tests.faults.test_refused import COEFFICIENTS, REFUSED
+from tests.faults.test_refused import REFUSED
 from tests.faults.test_survived import test_autocast
+from tests.faults.test_weights import COEFFICIENTS
 
 README = Path(__file__).parent / "README.md"
 

@@ -87,6 +87,20 @@ def test_nan_behind_the_mask(name, batch):
     assert_same_as(name, batch, poisoned(batch))
 
 
+@survived("padded rows of zeros", "as without them, gradient included")
+@pytest.mark.parametrize("action_type", ["categorical", "one-hot"])
+def test_padded_rows(name, action_type, generator):
+    """The mask is the collector's alone."""
+    batch = batch64((6,), action_type=action_type, generator=generator).exclude((G, "mask"))
+    rows = batch[:2].apply(torch.zeros_like)
+    padded = torch.cat([batch, rows])
+    padded["collector"] = {"mask": (torch.arange(8) < 6).unsqueeze(-1)}
+    batch["collector"] = {"mask": torch.ones(6, 1, dtype=torch.bool)}
+    loss = build(name, action_type).double()
+    same(loss(padded), loss(batch))
+    assert_close(gradients(loss, padded), gradients(loss, batch))
+
+
 @survived(
     "dead agents that do nothing possible",
     "as if they did nothing, gradient included",

@@ -215,18 +215,6 @@ def test_gradcheck(batch):
     assert_gradcheck(loss, batch)
 
 
-def test_a_mask_that_is_not_boolean_is_refused(batch):
-    batch[MASK] = batch[MASK].float()
-    with pytest.raises(TypeError, match=r"action_mask.* dtype torch.bool, got torch.float32"):
-        watching()(batch)
-
-
-def test_a_mask_of_other_actions_is_refused(batch):
-    batch[MASK] = torch.ones(B, N, A + 1, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"action_mask of shape \[6, 3, 2, 4\].*\[6, 3, 2, 5\]"):
-        watching()(batch)
-
-
 # -------------------------------------------------------------------- a real environment
 
 

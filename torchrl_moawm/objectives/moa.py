@@ -188,7 +188,8 @@ class MOALoss(MultiAgentLoss):
         theirs = self._agent_mask(tensordict, "target_mask")
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
-            check_one_hot(name, action, theirs)
+            rows = action.shape[:-1]
+            check_one_hot(name, action, None if theirs is None else expand_left(theirs, rows, name))
             action = action.argmax(-1)
         mine = both(self._agent_mask(tensordict), self._previous_mask(tensordict))
         action = clean(name, action, theirs)

@@ -137,6 +137,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         for name in ("action", "sample_log_prob"):
             inputs.set(self._key(name), self._data(tensordict, name, valid))
         if valid is not None:
+            inputs.set(self._key("mask"), expand_left(valid, stored.shape, "the actions"))
             valid = expand_left(valid, advantage.shape, "the advantage")
         if self.normalize_advantage:
             advantage = normalized_advantage(advantage, valid)
