@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensordict import lazy_stack
+from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torch.distributions import Categorical
 from torch.testing import assert_close
@@ -25,7 +26,7 @@ from tests.objectives.factory import (
 )
 from tests.objectives.test_dying import moa as moa_network
 from tests.objectives.test_dying import per_agent
-from torchrl_moawm import ClipPPOPolicyLoss, MOALoss
+from torchrl_moawm import ClipPPOPolicyLoss, ClipPPOValueLoss, MOALoss
 from torchrl_moawm.testing import make_batch
 
 G = "agents"
@@ -398,3 +399,31 @@ def test_autocast(name, action_type, generator):
     finite(again)
     one, two = (torch.cat([x.flatten() for x in g.values()]) for g in (again, reached))
     assert torch.nn.functional.cosine_similarity(one, two, 0) > 0.99
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_nested_entry_is_read_entry_by_entry(bad, generator):
+    """A network may read a whole tensordict; masked and checked is each of its entries."""
+
+    class Own(TensorDictModuleBase):
+        in_keys, out_keys = [(G, "sight")], [(G, "state_value")]
+
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(OBS, 1)
+
+        def forward(self, tensordict):
+            return tensordict.set((G, "state_value"), self.net(tensordict[G, "sight", "near"]))
+
+    batch = make_batch((4,), dead_fraction=0.4, generator=generator)
+    loss, alive = ClipPPOValueLoss(Own()), batch[G, "mask"]
+    batch[G, "sight", "near"] = batch[G, "observation"].clone()
+    expected = loss(batch)
+    where = alive if bad else ~alive
+    assert where.any()
+    batch[G, "sight", "near"][where] = torch.nan
+    if bad:
+        with pytest.raises(ValueError, match=r"\('agents', 'sight'\) has .* NaN or infinite"):
+            loss(batch)
+    else:
+        same(loss(batch), expected)

@@ -25,7 +25,11 @@ class LatentGAE(MultiAgentGAE):
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
-        """Writes the advantage, the value target and V_old into the tensordict."""
+        """Writes the advantage, the value target and V_old into the tensordict.
+
+        Raises:
+            ValueError: The batch dimensions have names, and none is ``time``: it is flattened.
+        """
         loss = self.loss
         if tensordict._has_names() and self.time_dim is None and "time" not in tensordict.names:
             raise ValueError(

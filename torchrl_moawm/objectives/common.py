@@ -197,7 +197,7 @@ class MultiAgentLoss(ScheduledLoss):
                 name = unravel_key((*place, key))
                 if not entry.numel():
                     raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
-                if like is not None:
+                if like is not None and isinstance(entry, Tensor):
                     check_fits(name, entry, like)
                 mask = self._mask_of(tensordict, key, samples, agents)
                 fill = last(key) == "action_mask"  # a masked row must stay a distribution
@@ -306,13 +306,15 @@ def checked_mask(key: NestedKey, mask: Tensor | None) -> Tensor | None:
     return mask
 
 
-def clean(name: object, entry: Tensor, mask: Tensor | None, fill: bool = False) -> Tensor:
-    """The entry as data: without gradient, filled where the mask is False.
+def clean(name: object, entry: Any, mask: Tensor | None, fill: bool = False) -> Any:
+    """The entry, or each of a nested one, as data: without gradient, filled behind the mask.
 
     Raises:
         ValueError: It is not finite where the mask is True, and values are checked; or the mask
             is on another device or of another shape.
     """
+    if isinstance(entry, TensorDictBase):
+        return entry.apply(lambda x: clean(name, x, mask, fill))
     kept = entry.detach()
     if mask is not None:
         if mask.device != entry.device:
