@@ -189,8 +189,8 @@ class DividesByBatchSize(Altered):
 
 
 class MultipliesByMask(Altered):
-    def _cleaned(self, tensordict, keys, agents):
-        return tensordict.select(*keys, strict=False)
+    def _inputs(self, tensordict, network):
+        return tensordict.select(*network.in_keys, strict=False)
 
     def _reduce(self, loss, valid):
         weight = torch.ones_like(loss) if valid is None else right(valid, loss).to(loss)
@@ -202,8 +202,8 @@ class MultipliesByMask(Altered):
 class CleansOnlyTheLoss(Altered):
     """The value is right; the gradient behind a mask is NaN."""
 
-    def _cleaned(self, tensordict, keys, agents):
-        return tensordict.select(*keys, strict=False)
+    def _inputs(self, tensordict, network):
+        return tensordict.select(*network.in_keys, strict=False)
 
 
 class IgnoresPreviousMask(MOALoss):

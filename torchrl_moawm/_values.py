@@ -108,13 +108,14 @@ def check_index(name: object, index: Tensor, count: int) -> None:
 
 
 def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
-    """Refuses living rows ``[..., A]`` that are not one-hot.
+    """Refuses living rows ``[..., A]`` that are not one-hot; zeros alone are an action not taken.
 
     Raises:
         ValueError: As :func:`check_finite`.
     """
     if looking(action):
-        wrong = ((action != 0).sum(-1) != 1) | (action.sum(-1) != 1)
+        taken = (action != 0).sum(-1)
+        wrong = (taken > 1) | (action.sum(-1) != taken)
         wrong = wrong if mask is None else wrong & mask
         refuse(name, wrong, "(rows) that are not one-hot")
 
