@@ -113,6 +113,22 @@ class NamelessKeyError(Altered):
         return tensordict
 
 
+class MissingIsAnAttributeError(Altered):
+    """It works with what ``get`` returns for an entry that is not there."""
+
+    def before(self, tensordict):
+        key = self._key("reward")
+        return tensordict.copy().set(key, tensordict.get(key).clone())
+
+
+class RenamedIsAnAttributeError(Altered):
+    def before(self, tensordict):
+        reward = tensordict.get(("next", "agents", "reward"), None)
+        if reward is None and tensordict.get(self._key("reward"), None) is not None:
+            raise AttributeError("no reward")
+        return tensordict
+
+
 class HardCodedKey(Altered):
     def _get(self, tensordict, name):
         fixed = ("next", "agents", "reward")
@@ -283,7 +299,9 @@ BROKEN = {  # the rule that must speak first, and those broken by the same defec
     InKeysStay: ["in_keys"],
     MissingIsZero: ["missing_keys"],
     NamelessKeyError: ["missing_keys"],
+    MissingIsAnAttributeError: ["missing_keys", "renamed_keys"],
     HardCodedKey: ["renamed_keys"],
+    RenamedIsAnAttributeError: ["renamed_keys"],
     RenamingWeighsTwice: ["renamed_keys"],
     NamedMaskMayBeAbsent: ["renamed_keys"],
     ForgetsItsGroup: ["default_keys"],

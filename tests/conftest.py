@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run; ``pytest --hypothesis-profile=explore`` looks for new ones.
+settings.register_profile("ci", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.register_profile("explore", database=None, deadline=None, max_examples=2000)
+settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,12 @@ import torch
 from mpe2 import simple_speaker_listener_v4
 from torch.distributions import Categorical, Normal
 from torch.testing import assert_close
-from torchrl.envs import DTypeCastTransform, ExcludeTransform, MarlGroupMapType
+from torchrl.envs import (
+    DTypeCastTransform,
+    ExcludeTransform,
+    MarlGroupMapType,
+    UnsqueezeTransform,
+)
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import PopArtValueNorm
 
@@ -320,6 +325,14 @@ def test_integer_observations_are_refused():
     cast = DTypeCastTransform(torch.float32, torch.int64, in_keys=[("blue", "observation")])
     env.append_transform(cast)
     with pytest.raises(ValueError, match=r"\('blue', 'observation'\) is torch.int64"):
+        MOAWM.from_env(env)
+
+
+def test_observations_of_four_dimensions_are_refused():
+    env = make_teams((3,), {"red": 2, "blue": 3})
+    for _ in range(3):
+        env.append_transform(UnsqueezeTransform(-1, in_keys=[("blue", "observation")]))
+    with pytest.raises(ValueError, match=r"\('blue', 'observation'\) has \[\d, 1, 1, 1\]"):
         MOAWM.from_env(env)
 
 

@@ -16,9 +16,9 @@ from torch import nn
 from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
-from torchrl_moawm import MOALoss
+from torchrl_moawm import LossSum, MOALoss
 from torchrl_moawm._contract import RULES
-from torchrl_moawm.modules import make_moa_network, make_world_model
+from torchrl_moawm.modules import Team, make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 
 from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
@@ -151,6 +151,22 @@ def test_contract_in_a_nested_group(generator):
     settings = sizes()
     loss = MOALoss(make_moa_network(group=group, **settings), group=group)
     check_loss_module(loss, make_batch(group=group, dead_fraction=0.3, generator=generator))
+
+
+def test_contract_of_a_sum_whose_parts_mean_different_entries_by_one_name(generator):
+    """``action`` is that of the own group in one part, and that of the foes in the other."""
+    settings = sizes()
+    foes = [Team("foes", 2, settings["obs_dim"], settings["action_dim"], settings["n_actions"])]
+    networks = [make_moa_network(**settings, other_groups=foes, target_group=x) for x in FOES]
+    total = LossSum(
+        {f"moa_{x}": MOALoss(n, target_group=x) for x, n in zip(FOES, networks, strict=True)}
+    )
+    batch = make_batch(generator=generator)
+    batch.update(make_batch(n_agents=2, group="foes", generator=generator))
+    check_loss_module(total, batch)
+
+
+FOES = [None, "foes"]
 
 
 # ---------------------------------------------------------------- broken losses

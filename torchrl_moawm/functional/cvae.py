@@ -12,8 +12,8 @@ def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Entries of other samples of the batch, for each agent by itself.
 
     Of an agent's n valid samples, number k receives number ``(k + s) mod n`` with
-    ``s = max(1, floor(0.618 n))``: a shuffle without randomness, so it compiles and repeats. The
-    golden section keeps s from being a multiple of the length of an episode.
+    ``s = floor(0.618 n)``: a shuffle without randomness, so it compiles and repeats. The golden
+    section keeps s from being a multiple of the length of an episode. A single sample stays.
 
     Args:
         x: ``[*B, N, F]``, one entry per sample and agent.
@@ -34,13 +34,12 @@ def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     samples = x.flatten(0, -3) if x.ndim > 3 else x.reshape(-1, *x.shape[-2:])  # [S, N, F]
     if mask is None:
-        step = max(1, int(0.618 * samples.shape[0]))
-        return samples.roll(-step, dims=0).reshape(x.shape)
+        return samples.roll(-int(0.618 * samples.shape[0]), dims=0).reshape(x.shape)
     check_shape("mask", mask, x.shape[:-1], "x without features")
     check_mask(mask=mask)
     valid = mask.reshape(samples.shape[:-1])  # [S, N]
     count = valid.sum(0)
-    shift = (0.618 * count).long().clamp_min(1)
+    shift = (0.618 * count).long()
     rank = valid.cumsum(0) - 1
     order = torch.argsort(valid, dim=0, descending=True, stable=True)  # the valid samples first
     source = order.gather(0, (rank + shift).remainder(count.clamp_min(1)))

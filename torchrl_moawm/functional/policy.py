@@ -87,4 +87,4 @@ def normalized_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tenso
     mean = torch.where(mask, advantage, 0.0).sum(dims, keepdim=True) / count.clamp_min(1)
     centred = torch.where(mask, advantage - mean, 0.0)
     variance = centred.square().sum(dims, keepdim=True) / (count - 1).clamp_min(1)
-    return centred / variance.sqrt().clamp_min(1e-6)
+    return centred / variance.clamp_min(1e-12).sqrt()  # the root of 0 has no finite gradient

@@ -8,11 +8,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
-from tensordict.nn import (
-    CompositeDistribution,
-    ProbabilisticTensorDictSequential,
-    dispatch,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCategorical
@@ -170,9 +166,6 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     ) -> tuple[Tensor, Distribution, bool]:
         """TorchRL's, with a look at the action before the distribution indexes by it."""
         dist = self.actor_network.get_dist(tensordict)
-        if isinstance(dist, CompositeDistribution):
-            action = tensordict.select(self._key("action"))
-            return dist.log_prob(action), dist, True
         action = tensordict.get(self._key("action"))
         self._check_action(tensordict, action, dist)
         return dist.log_prob(action), dist, False
@@ -203,8 +196,6 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
         TorchRL's looks at the values to decide, which costs a synchronisation on a GPU.
         """
-        if isinstance(dist, CompositeDistribution):
-            return super()._get_entropy(dist, adv_shape)
         if has_analytic_entropy(dist):
             return dist.entropy().unsqueeze(-1)
         log_prob = sample_and_log_prob(dist, reparameterize=dist.has_rsample)[1]

@@ -220,11 +220,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
         return self
 
     def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
-        if self._value_estimator is not None:
-            names = ("value", "value_target", "advantage", "reward", "done", "terminated")
-            self._value_estimator.set_keys(
-                **{name: getattr(self.tensor_keys, name) for name in names}
-            )
+        names = ("value", "value_target", "advantage", "reward", "done", "terminated")
+        self._value_estimator.set_keys(**{name: getattr(self.tensor_keys, name) for name in names})
 
 
 def explained_variance(value: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:

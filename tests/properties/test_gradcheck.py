@@ -1,0 +1,124 @@
+"""Analytic against numeric gradient: every function in every argument, every kind of loss."""
+
+import functools
+
+import pytest
+import torch
+from torchrl.modules import RunningValueNorm
+
+from tests.functional.checks import assert_gradcheck as assert_function_gradcheck
+from tests.objectives.factory import (
+    ACTION_TYPES,
+    OBS,
+    A,
+    D,
+    N,
+    assert_gradcheck,
+    batch64,
+    make_cvae,
+    make_moa,
+    make_moawm,
+    make_policy,
+    make_total,
+    make_value,
+    shaken,
+    sizes,
+)
+from torchrl_moawm import MOALoss, functional
+from torchrl_moawm.modules import Team, make_moa_network
+
+# ----------------------------------------------------------------------- the functions
+
+SHAPE = (3, 2, 2)  # *B, N, F
+ACTIONS = torch.tensor([[0, 1], [1, 1], [0, 0]])
+
+FUNCTIONS = {
+    "clipped_policy_loss": (2, functional.clipped_policy_loss, (0.2,)),
+    "clipped_value": (2, functional.clipped_value, (0.7,)),
+    "clipped_value_loss": (3, functional.clipped_value_loss, (0.7,)),
+    "diagonal_gaussian_kl": (4, functional.diagonal_gaussian_kl, ()),
+    "diagonal_gaussian_nll": (3, functional.diagonal_gaussian_nll, ()),
+    "gather_others": (1, functional.gather_others, (-2,)),
+    "masked_mean": (1, functional.masked_mean, ("mask",)),
+    "moa_cross_entropy": (1, functional.moa_cross_entropy, (ACTIONS,)),
+    "normalized_advantage": (1, functional.normalized_advantage, ("mask",)),
+    "shuffle_valid": (1, lambda x, mask: functional.shuffle_valid(x, mask[..., 0]), ("mask",)),
+    "squared_error_norm": (2, functional.squared_error_norm, ("mask",)),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_in_all_its_arguments(name, normal):
+    count, function, rest = FUNCTIONS[name]
+    mask = torch.tensor([True, True, True, False, True, True]).reshape(3, 2, 1).expand(SHAPE)
+    rest = [mask if isinstance(x, str) else x for x in rest]
+    positive = [name.startswith("diagonal") and k % 2 == 1 for k in range(count)]
+    args = [normal(*SHAPE).exp() if scale else normal(*SHAPE) for scale in positive]
+    assert_function_gradcheck(lambda *x: function(*x, *rest), *args)
+
+
+def test_every_function_is_checked():
+    """But for a count, which has no gradient."""
+    assert {*FUNCTIONS, "active_units"} == set(functional.__all__)
+    x = torch.randn(3, 2, 2, requires_grad=True)
+    assert not functional.active_units(x).requires_grad
+
+
+# -------------------------------------------------------------------------- the losses
+
+
+def towards(target, head, action_type):
+    features, n_actions = (D, None) if action_type == "continuous" else (A, A)
+    foes = [Team("foes", 2, OBS, features, n_actions)]
+    network = make_moa_network(
+        head=head, other_groups=foes, target_group=target, **sizes(action_type)
+    )
+    return MOALoss(shaken(network), target_group=target)
+
+
+def normalised(action_type):
+    """In eval mode, after it has seen some returns: its statistics rest."""
+    norm = RunningValueNorm(shape=1)
+    norm.update(3.0 + 2.0 * torch.randn(50, 1))
+    return make_value(action_type, value_norm=norm).eval()
+
+
+LOSSES = {
+    "moa_of_another_group": functools.partial(towards, "foes", "slots"),
+    "moa_of_another_group_pairwise": functools.partial(towards, "foes", "pairwise"),
+    "moa_beside_another_group": functools.partial(towards, None, "slots"),
+    "moa_sum": functools.partial(make_moa, reduction="sum", moa_coeff=0.3),
+    "cvae_both": functools.partial(make_cvae, detach_teacher=False, kl_coeff=0.3),
+    "value_l1": functools.partial(make_value, loss_critic_type="l1", critic_coeff=0.3),
+    "value_unclipped": functools.partial(make_value, clip_value=None),
+    "value_norm": normalised,
+    "policy": functools.partial(make_policy, normalize_advantage=False, entropy_coeff=0.3),
+}
+
+
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_in_its_parameters(name, action_type, generator):
+    loss = LOSSES[name](action_type).double()
+    if name == "policy" and action_type == "continuous":
+        loss.entropy_coeff = 0.0  # that entropy is sampled
+    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
+    foes = {"n_agents": 2, "group": "foes", "action_type": action_type}
+    batch.update(batch64((6,), dead_fraction=0.3, generator=generator, **foes))
+    if action_type != "continuous":
+        batch["foes", "action_mask"] = torch.rand(6, 2, A, generator=generator) < 0.7
+        batch["agents", "action_mask"] = torch.rand(6, N, A, generator=generator) < 0.7
+        for group in ("agents", "foes"):  # what was done was allowed
+            action = batch[group, "action"]
+            index = action if action.ndim == 2 else action.argmax(-1)
+            batch[group, "action_mask"].scatter_(-1, index.unsqueeze(-1), True)
+    assert_gradcheck(loss, batch)
+
+
+@pytest.mark.parametrize("make", [make_moawm, make_total])
+def test_a_sum_in_its_parameters(make, generator):
+    """The teacher apart, which one of its losses only takes as a target."""
+    loss = make().double()
+    for cvae in (module for module in loss.modules() if hasattr(module, "detach_teacher")):
+        cvae.detach_teacher = False
+    assert_gradcheck(loss, batch64((4,), dead_fraction=0.3, generator=generator))
