@@ -1,0 +1,244 @@
+"""Checkpoints from which a run goes on bitwise, by TorchRL's ``Checkpoint``.
+
+A checkpoint is a directory ``checkpoints/checkpoint-<frames>`` of the run's folder: TorchRL's
+``manifest.json``, a ``state.pt`` for each component, and ``sha256.json``, which has the hash of
+every file. It is written beside its place and renamed, so there is a whole one or none. Reading it
+runs no pickle: only ``state.pt`` files are read, and those with ``weights_only``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
+from torchrl.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointRotation,
+    GlobalRNGState,
+    StateDictCheckpointAdapter,
+)
+from torchrl.collectors import Collector
+from torchrl.data import ReplayBuffer
+from torchrl.envs import EnvBase
+from torchrl.trainers import OptimizationStepper, TrainerHookBase
+from world_state import VmasRandomState, VmasWorld
+
+import torchrl_moawm
+
+FORMAT = 1
+HASHES, MANIFEST = "sha256.json", "manifest.json"
+FILES = re.compile(rf"{HASHES}|{MANIFEST}|components/[\w.-]+/state\.pt")
+FOLDER = "checkpoints"
+
+# ----------------------------------------------------------------------------------- what is kept
+
+
+class CollectorState:
+    """How far a collector has come, and the step from which it goes on.
+
+    Args:
+        collector: The collector.
+        exact: Whether the step is kept; else the environments begin anew.
+    """
+
+    def __init__(self, collector: Collector, exact: bool) -> None:
+        self.collector = collector
+        self.exact = exact
+
+    def state_dict(self) -> dict[str, Any]:
+        """TorchRL's own has no step, and the policy, which is in the loss."""
+        one = self.collector
+        state = {"frames": one._frames, "iter": one._iter, "traj_pool": one._traj_pool.state_dict()}
+        return {**state, "carrier": plain(one._carrier)} if self.exact else state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        one = self.collector
+        one._frames, one._iter = state_dict["frames"], state_dict["iter"]
+        one._traj_pool.load_state_dict(state_dict["traj_pool"])
+        if self.exact:
+            one._carrier = unplain(state_dict["carrier"], one._carrier.device)
+
+
+class SamplerState:
+    """Which samples a replay buffer gives next.
+
+    What it holds is not kept: a checkpoint is at the end of a batch, the next fills all of it.
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self.sampler, self.writer = buffer.sampler, buffer.writer
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rest of the permutation, and where the next batch is written."""
+        return {"sampler": self.sampler.state_dict(), "writer": self.writer.state_dict()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.sampler.load_state_dict(state_dict["sampler"])
+        self.writer.load_state_dict(state_dict["writer"])
+
+
+def plain(tensordict: TensorDictBase) -> dict[str, Any]:
+    """A tensordict as nested dictionaries of tensors, which ``weights_only`` admits."""
+    entries = {k: plain(v) if is_tensor_collection(v) else v for k, v in tensordict.items()}
+    return {"batch_size": list(tensordict.batch_size), "entries": entries}
+
+
+def unplain(state: Mapping[str, Any], device: torch.device | None) -> TensorDict:
+    """The tensordict again."""
+    entries = {
+        key: unplain(value, device) if isinstance(value, Mapping) else value
+        for key, value in state["entries"].items()
+    }
+    return TensorDict(entries, batch_size=state["batch_size"], device=device)
+
+
+def make_checkpoint(
+    env: EnvBase,
+    collector: Collector,
+    buffer: ReplayBuffer,
+    stepper: OptimizationStepper,
+    watch: TrainerHookBase,
+    *,
+    vmas: bool,
+) -> Checkpoint:
+    """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
+    # payload_format="torch": tensordict's own format would unpickle what is no tensor
+    checkpoint = Checkpoint().register_adapter(object, StateDictCheckpointAdapter("torch"))
+    checkpoint.register("collector", CollectorState(collector, exact=vmas))
+    checkpoint.register("replay_buffer", SamplerState(buffer))
+    checkpoint.register("optimizer", stepper.optimizer)
+    checkpoint.register("random_state", GlobalRNGState())
+    checkpoint.register("watch", watch)
+    if vmas:
+        checkpoint.register("vmas_random_state", VmasRandomState())
+        checkpoint.register("vmas_world", VmasWorld(env))
+    return checkpoint
+
+
+# ----------------------------------------------------------------------------- written and checked
+
+
+def versions() -> dict[str, str]:
+    """On which the bits of a run depend."""
+    names = ("torch", "torchrl", "tensordict", "vmas", "numpy")
+    return {**{name: version(name) for name in names}, "torchrl_moawm": torchrl_moawm.__version__}
+
+
+class Rotation(CheckpointRotation):
+    """The last checkpoints of a run, each with the hashes of its files.
+
+    A full or read-only disk costs the new checkpoint: it is said, the run goes on, and those that
+    are there stay.
+    """
+
+    def save(self, checkpoint: Checkpoint, *, step: int, **settings: Any) -> Path:
+        """Writes ``checkpoint-<step>`` and removes those it replaces."""
+        place = self.directory / f"{self.prefix}-{step:012d}"
+        pending = self.directory / f".pending-{place.name}"
+        try:
+            shutil.rmtree(pending, ignore_errors=True)
+            checkpoint.save(pending, **settings)
+            write_hashes(pending)
+            shutil.rmtree(place, ignore_errors=True)  # there only if the run took it up before it
+            os.replace(pending, place)
+            for later in self.checkpoints():
+                if later.name > place.name:  # of a past that the run has left
+                    shutil.rmtree(later)
+            self.prune()
+        except (OSError, RuntimeError) as error:  # torch.save makes a full disk a RuntimeError
+            shutil.rmtree(pending, ignore_errors=True)
+            last = self.latest()
+            print(f"\nNo checkpoint at {step} frames: {error}\nThe run goes on; the last is {last}.")
+        return place
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_hashes(path: Path) -> None:
+    """``sha256.json`` of a checkpoint, everything on disk before it returns."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    hashes = {file.relative_to(path).as_posix(): hash_of(file) for file in files}
+    (path / HASHES).write_text(json.dumps(hashes, indent=2) + "\n")
+    for file in [*files, path / HASHES]:
+        with file.open("rb") as content:
+            os.fsync(content.fileno())
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint that is whole and of this software.
+
+    Raises:
+        CheckpointError: It is not; the message names what is wrong with which file.
+    """
+    try:
+        hashes = json.loads((path / HASHES).read_text())
+        manifest = Checkpoint.manifest(path)
+        there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    except (OSError, ValueError, CheckpointError) as error:
+        raise CheckpointError(f"{path}: is no whole checkpoint. {error}") from error
+    expected = {*hashes, HASHES}
+    for name in sorted(there | expected):
+        if not FILES.fullmatch(name):
+            raise CheckpointError(f"{path}: refused, {name} is no file of a checkpoint.")
+        if name not in there:
+            raise CheckpointError(f"{path}: {name} is missing.")
+        if name not in expected:
+            raise CheckpointError(f"{path}: {name} has no hash in {HASHES}.")
+        if name != HASHES and hash_of(path / name) != hashes[name]:
+            raise CheckpointError(f"{path}: {name} is damaged, its SHA-256 is another.")
+    metadata = manifest["metadata"]
+    written = {"format": metadata.get("format"), **metadata.get("versions", {})}
+    here = {"format": FORMAT, **versions()}
+    foreign = [f"{n} {written.get(n)}, here {here[n]}" for n in here if written.get(n) != here[n]]
+    if foreign:
+        raise CheckpointError(
+            f"{path}: written by other versions: {'; '.join(foreign)}. It would not go on bitwise."
+        )
+    return metadata
+
+
+def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A checkpoint, or the newest of a run's folder, and its metadata.
+
+    Raises:
+        CheckpointError: There is none, or it is not good; the message names the last that is.
+    """
+    if (path / FOLDER).is_dir():
+        found = sorted((path / FOLDER).glob("checkpoint-*"))
+        if not found:
+            raise CheckpointError(f"{path / FOLDER}: no checkpoint was written before the run ended.")
+        path = found[-1]
+    elif not path.is_dir():
+        raise CheckpointError(f"{path}: neither a run's folder nor a checkpoint.")
+    path = path.resolve()
+    try:
+        return path, verify(path)
+    except CheckpointError as error:
+        good = next(filter(is_good, sorted(path.parent.glob("checkpoint-*"), reverse=True)), None)
+        offer = f" The last good one: resume={good}" if good else " No other is good."
+        raise CheckpointError(f"{error}{offer}") from error
+
+
+def is_good(path: Path) -> bool:
+    """Whether a checkpoint can be resumed."""
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True
