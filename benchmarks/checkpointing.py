@@ -9,6 +9,7 @@ runs no pickle: only ``state.pt`` files are read, and those with ``weights_only`
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -114,8 +115,7 @@ def make_checkpoint(
     vmas: bool,
 ) -> Checkpoint:
     """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
-    # payload_format="torch": tensordict's own format would unpickle what is no tensor
-    checkpoint = Checkpoint().register_adapter(object, StateDictCheckpointAdapter("torch"))
+    checkpoint = Checkpoint().register_adapter(object, Adapter())
     checkpoint.register("collector", CollectorState(collector, exact=vmas))
     checkpoint.register("replay_buffer", SamplerState(buffer))
     checkpoint.register("optimizer", stepper.optimizer)
@@ -136,6 +136,29 @@ def versions() -> dict[str, str]:
     return {**{name: version(name) for name in names}, "torchrl_moawm": torchrl_moawm.__version__}
 
 
+class Adapter(StateDictCheckpointAdapter):
+    """``state.pt`` by ``torch.save``; tensordict's own format would unpickle what is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+
+    def save(self, component: Any, path: Path, *, args: Any, kwargs: Any) -> None:
+        """As TorchRL's, but a full disk is an OSError that says so."""
+        path.mkdir(parents=True)
+        write_whole(component.state_dict(*args, **kwargs), path / self.state_torch)
+
+
+def write_whole(content: Any, file: Path) -> None:
+    """``torch.save``, whole or not at all."""
+    memory, pending = io.BytesIO(), file.with_name(f"{file.name}.pending")
+    torch.save(content, memory)
+    try:
+        pending.write_bytes(memory.getbuffer())
+        pending.replace(file)
+    finally:
+        pending.unlink(missing_ok=True)
+
+
 class Rotation(CheckpointRotation):
     """The last checkpoints of a run, each with the hashes of its files.
 
@@ -146,18 +169,20 @@ class Rotation(CheckpointRotation):
     def save(self, checkpoint: Checkpoint, *, step: int, **settings: Any) -> Path:
         """Writes ``checkpoint-<step>`` and removes those it replaces."""
         place = self.directory / f"{self.prefix}-{step:012d}"
-        pending = self.directory / f".pending-{place.name}"
+        pending = self.directory / f".{place.name}"
         try:
-            shutil.rmtree(pending, ignore_errors=True)
+            for left in self.directory.glob(".*"):  # by a run that was killed
+                shutil.rmtree(left)
             checkpoint.save(pending, **settings)
             write_hashes(pending)
-            shutil.rmtree(place, ignore_errors=True)  # there only if the run took it up before it
-            os.replace(pending, place)
+            if place.exists():  # the run went on from an earlier one
+                shutil.rmtree(place)
+            pending.replace(place)
             for later in self.checkpoints():
-                if later.name > place.name:  # of a past that the run has left
+                if later.name > place.name:
                     shutil.rmtree(later)
             self.prune()
-        except (OSError, RuntimeError) as error:  # torch.save makes a full disk a RuntimeError
+        except OSError as error:
             shutil.rmtree(pending, ignore_errors=True)
             last = self.latest()
             print(f"\nNo checkpoint at {step} frames: {error}\nThe run goes on; the last is {last}.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from checkpointing import plain, write_whole
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives import LossModule
@@ -69,7 +70,7 @@ class NonFinite:
         kept = ""
         if self.folder is not None:
             file = self.folder / "nonfinite.pt"
-            torch.save({"batch": batch.to_dict(), "loss_module": loss_module.state_dict()}, file)
+            write_whole({"batch": plain(batch), "loss_module": loss_module.state_dict()}, file)
             kept = f" The minibatch and the weights: {file}."
         names = ", ".join(f"{name} ({count})" for name, count in self.by_name.most_common())
         raise NonFiniteError(f"{self.in_a_row} steps in a row were not finite: {names}.{kept}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import CheckpointError
 
 PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
@@ -21,7 +22,6 @@ ADJUSTABLE = (
     "task.evaluation_envs",
     "checkpoint",
     "max_nonfinite_steps",
-    "resume",
 )
 """What a resumed run may change: nothing here has a part in a single step of the training."""
 
@@ -96,9 +96,10 @@ def resumed(
         source: The checkpoint, for the message.
 
     Raises:
-        ValueError: The command line contradicts the checkpoint.
+        CheckpointError: The command line contradicts the checkpoint.
     """
     said = [re.split(r"[=@]", each.lstrip("+~"))[0].replace("/", ".") for each in overrides]
+    said = [name for name in said if name != "resume"]
     asked, kept = flat(OmegaConf.to_container(config, resolve=True)), flat(saved)
     touched = [key for key in sorted(asked | kept) if within(key, said)]
     changed = [key for key in touched if asked.get(key) != kept.get(key)]
@@ -108,7 +109,7 @@ def resumed(
         if not within(key, ADJUSTABLE)
     ]
     if wrong:
-        raise ValueError(
+        raise CheckpointError(
             f"{source} was written by another configuration: {'; '.join(wrong)}. "
             f"A resumed run may change {', '.join(ADJUSTABLE)}."
         )

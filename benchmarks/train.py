@@ -10,7 +10,9 @@ receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.g
 
 from __future__ import annotations
 
+import errno
 import importlib
+import json
 import random
 import sys
 from collections.abc import Mapping
@@ -32,9 +34,10 @@ from checkpointing import (
     plain,
     unplain,
     versions,
+    write_whole,
 )
 from hydra.core.hydra_config import HydraConfig
-from nonfinite import NonFinite
+from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
@@ -42,6 +45,7 @@ from settings import check_arguments, check_task, resumed
 from stepper import PerNetworkStepper
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
+from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, RewardScaling
@@ -193,7 +197,7 @@ def make_trainer(
         kept = {
             "format": FORMAT,
             "versions": versions(),
-            "config": OmegaConf.to_container(config, resolve=True),
+            "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
         }
         checkpoints = {
             "checkpoint": make_checkpoint(
@@ -276,7 +280,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     Raises:
         FileExistsError: It begins in a folder that holds the checkpoints of another run.
     """
-    if source is None and (folder / FOLDER).exists():
+    if source is None and any((folder / FOLDER).glob("checkpoint-*")):
         raise FileExistsError(
             f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
             "needs another hydra.run.dir, or an empty one."
@@ -321,8 +325,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         "config": OmegaConf.to_container(config, resolve=True),
         "summary": summary,
     }
-    torch.save(trained, folder / "checkpoint.partial")
-    (folder / "checkpoint.partial").replace(folder / "checkpoint.pt")
+    write_whole(trained, folder / "checkpoint.pt")
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
         if config.task.suite == "pettingzoo":  # which draws only where it was made to
@@ -336,15 +339,23 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     return summary["evaluation_return"]
 
 
-@hydra.main(version_base=None, config_path="conf", config_name="config")
+@hydra.main(version_base=None, config_path=str(Path(__file__).parent / "conf"), config_name="config")
 def main(config: DictConfig) -> float:
-    """Begins a run, or goes on with one."""
-    if config.resume is None:
-        return run(config, Path(HydraConfig.get().runtime.output_dir))
-    source, metadata = open_checkpoint(Path(config.resume))
-    overrides = HydraConfig.get().overrides.task
-    config = resumed(config, metadata["config"], overrides, source)
-    return run(config, source.parents[1], source, metadata["collected_frames"])
+    """Begins a run, or goes on with one; what the user can mend ends it with one line."""
+    folder, source, frames = Path(HydraConfig.get().runtime.output_dir), None, 0
+    try:
+        if config.resume is not None:
+            source, metadata = open_checkpoint(Path(config.resume))
+            folder, frames = source.parents[1], metadata["collected_frames"]
+            overrides = HydraConfig.get().overrides.task
+            config = resumed(config, json.loads(metadata["config"]), overrides, source)
+        return run(config, folder, source, frames)
+    except (CheckpointError, NonFiniteError, FileExistsError) as error:
+        raise SystemExit(str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise SystemExit(f"Stopped: {error}. With room, resume={folder} goes on.") from error
 
 
 if __name__ == "__main__":
