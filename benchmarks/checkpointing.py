@@ -185,7 +185,7 @@ class Rotation(CheckpointRotation):
         except OSError as error:
             shutil.rmtree(pending, ignore_errors=True)
             last = self.latest()
-            print(f"\nNo checkpoint at {step} frames: {error}\nThe run goes on; the last is {last}.")
+            print(f"\nNo checkpoint at {step} frames: {error}\nGoing on; the last is {last}.")
         return place
 
 
@@ -247,7 +247,7 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     if (path / FOLDER).is_dir():
         found = sorted((path / FOLDER).glob("checkpoint-*"))
         if not found:
-            raise CheckpointError(f"{path / FOLDER}: no checkpoint was written before the run ended.")
+            raise CheckpointError(f"{path / FOLDER}: no checkpoint was written.")
         path = found[-1]
     elif not path.is_dir():
         raise CheckpointError(f"{path}: neither a run's folder nor a checkpoint.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import CheckpointError
 
+CONF = Path(__file__).parent / "conf"
 PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
 HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.chdir", "hydra.job.name", "hydra.verbose")
@@ -30,7 +32,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """Only settings of ``conf/`` and harmless ones of Hydra.
 
     Raises:
-        ValueError: An argument could make Hydra call or read something else.
+        ValueError: An argument could make Hydra call or read something else, or there is no such
+            task or algorithm.
     """
     for argument in arguments:
         if argument.startswith("-"):
@@ -43,9 +46,19 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise ValueError(f"Refused {argument!r}: a configuration names no code to call.")
         if within(key, ["hydra"]) and value and not key.startswith(HYDRA):
             raise ValueError(f"Refused {argument!r}; of Hydra may be set {', '.join(HYDRA)}.")
-        outside = key in ("task", "algorithm") and not re.fullmatch(r"\w[\w/,]*", value)
-        if outside or ".." in key:
+        if ".." in key:
             raise ValueError(f"Refused {argument!r}: a configuration is a file below conf/.")
+        if key in ("task", "algorithm"):
+            there = choices(key)
+            for name in value.split(","):
+                if name not in there:
+                    raise ValueError(f"Unknown {key} {name!r}; there are {', '.join(there)}.")
+
+
+def choices(group: str) -> list[str]:
+    """The configurations below ``conf/`` of one group."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def check_task(task: DictConfig) -> None:

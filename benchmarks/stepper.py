@@ -111,3 +111,15 @@ def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDic
     """What is minimised, and every term and figure."""
     losses = loss(batch)
     return sum(value for key, value in losses.items() if key.startswith("loss")), losses
+
+
+def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> None:
+    """Every parameter of the losses that wants a gradient belongs to a network.
+
+    Raises:
+        ValueError: No optimizer would train it.
+    """
+    trained = {parameter for network in networks.values() for parameter in network.parameters()}
+    for name, parameter in loss_module.named_parameters():
+        if parameter.requires_grad and parameter not in trained:
+            raise ValueError(f"{name} belongs to none of {list(networks)}: nothing would train it.")

@@ -36,15 +36,15 @@ from checkpointing import (
     versions,
     write_whole,
 )
+from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
-from settings import check_arguments, check_task, resumed
-from stepper import PerNetworkStepper
+from settings import CONF, check_arguments, check_task, resumed
+from stepper import PerNetworkStepper, check_trained
 from tensordict import NestedKey, TensorDictBase
-from torch import Tensor
 from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
@@ -111,42 +111,6 @@ class Watch(TrainerHookBase):
         self.last = None if last is None else unplain(last, None)
 
 
-def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
-    """Mean over agents and finished episodes of the summed reward; of each group as well."""
-    ended = batch["next", "done"].squeeze(-1)
-    if not ended.any():
-        return {}
-    return {**episode_rewards(batch, ended, "return"), "log_pbar": True}
-
-
-ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
-
-
-def losses_on_the_bar(_: int, losses: TensorDictBase) -> dict[str, float | bool]:
-    """The terms that are shown while training; as numbers, for the Trainer keeps them all."""
-    return {"log_pbar": True, **{key: float(losses[key]) for key in ON_THE_BAR if key in losses}}
-
-
-def other_losses(_: int, losses: TensorDictBase) -> dict[str, float]:
-    """Every other term and figure of the update that is one number."""
-    rest = {key: each for key, each in losses.items() if key not in ON_THE_BAR}
-    return {key: float(each) for key, each in rest.items() if each.ndim == 0}
-
-
-def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str, float]:
-    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``.
-
-    Those of each group, too, where there are several.
-    """
-    after = batch["next"]
-    keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
-    rewards = {key[0]: after[key][ended].flatten() for key in keys}
-    figures = {name: float(torch.cat(list(rewards.values())).mean())}
-    if len(rewards) > 1:
-        figures |= {f"{name}_{group}": float(each.mean()) for group, each in rewards.items()}
-    return figures
-
-
 def make_trainer(
     config: DictConfig,
     algorithm: Algorithm,
@@ -167,6 +131,7 @@ def make_trainer(
         device=config.device,
         auto_register_policy_transforms=False,
     )
+    check_trained(algorithm.loss_module, algorithm.networks)
     stepper = PerNetworkStepper(
         torch.optim.Adam(
             [
@@ -260,14 +225,6 @@ def play(
     return batch.reshape(-1, config.task.max_steps)
 
 
-def first_return(batch: TensorDictBase) -> dict[str, float]:
-    """Mean over agents and environments of the first episode's summed reward."""
-    first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
-    ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
-    ended = ended.scatter(-1, first.unsqueeze(-1), True)
-    return episode_rewards(batch, ended, "evaluation_return")
-
-
 def run(config: DictConfig, folder: Path, source: Path | None = None, frames: int = 0) -> float:
     """Trains, evaluates, writes the run's folder; returns the evaluation's return.
 
@@ -339,7 +296,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     return summary["evaluation_return"]
 
 
-@hydra.main(version_base=None, config_path=str(Path(__file__).parent / "conf"), config_name="config")
+@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> float:
     """Begins a run, or goes on with one; what the user can mend ends it with one line."""
     folder, source, frames = Path(HydraConfig.get().runtime.output_dir), None, 0
@@ -359,5 +316,8 @@ def main(config: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    check_arguments(sys.argv[1:])
+    try:
+        check_arguments(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     main()

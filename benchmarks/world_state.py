@@ -73,7 +73,7 @@ class VmasWorld:
         saved = {name: node["type"] for name, node in state_dict.items()}
         if types != saved:
             differ = sorted(n for n in types | saved if types.get(n) != saved.get(n))
-            raise ValueError(f"Another world than the checkpoint's: {', '.join(differ[:5])} differ.")
+            raise ValueError(f"Another world than the checkpoint's: {differ[:5]} differ.")
         for name, one in objects.items():
             attributes, mine = state_dict[name]["attributes"], vars(one)
             fresh = dict(mine)

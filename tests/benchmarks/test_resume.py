@@ -69,7 +69,7 @@ def resume(source, **changes):
 
 
 def killed(tmp_path, folder, arguments, delay, after=0):
-    """Kills a run some seconds after it wrote so many frames' checkpoint; whether it was in time."""
+    """Kills a run some seconds after a checkpoint of so many frames; whether it still ran."""
     process = start(tmp_path, *arguments)
     while after and process.poll() is None:
         if any(int(path.name[-12:]) >= after for path in checkpoints(folder)):
@@ -105,15 +105,17 @@ def test_two_kills_change_nothing(whole, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
-    frames, draw = 250 * FRAMES, random.Random(1)
+    """Ten wherever they fall, mostly while it starts up; ten while it trains and writes."""
+    frames, draw = 150 * FRAMES, random.Random(1)
     reference = run_here(tmp_path / "whole", "task=vmas/balance", f"total_frames={frames}")
-    folder, kills, in_training = tmp_path / "run", 0, 0
-    while kills < 20:
-        before = len(checkpoints(folder)) and checkpoints(folder)[-1]
-        assert killed(tmp_path, folder, arguments(folder, frames), draw.uniform(0.5, 9.0))
-        kills += 1
-        in_training += bool(checkpoints(folder)) and checkpoints(folder)[-1] != before
-    assert in_training >= 3
+    folder = tmp_path / "run"
+    for kill in range(20):
+        given = arguments(folder, frames)
+        if kill % 2:
+            newest = int(checkpoints(folder)[-1].name[-12:]) if checkpoints(folder) else 0
+            assert killed(tmp_path, folder, given, draw.uniform(0.0, 1.5), newest + FRAMES)
+        else:
+            assert killed(tmp_path, folder, given, draw.uniform(0.0, 10.0))
     process = start(tmp_path, *arguments(folder, frames))
     output, _ = process.communicate()
     assert process.returncode == 0, output
@@ -152,7 +154,9 @@ def test_one_bit_is_a_difference(whole):
 
 
 def test_a_run_does_not_begin_where_another_is(copy):
-    with pytest.raises(FileExistsError, match=r"holds the checkpoints of a run\. resume=.* goes on"):
+    with pytest.raises(
+        FileExistsError, match=r"holds the checkpoints of a run\. resume=.* goes on"
+    ):
         run(configuration(), copy)
 
 
