@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpointing import plain, write_whole
+from checkpointing import write_whole
+from run_state import plain
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives import LossModule

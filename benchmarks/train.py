@@ -25,23 +25,14 @@ import numpy as np
 import torch
 from agent_index import AgentIndex
 from algorithms import Algorithm, make_algorithm
-from checkpointing import (
-    FOLDER,
-    FORMAT,
-    Rotation,
-    make_checkpoint,
-    open_checkpoint,
-    plain,
-    unplain,
-    versions,
-    write_whole,
-)
+from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, write_whole
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
+from run_state import make_checkpoint, plain, unplain
 from settings import CONF, check_arguments, check_task, resumed
 from stepper import PerNetworkStepper, check_trained
 from tensordict import NestedKey, TensorDictBase
