@@ -81,6 +81,7 @@ class Watch(TrainerHookBase):
     def __init__(self, algorithm: Algorithm, config: DictConfig) -> None:
         self.system = algorithm.system
         self.blocks = OmegaConf.to_container(config.task.blocks)
+        self.device = torch.device(config.device)
         self.last: TensorDictBase | None = None
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
@@ -99,7 +100,7 @@ class Watch(TrainerHookBase):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Goes on where the other stopped."""
         last = state_dict["last"]
-        self.last = None if last is None else unplain(last, None)
+        self.last = None if last is None else unplain(last, self.device)
 
 
 def make_trainer(
@@ -246,7 +247,9 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     if source is None:
         trainer.save_trainer(force_save=True)
     else:
-        trainer.load_from_file(source, weights_only=True, mmap=False)
+        trainer.load_from_file(
+            source, weights_only=True, mmap=False, map_location=torch.device(config.device)
+        )
         print(f"Goes on from {frames} frames in {folder}.")
         if anew:
             print("PettingZoo's environments cannot be saved: new episodes begin, not bitwise.")

@@ -96,7 +96,10 @@ def test_two_kills_change_nothing(whole, tmp_path):
     for after in (FRAMES, 3 * FRAMES):
         given = arguments(folder, BATCHES * FRAMES)
         assert killed(tmp_path, folder, given, draw.uniform(0.0, 0.2), after)
-    process = start(tmp_path, *arguments(folder, BATCHES * FRAMES))
+    (asked,) = (tmp_path / "asked").iterdir()  # Hydra's note of what was said: resume=...
+    assert f"resume={folder}" in (asked / "overrides.yaml").read_text()
+    beginning = [*SETTINGS, "task=vmas/balance", f"total_frames={BATCHES * FRAMES}"]
+    process = start(tmp_path, *beginning, f"hydra.run.dir={folder}", f"resume={folder}")
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert "Goes on from" in output
