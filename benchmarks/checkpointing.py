@@ -75,7 +75,7 @@ class Rotation(CheckpointRotation):
         place = self.directory / f"{self.prefix}-{step:012d}"
         pending = self.directory / f".{place.name}"
         try:
-            for left in self.directory.glob(".*"):  # by a run that was killed
+            for left in self.directory.glob(".*checkpoint-*"):  # by a run that was killed
                 shutil.rmtree(left)
             checkpoint.save(pending, **settings)
             write_hashes(pending)
@@ -146,7 +146,8 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     """A checkpoint, or the newest of a run's folder, and its metadata.
 
     Raises:
-        CheckpointError: There is none, or it is not good; the message names the last that is.
+        CheckpointError: There is none, or it is not good; the message names the last that is. Or
+            it lies outside of a run's folder, where the run would go on.
     """
     if (path / FOLDER).is_dir():
         found = sorted((path / FOLDER).glob("checkpoint-*"))
@@ -156,6 +157,8 @@ def open_checkpoint(path: Path) -> tuple[Path, dict[str, Any]]:
     elif not path.is_dir():
         raise CheckpointError(f"{path}: neither a run's folder nor a checkpoint.")
     path = path.resolve()
+    if path.parent.name != FOLDER:
+        raise CheckpointError(f"{path}: a run goes on where it was, in the folder above {FOLDER}/.")
     try:
         return path, verify(path)
     except CheckpointError as error:

@@ -128,13 +128,18 @@ def test_twenty_kills_at_random_moments_change_nothing(tmp_path):
 # ------------------------------------------------------------------ from each, and further
 
 
-@pytest.mark.parametrize("step", [0, 1])
-def test_goes_on_from_any_checkpoint(step, whole, copy):
-    """Also from one before the last; what came after it is written again."""
-    source = checkpoints(copy)[step]
+def test_goes_on_from_one_before_the_last(whole, copy):
+    """What came after it is written again."""
+    source = checkpoints(copy)[0]
     (copy / "checkpoint.pt").unlink()
     resume(source)
     assert_same_run(whole, copy)
+
+
+def test_a_finished_run_goes_on_to_more_frames(whole, tmp_path):
+    short = run_here(tmp_path / "run", "task=vmas/balance", f"total_frames={BATCHES // 2 * FRAMES}")
+    resume(short)
+    assert_same_run(whole, short)
 
 
 def test_what_was_damaged_after_it_is_replaced(copy):
@@ -239,6 +244,13 @@ def test_no_checkpoint_at_all(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint was written"):
         open_checkpoint(tmp_path)
+
+
+def test_one_outside_of_its_run_is_refused(whole, tmp_path):
+    """The logs of whatever lies there would be written anew."""
+    alone = shutil.copytree(checkpoints(whole)[0], tmp_path / "alone")
+    with pytest.raises(CheckpointError, match="goes on where it was, in the folder above check"):
+        open_checkpoint(alone)
 
 
 def test_another_team_is_refused(copy, tmp_path, monkeypatch):
