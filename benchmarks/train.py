@@ -217,6 +217,20 @@ def play(
     return batch.reshape(-1, config.task.max_steps)
 
 
+def evaluate(
+    config: DictConfig, algorithm: Algorithm, watch: Watch
+) -> tuple[EnvBase, dict[str, float]]:
+    """Environments that the team has not seen, and its figures there."""
+    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
+    held_out = make_env(config, num_envs, config.seed + 1_000_000)
+    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
+    figures = first_return(batch)
+    if algorithm.system is not None:
+        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
+        figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
+    return held_out, figures
+
+
 def run(config: DictConfig, folder: Path, source: Path | None = None, frames: int = 0) -> float:
     """Trains, evaluates, writes the run's folder; returns the evaluation's return.
 
@@ -255,13 +269,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
             print("PettingZoo's environments cannot be saved: new episodes begin, not bitwise.")
     trainer.train()
 
-    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
-    held_out = make_env(config, num_envs, config.seed + 1_000_000)
-    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
-    figures = first_return(batch)
-    if algorithm.system is not None:
-        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
-        figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
+    held_out, figures = evaluate(config, algorithm, watch)
     summary = {
         "task": config.task.name,
         "algorithm": config.algorithm.name,
