@@ -85,12 +85,11 @@ class VmasWorld:
 def reachable(env: Any) -> dict[str, Any]:
     """Every object with attributes that can be reached from a VMAS environment, by its path.
 
-    Agents and landmarks come first: references to them move about, their names should not.
+    Agents and landmarks have names of their own: references to them move about.
     """
     roots = {"world": env.world, "scenario": env.scenario, "env": env}
     for kind in ("agents", "landmarks"):
         roots |= {f"{kind}.{i}": each for i, each in enumerate(getattr(env.world, kind))}
-    roots = {name: roots[name] for name in sorted(roots)}
     found = {id(one): name for name, one in roots.items()}
     objects, queue = dict(roots), list(roots.items())
     for path, one in queue:  # grows on the way

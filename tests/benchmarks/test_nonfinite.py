@@ -15,7 +15,7 @@ from tests.benchmarks.runs import SETTINGS, differences, load
 
 
 class Loss(nn.Module):
-    """``loss_a = a x``, ``loss_b = sqrt(b y)``: at y = 0 the value is 0, the gradient is not."""
+    """``a x``; ``sqrt(b y)``, at y = 0 finite without a finite gradient; c, without gradient."""
 
     def __init__(self):
         super().__init__()
@@ -26,6 +26,7 @@ class Loss(nn.Module):
         terms = {
             "loss_a": self.a(batch["x"]).mean(),
             "loss_b": self.b(batch["y"]).sqrt().mean(),
+            "loss_c": batch["c"].mean(),
             "log": torch.tensor(float("nan")),  # nobody minimises it
         }
         return TensorDict(terms)
@@ -47,8 +48,9 @@ def make(limit=3, folder=None, compile=False):
         nonfinite=NonFinite(limit, folder),
     )
 
-    def step(x=1.0, y=1.0):
-        batch = TensorDict({"x": torch.full((2, 1), x), "y": torch.full((2, 1), y)}, [2])
+    def step(x=1.0, y=1.0, c=1.0):
+        given = {"x": x, "y": y, "c": c}
+        batch = TensorDict({key: torch.full((2, 1), each) for key, each in given.items()}, [2])
         return stepper.step(SimpleNamespace(loss_module=loss), batch)
 
     return loss, stepper, step
@@ -63,6 +65,7 @@ NAN, INF = float("nan"), float("inf")
 CASES = {
     "NaN in a term": ({"x": NAN}, {"loss_a", "grad_norm_a"}),
     "infinity in a term": ({"x": INF}, {"loss_a", "grad_norm_a"}),
+    "value only": ({"c": INF}, {"loss_c"}),
     "gradient only": ({"y": 0.0}, {"grad_norm_b"}),
     "both networks": ({"x": NAN, "y": 0.0}, {"loss_a", "grad_norm_a", "grad_norm_b"}),
 }

@@ -142,6 +142,15 @@ def test_a_finished_run_goes_on_to_more_frames(whole, tmp_path):
     assert_same_run(whole, short)
 
 
+def test_a_run_killed_in_its_first_batch_goes_on(whole, tmp_path):
+    """There is a checkpoint before it."""
+    killed_early = run_here(tmp_path / "run", "task=vmas/balance", f"total_frames={FRAMES}")
+    first, _ = checkpoints(killed_early)
+    assert first.name == "checkpoint-000000000000"
+    resume(first)
+    assert_same_run(whole, killed_early)
+
+
 def test_what_was_damaged_after_it_is_replaced(copy):
     """Else resume=FOLDER would find the damaged one for ever."""
     first, second = checkpoints(copy)
@@ -303,14 +312,25 @@ def test_the_trained_team_is_read_without_pickle(whole):
 # --------------------------------------------------------------------- disks full or read-only
 
 
+def small_checkpoint():
+    checkpoint = Checkpoint().register_adapter(object, checkpointing.Adapter())
+    return checkpoint.register("network", torch.nn.Linear(2, 2))
+
+
+def test_what_a_run_has_left_behind_goes(tmp_path):
+    """It went back from 3 to 1 and comes by 2: else 2 would be older than 3, and go first."""
+    rotation = Rotation(tmp_path / "checkpoints", keep_last=2)
+    for step in (1, 3, 2):
+        rotation.save(small_checkpoint(), step=step, metadata={})
+    assert [path.name[-1] for path in checkpoints(tmp_path)] == ["1", "2"]
+
+
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS"])
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(error, tmp_path, monkeypatch, capsys):
     """From the third on there is no room; the files that were begun are gone again."""
     number = getattr(errno, error)
     rotation = Rotation(tmp_path / "checkpoints", keep_last=2)
-    state = torch.nn.Linear(2, 2)
-    checkpoint = Checkpoint().register_adapter(object, checkpointing.Adapter())
-    checkpoint.register("network", state)
+    checkpoint = small_checkpoint()
     for step in (1, 2):
         rotation.save(checkpoint, step=step, metadata={})
     before = [hash_of(path / HASHES) for path in checkpoints(tmp_path)]
@@ -335,7 +355,16 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(error, tmp_path, monkeyp
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "file.pt"
+    write, written = checkpointing.Path.write_bytes, []
+
+    def noted(path, content):
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(checkpointing.Path, "write_bytes", noted)
     write_whole({"a": 1}, file)
+    assert written
+    assert file not in written  # it is renamed
     monkeypatch.setattr(checkpointing.Path, "write_bytes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_whole({"a": 2}, file)
