@@ -96,8 +96,7 @@ def test_two_kills_change_nothing(whole, tmp_path):
     for after in (FRAMES, 3 * FRAMES):
         given = arguments(folder, BATCHES * FRAMES)
         assert killed(tmp_path, folder, given, draw.uniform(0.0, 0.2), after)
-    (asked,) = (tmp_path / "asked").iterdir()  # Hydra's note of what was said: resume=...
-    assert f"resume={folder}" in (asked / "overrides.yaml").read_text()
+    assert f"resume={folder}" in (tmp_path / "asked/.hydra/overrides.yaml").read_text()
     beginning = [*SETTINGS, "task=vmas/balance", f"total_frames={BATCHES * FRAMES}"]
     process = start(tmp_path, *beginning, f"hydra.run.dir={folder}", f"resume={folder}")
     output, _ = process.communicate()
