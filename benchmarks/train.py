@@ -1,31 +1,42 @@
 """Trains a team on a task and reports what it learned.
 
     python benchmarks/train.py task=vmas/navigation algorithm=moawm seed=0 total_frames=300000
+    python benchmarks/train.py resume=outputs/moawm/vmas/navigation/seed0-...
 
 Every setting of ``conf/`` can be overridden so; ``-m`` sweeps. The run's folder (``hydra.run.dir``)
 receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.gif`` and
-``summary.json``.
+``summary.json``, and while it trains ``checkpoints/``, from which ``resume`` goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import importlib
-import time
+import json
+import random
+import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from agent_index import AgentIndex
 from algorithms import Algorithm, make_algorithm
+from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, write_whole
+from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
+from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
-from stepper import PerNetworkStepper
+from run_state import make_checkpoint, plain, unplain
+from settings import CONF, check_arguments, check_task, resumed
+from stepper import PerNetworkStepper, check_trained
 from tensordict import NestedKey, TensorDictBase
-from torch import Tensor
+from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, RewardScaling
@@ -38,6 +49,7 @@ from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
     """The task's environment: a VMAS scenario, or a PettingZoo module."""
     task = config.task
+    check_task(task)
     common = {"max_steps": task.max_steps, "device": config.device, "seed": seed}
     if task.suite == "vmas":
         env = make_vmas_env(task.scenario, num_envs, **common, **task.scenario_kwargs)
@@ -75,55 +87,37 @@ class Watch(TrainerHookBase):
     def __init__(self, algorithm: Algorithm, config: DictConfig) -> None:
         self.system = algorithm.system
         self.blocks = OmegaConf.to_container(config.task.blocks)
+        self.device = torch.device(config.device)
         self.last: TensorDictBase | None = None
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
         """Figures of the batch as it was collected."""
-        last, self.last = self.last, batch
+        names = ("action", "previous_action", "previous_mask", "mask")  # what baselines read
+        keys = [key for key in batch.keys(True, True) if key[0] != "next" and key[-1] in names]
+        last, self.last = self.last, batch.select(*keys)
         if self.system is None or last is None:
             return None
         return judge(self.system, batch, last, self.blocks)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept of the batch before."""
+        return {"last": None if self.last is None else plain(self.last)}
 
-def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
-    """Mean over agents and finished episodes of the summed reward; of each group as well."""
-    ended = batch["next", "done"].squeeze(-1)
-    if not ended.any():
-        return {}
-    return {**episode_rewards(batch, ended, "return"), "log_pbar": True}
-
-
-ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
-
-
-def losses_on_the_bar(_: int, losses: TensorDictBase) -> dict[str, Tensor | bool]:
-    """The terms that are shown while training."""
-    return {"log_pbar": True, **{key: losses[key] for key in ON_THE_BAR if key in losses}}
-
-
-def other_losses(_: int, losses: TensorDictBase) -> dict[str, Tensor]:
-    """Every other term and figure of the update."""
-    return {key: value for key, value in losses.items() if key not in ON_THE_BAR}
-
-
-def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str, float]:
-    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``.
-
-    Those of each group, too, where there are several.
-    """
-    after = batch["next"]
-    keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
-    rewards = {key[0]: after[key][ended].flatten() for key in keys}
-    figures = {name: float(torch.cat(list(rewards.values())).mean())}
-    if len(rewards) > 1:
-        figures |= {f"{name}_{group}": float(each.mean()) for group, each in rewards.items()}
-    return figures
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Goes on where the other stopped."""
+        last = state_dict["last"]
+        self.last = None if last is None else unplain(last, self.device)
 
 
 def make_trainer(
-    config: DictConfig, algorithm: Algorithm, env: EnvBase, watch: Watch, logger: Loggers
+    config: DictConfig,
+    algorithm: Algorithm,
+    env: EnvBase,
+    watch: Watch,
+    logger: Loggers,
+    folder: Path | None = None,
 ) -> Trainer:
-    """TorchRL's trainer with the hooks of PPO."""
+    """TorchRL's trainer with the hooks of PPO; checkpoints go into the folder, if there is one."""
     frames = config.task.num_envs * config.task.max_steps
     recurrent = config.algorithm.get("recurrent", False)
     length = config.algorithm.sequence_length if recurrent else 1
@@ -135,6 +129,7 @@ def make_trainer(
         device=config.device,
         auto_register_policy_transforms=False,
     )
+    check_trained(algorithm.loss_module, algorithm.networks)
     stepper = PerNetworkStepper(
         torch.optim.Adam(
             [
@@ -150,7 +145,36 @@ def make_trainer(
         core=algorithm.core,
         auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
         compile=config.compile,
+        nonfinite=NonFinite(config.max_nonfinite_steps, folder),
     )
+    buffer = ReplayBufferTrainer(
+        TensorDictReplayBuffer(
+            storage=LazyTensorStorage(frames // length, device=config.device),
+            sampler=SamplerWithoutReplacement(drop_last=True),
+            batch_size=frames // length // config.minibatches,
+        ),
+        flatten_tensordicts=not recurrent,
+    )
+    checkpoints: dict[str, Any] = {}
+    if folder is not None and config.checkpoint.every:
+        kept = {
+            "format": FORMAT,
+            "versions": versions(),
+            "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
+        }
+        checkpoints = {
+            "checkpoint": make_checkpoint(
+                env,
+                collector,
+                buffer.replay_buffer,
+                stepper,
+                watch,
+                vmas=config.task.suite == "vmas",
+            ),
+            "checkpoint_rotation": Rotation(folder / FOLDER, keep_last=config.checkpoint.keep),
+            "checkpoint_metadata": lambda _: kept,
+            "save_trainer_interval": config.checkpoint.every * frames - 1,
+        }
     trainer = Trainer(
         collector=collector,
         total_frames=config.total_frames,
@@ -163,14 +187,7 @@ def make_trainer(
         log_interval=0,
         progress_bar=config.progress_bar,
         auto_log_optim_steps=False,
-    )
-    buffer = ReplayBufferTrainer(
-        TensorDictReplayBuffer(
-            storage=LazyTensorStorage(frames // length, device=config.device),
-            sampler=SamplerWithoutReplacement(drop_last=True),
-            batch_size=frames // length // config.minibatches,
-        ),
-        flatten_tensordicts=not recurrent,
+        **checkpoints,
     )
 
     def written(batch: TensorDictBase) -> list[NestedKey]:
@@ -195,6 +212,7 @@ def make_trainer(
     trainer.register_op("process_optim_batch", buffer.sample)
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
+    trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())
     return trainer
 
 
@@ -210,29 +228,10 @@ def play(
     return batch.reshape(-1, config.task.max_steps)
 
 
-def first_return(batch: TensorDictBase) -> dict[str, float]:
-    """Mean over agents and environments of the first episode's summed reward."""
-    first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
-    ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
-    ended = ended.scatter(-1, first.unsqueeze(-1), True)
-    return episode_rewards(batch, ended, "evaluation_return")
-
-
-@hydra.main(version_base=None, config_path="conf", config_name="config")
-def main(config: DictConfig) -> float:
-    """Trains, evaluates, writes the run's folder; returns the evaluation's return."""
-    started = time.perf_counter()
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    env = make_env(config, config.task.num_envs, config.seed)
-    algorithm = make_algorithm(config, env)
-    logger = Loggers(folder)
-    watch = Watch(algorithm, config)
-    trainer = make_trainer(config, algorithm, env, watch, logger)
-    trainer.train()
-
+def evaluate(
+    config: DictConfig, algorithm: Algorithm, watch: Watch
+) -> tuple[EnvBase, dict[str, float]]:
+    """Environments that the team has not seen, and its figures there."""
     num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
     held_out = make_env(config, num_envs, config.seed + 1_000_000)
     batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
@@ -240,23 +239,63 @@ def main(config: DictConfig) -> float:
     if algorithm.system is not None:
         batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
         figures |= judge(algorithm.system, batch, watch.last, watch.blocks)
+    return held_out, figures
+
+
+def run(config: DictConfig, folder: Path, source: Path | None = None, frames: int = 0) -> float:
+    """Trains, evaluates, writes the run's folder; returns the evaluation's return.
+
+    Args:
+        config: The configuration.
+        folder: Where everything goes.
+        source: The checkpoint from which the run goes on; else it begins.
+        frames: That the checkpoint has seen.
+
+    Raises:
+        FileExistsError: It begins in a folder that holds the checkpoints of another run.
+    """
+    if source is None and any((folder / FOLDER).glob("checkpoint-*")):
+        raise FileExistsError(
+            f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
+            "needs another hydra.run.dir, or an empty one."
+        )
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(config.seed)
+    anew = 10_000_000 + frames if source is not None and config.task.suite != "vmas" else 0
+    env = make_env(config, config.task.num_envs, config.seed + anew)
+    algorithm = make_algorithm(config, env)
+    logger = Loggers(folder)
+    watch = Watch(algorithm, config)
+    trainer = make_trainer(config, algorithm, env, watch, logger, folder)
+    if source is None:
+        trainer.save_trainer(force_save=True)
+    else:
+        trainer.load_from_file(
+            source, weights_only=True, mmap=False, map_location=torch.device(config.device)
+        )
+        print(f"Goes on from {frames} frames in {folder}.")
+        if anew:
+            print("PettingZoo's environments cannot be saved: new episodes begin, not bitwise.")
+    trainer.train()
+
+    held_out, figures = evaluate(config, algorithm, watch)
     summary = {
         "task": config.task.name,
         "algorithm": config.algorithm.name,
         "seed": config.seed,
         "frames": trainer.collected_frames,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(logger.seconds(), 1),
         **figures,
     }
-    torch.save(
-        {
-            "loss_module": algorithm.loss_module.state_dict(),
-            "optimizer": trainer.optimization_stepper.optimizer.state_dict(),
-            "config": OmegaConf.to_container(config, resolve=True),
-            "summary": summary,
-        },
-        folder / "checkpoint.pt",
-    )
+    trained = {
+        "loss_module": algorithm.loss_module.state_dict(),
+        "optimizer": trainer.optimization_stepper.optimizer.state_dict(),
+        "config": OmegaConf.to_container(config, resolve=True),
+        "summary": summary,
+    }
+    write_whole(trained, folder / "checkpoint.pt")
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
         if config.task.suite == "pettingzoo":  # which draws only where it was made to
@@ -270,5 +309,28 @@ def main(config: DictConfig) -> float:
     return summary["evaluation_return"]
 
 
+@hydra.main(version_base=None, config_path=str(CONF), config_name="config")
+def main(config: DictConfig) -> float:
+    """Begins a run, or goes on with one; what the user can mend ends it with one line."""
+    folder, source, frames = Path(HydraConfig.get().runtime.output_dir), None, 0
+    try:
+        if config.resume is not None:
+            source, metadata = open_checkpoint(Path(config.resume))
+            folder, frames = source.parents[1], metadata["collected_frames"]
+            overrides = HydraConfig.get().overrides.task
+            config = resumed(config, json.loads(metadata["config"]), overrides, source)
+        return run(config, folder, source, frames)
+    except (CheckpointError, NonFiniteError, FileExistsError) as error:
+        raise SystemExit(str(error)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise SystemExit(f"Stopped: {error}. With room, resume={folder} goes on.") from error
+
+
 if __name__ == "__main__":
+    try:
+        check_arguments(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))
     main()

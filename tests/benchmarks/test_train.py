@@ -11,16 +11,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from algorithms import make_algorithm
+from figures import first_return, team_return
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from quality import ActionBaselines, acted, judge, skill, world_model_skill
-from stepper import PerNetworkStepper
+from stepper import PerNetworkStepper, check_trained
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
-from train import first_return, learning_rate, make_env, make_trainer, play, team_return
+from train import learning_rate, make_env, make_trainer, play
 
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
@@ -459,7 +460,33 @@ def test_the_count_of_steps_is_resumed():
     stepper = PerNetworkStepper(
         sgd(parameters), slopes.networks, core=slopes.loss("core"), **settings
     )
-    stepper.load_state_dict({"count": 2})  # the second epoch
+    stepper.load_state_dict({**stepper.state_dict(), "count": 2})  # the second epoch
     log = stepper.step(SimpleNamespace(loss_module=slopes.loss("core", "auxiliary")), TensorDict())
     assert "loss_auxiliary" not in log
-    assert stepper.state_dict() == {"count": 3}
+    assert stepper.state_dict()["count"] == 3
+
+
+def test_two_networks_with_one_parameter():
+    """One optimizer would train it twice."""
+    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    b.bias = a.bias
+    with pytest.raises(ValueError, match=r"critic\.bias is a parameter of actor as well"):
+        PerNetworkStepper(
+            torch.optim.SGD(a.parameters()),
+            {"actor": a, "critic": b},
+            max_grad_norm=1.0,
+            steps_per_epoch=1,
+            epochs=1,
+            core=None,
+            auxiliary_epochs=1,
+        )
+
+
+def test_a_parameter_that_nothing_would_train():
+    """As where an optimizer is made for each loss, and one is forgotten."""
+    losses = nn.ModuleDict({"actor": nn.Linear(1, 1), "critic": nn.Linear(1, 1)})
+    check_trained(losses, dict(losses))
+    with pytest.raises(ValueError, match=r"critic\.weight belongs to none of \['actor'\]"):
+        check_trained(losses, {"actor": losses["actor"]})
+    losses["critic"].requires_grad_(False)
+    check_trained(losses, {"actor": losses["actor"]})

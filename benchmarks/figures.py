@@ -1,0 +1,51 @@
+"""Figures of a collected batch and of an update, by name, for the logs."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+
+def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
+    """Mean over agents and finished episodes of the summed reward; of each group as well."""
+    ended = batch["next", "done"].squeeze(-1)
+    if not ended.any():
+        return {}
+    return {**episode_rewards(batch, ended, "return"), "log_pbar": True}
+
+
+ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
+
+
+def losses_on_the_bar(_: int, losses: TensorDictBase) -> dict[str, float | bool]:
+    """The terms that are shown while training; as numbers, for the Trainer keeps them all."""
+    return {"log_pbar": True, **{key: float(losses[key]) for key in ON_THE_BAR if key in losses}}
+
+
+def other_losses(_: int, losses: TensorDictBase) -> dict[str, float]:
+    """Every other term and figure of the update that is one number."""
+    rest = {key: each for key, each in losses.items() if key not in ON_THE_BAR}
+    return {key: float(each) for key, each in rest.items() if each.ndim == 0}
+
+
+def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str, float]:
+    """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``.
+
+    Those of each group, too, where there are several.
+    """
+    after = batch["next"]
+    keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
+    rewards = {key[0]: after[key][ended].flatten() for key in keys}
+    figures = {name: float(torch.cat(list(rewards.values())).mean())}
+    if len(rewards) > 1:
+        figures |= {f"{name}_{group}": float(each.mean()) for group, each in rewards.items()}
+    return figures
+
+
+def first_return(batch: TensorDictBase) -> dict[str, float]:
+    """Mean over agents and environments of the first episode's summed reward."""
+    first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
+    ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
+    ended = ended.scatter(-1, first.unsqueeze(-1), True)
+    return episode_rewards(batch, ended, "evaluation_return")

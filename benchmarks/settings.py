@@ -1,0 +1,132 @@
+"""What a command line may say: which task, which overrides, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import CheckpointError
+
+CONF = Path(__file__).parent / "conf"
+PACKAGES = ("pettingzoo", "mpe2")
+"""Modules whose environments a task may name."""
+HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.chdir", "hydra.job.name", "hydra.verbose")
+"""What may be set of Hydra itself; its callbacks, for example, could call anything."""
+FLAGS = ("-m", "--multirun", "-c", "--cfg", "-h", "--help")
+ADJUSTABLE = (
+    "total_frames",
+    "progress_bar",
+    "gif",
+    "evaluation_envs",
+    "task.evaluation_envs",
+    "checkpoint",
+    "max_nonfinite_steps",
+)
+"""What a resumed run may change: nothing here has a part in a single step of the training."""
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Only settings of ``conf/`` and harmless ones of Hydra.
+
+    Raises:
+        ValueError: An argument could make Hydra call or read something else, or there is no such
+            task or algorithm.
+    """
+    for argument in arguments:
+        if argument.startswith("-"):
+            if argument.split("=")[0] not in FLAGS:
+                raise ValueError(f"Unknown flag {argument!r}; there are {', '.join(FLAGS)}.")
+            continue
+        key, _, value = re.sub(r"^[+~]+", "", argument).partition("=")
+        key = key.partition("@")[0].replace("/", ".")
+        if "_target_" in argument:
+            raise ValueError(f"Refused {argument!r}: a configuration names no code to call.")
+        if within(key, ["hydra"]) and value and not key.startswith(HYDRA):
+            raise ValueError(f"Refused {argument!r}; of Hydra may be set {', '.join(HYDRA)}.")
+        if ".." in key:
+            raise ValueError(f"Refused {argument!r}: a configuration is a file below conf/.")
+        if key in ("task", "algorithm"):
+            there = choices(key)
+            for name in value.split(","):
+                if name not in there:
+                    raise ValueError(f"Unknown {key} {name!r}; there are {', '.join(there)}.")
+
+
+def choices(group: str) -> list[str]:
+    """The configurations below ``conf/`` of one group."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def check_task(task: DictConfig) -> None:
+    """The task's suite and scenario are some that may be loaded.
+
+    Raises:
+        ValueError: There is no such one.
+    """
+    if task.suite == "vmas":
+        import vmas
+
+        known = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]
+        if task.scenario not in known:
+            raise ValueError(f"VMAS has no scenario {task.scenario!r}; there are {known}.")
+    elif task.suite == "pettingzoo":
+        if not str(task.scenario).startswith(tuple(f"{name}." for name in PACKAGES)):
+            raise ValueError(
+                f"Expected task.scenario to be a module of {' or '.join(PACKAGES)}, "
+                f"got {task.scenario!r}."
+            )
+    else:
+        raise ValueError(f"Unknown suite {task.suite!r}; there are 'vmas' and 'pettingzoo'.")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, Mapping) and value
+        settings |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return settings
+
+
+def within(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted name is one of the names or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def resumed(
+    config: DictConfig, saved: Mapping[str, Any], overrides: Sequence[str], source: Any = ""
+) -> DictConfig:
+    """The configuration of the checkpoint, with what the command line may change of it.
+
+    Args:
+        config: As the command line composed it.
+        saved: As the checkpoint has it.
+        overrides: What the command line said; the rest of ``config`` are defaults.
+        source: The checkpoint, for the message.
+
+    Raises:
+        CheckpointError: The command line contradicts the checkpoint.
+    """
+    said = [re.split(r"[=@]", each.lstrip("+~"))[0].replace("/", ".") for each in overrides]
+    said = [name for name in said if name != "resume"]
+    asked, kept = flat(OmegaConf.to_container(config, resolve=True)), flat(saved)
+    touched = [key for key in sorted(asked | kept) if within(key, said)]
+    changed = [key for key in touched if asked.get(key) != kept.get(key)]
+    wrong = [
+        f"{key} is {asked.get(key)!r} here and {kept.get(key)!r} in the checkpoint"
+        for key in changed
+        if not within(key, ADJUSTABLE)
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{source} was written by another configuration: {'; '.join(wrong)}. "
+            f"A resumed run may change {', '.join(ADJUSTABLE)}."
+        )
+    result = OmegaConf.create(dict(saved))
+    for key in changed:
+        OmegaConf.update(result, key, asked.get(key), force_add=True)
+    return result
