@@ -3,7 +3,8 @@
     python benchmarks/study.py run --jobs 2
     python benchmarks/study.py report
 
-A run that is done is skipped, so a study can be stopped and taken up again. Each leaves one JSON in
+A run that is done is skipped and one that was killed is resumed, so a study can be stopped and
+taken up again. Each leaves one JSON in
 the schema of marl-eval under ``--out``, and one of ``probe.py`` where there are models; the report
 (an extra: ``pip install -e '.[study]'``) needs nothing else.
 """
@@ -74,6 +75,8 @@ def train(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
         "threads=1",
         *overrides,
     ]
+    if any((folder / "checkpoints").glob("checkpoint-*")):  # stopped before its end
+        command.append(f"resume={folder}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
