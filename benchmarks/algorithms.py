@@ -170,4 +170,10 @@ def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
     if (group, "done") in env.done_keys:  # each agent ends by itself
         loss.set_keys(done=(group, "done"), terminated=(group, "terminated"))
     loss.make_value_estimator(ValueEstimators.MAGAE, gamma=task.gamma, lmbda=task.lmbda)
+    # TorchRL names what GAE reads, but not the advantage, which it computes again without a word
+    # where that is missing: on shuffled minibatches, as if these were time
+    read = (*actor.in_keys, *critic.in_keys)
+    names = ("action", "action_log_prob", "advantage", "value_target", "state_value")
+    keys = [*read, *((group, name) for name in names), ("next", "done")]  # ReplayBufferTrainer's
+    loss.in_keys = list(dict.fromkeys(keys))
     return loss

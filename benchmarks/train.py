@@ -35,7 +35,7 @@ from reporting import Loggers, film, plot_curves, print_summary, write_run, writ
 from run_state import make_checkpoint, plain, unplain
 from settings import CONF, check_arguments, check_task, resumed
 from stepper import PerNetworkStepper, check_trained
-from tensordict import NestedKey, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.checkpoint import CheckpointError
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
@@ -190,19 +190,13 @@ def make_trainer(
         **checkpoints,
     )
 
-    def written(batch: TensorDictBase) -> list[NestedKey]:
-        # TorchRL's MAPPOLoss does not name them among its in_keys, and where they are missing it
-        # computes them again without a word: on shuffled minibatches, as if these were time
-        names = ("advantage", "value_target", "state_value")
-        return [key for key in batch.keys(True, True) if key[-1] in names]
-
     def anneal(_: TensorDictBase) -> None:
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
-        batch = batch.select(*algorithm.loss_module.in_keys, *written(batch), strict=False)
+        batch = batch.select(*algorithm.loss_module.in_keys, strict=False)
         buffer.extend(batch.reshape(-1, length) if recurrent else batch)
 
     trainer.register_op("batch_process", anneal)
