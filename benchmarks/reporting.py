@@ -134,7 +134,8 @@ def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: 
         if title.startswith("World model"):
             axis.axhline(0.0, ls=":", color="grey")
             axis.set_ylim(-0.5, 1.05)
-        axis.set(title=title, ylabel=unit, xlabel="frames")
+        axis.set(title=title, xlabel="frames")
+        axis.set_ylabel(unit, fontsize=8)
         axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1:
