@@ -12,15 +12,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 from rliable import library, metrics
+from study_plots import Runs, plot, plot_models
 
-Runs = dict[str, dict[str, list[dict[str, Any]]]]
 FIGURES = {
     "moa_nll": "MOA, nats",
     "moa_nll_marginal": "marginal",
@@ -80,18 +76,6 @@ def improvement(runs: dict[str, list[dict[str, Any]]], ours: str, theirs: str) -
     return f"{float(np.ravel(point['_'])[0]):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def curve(
-    runs: list[dict[str, Any]], name: str = "return"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Frames, and a figure ``[runs, steps]`` while training, at the steps that all runs have."""
-    steps = [
-        {v["step_count"]: v[name][0] for k, v in run.items() if k.startswith("step_") and name in v}
-        for run in runs
-    ]
-    frames = sorted(set.intersection(*map(set, steps)))
-    return np.array(frames), np.array([[one[frame] for frame in frames] for one in steps])
-
-
 def read_probes(folder: Path) -> Runs:
     """Tables of ``probe.py`` by task and algorithm, in the order of their seeds."""
     probes: Runs = {}
@@ -122,55 +106,6 @@ def probe_tables(probes: Runs) -> list[str]:
                     row = " | ".join(f"{cell:.2f}" for cell in cells)
                     lines.append(f"| {task} | {name} ({len(those)}) | {block} | {row} |")
     return lines
-
-
-PANELS = {
-    "moa_nll": "MOA on unseen data, nats",
-    "student_kl": "KL of the student to the teacher, nats",
-    "active_units": "active dimensions of z (of 16)",
-    "world_model_skill": "world model, skill over persistence",
-}
-
-
-def plot_models(runs: Runs, path: Path) -> None:
-    """Mean and range over seeds of the models' figures while training, of ``moawm``."""
-    tasks = [task for task, algorithms in runs.items() if "moawm" in algorithms]
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(4.2 * len(PANELS), 3.4))
-    for axis, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
-        for task in tasks:
-            frames, values = curve(runs[task]["moawm"], name)
-            (line,) = axis.plot(frames, values.mean(0), label=task)
-            low, high = values.min(0), values.max(0)
-            axis.fill_between(frames, low, high, color=line.get_color(), alpha=0.15)
-        axis.set(title=title, xlabel="frames")
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.suptitle("Models of moawm while training: mean and range over seeds")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def plot(runs: Runs, path: Path) -> None:
-    """Mean and range over seeds of the return while training, task by task."""
-    figure, axes = plt.subplots(1, len(runs), figsize=(4.4 * len(runs), 3.6), squeeze=False)
-    colours = plt.get_cmap("tab10")
-    names = sorted({algorithm for task in runs.values() for algorithm in task})
-    for axis, (task, algorithms) in zip(axes.flat, runs.items(), strict=True):
-        for name, those in algorithms.items():
-            frames, returns = curve(those)
-            colour = colours(names.index(name))
-            axis.plot(frames, returns.mean(0), color=colour, label=f"{name} ({len(those)} seeds)")
-            axis.fill_between(frames, returns.min(0), returns.max(0), color=colour, alpha=0.15)
-        axis.set(title=task, xlabel="frames", ylabel="return, mean over agents")
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    figure.suptitle("Return of the stochastic policy while training: mean and range over seeds")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def tables(runs: Runs) -> str:

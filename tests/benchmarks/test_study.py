@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import study
+import study_plots
 import study_report
 
 from tests.benchmarks.test_train import TINY
@@ -80,7 +81,7 @@ def test_statistics_by_hand():
     runs = {"moawm": make_runs(2.0, 3.0), "mappo": make_runs(1.0, 2.0)}
     # of the four pairs three are won and one is a draw
     assert study_report.improvement(runs, "moawm", "mappo").startswith("0.88 [")
-    frames, returns = study_report.curve(runs["mappo"])
+    frames, returns = study_plots.curve(runs["mappo"])
     assert frames.tolist() == [10, 20]
     assert returns.tolist() == [[0.0, 1.0], [1.0, 2.0]]
 
