@@ -88,7 +88,9 @@ def make_checkpoint(
 ) -> Checkpoint:
     """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
     checkpoint = Checkpoint().register_adapter(object, Adapter())
-    checkpoint.register("collector", CollectorState(collector, exact=vmas))
+    own = isinstance(collector, Collector)
+    vmas = vmas and own  # else the worlds are the workers'
+    checkpoint.register("collector", CollectorState(collector, vmas) if own else collector)
     checkpoint.register("replay_buffer", SamplerState(buffer))
     checkpoint.register("optimizer", stepper.optimizer)
     checkpoint.register("random_state", GlobalRNGState())

@@ -26,6 +26,7 @@ import torch
 from agent_index import AgentIndex
 from algorithms import Algorithm, make_algorithm
 from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, write_whole
+from collecting import WorkersLostError, make_collector, share
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
 from nonfinite import NonFinite, NonFiniteError
@@ -37,7 +38,6 @@ from settings import CONF, check_arguments, check_task, resumed
 from stepper import PerNetworkStepper, check_trained
 from tensordict import TensorDictBase
 from torchrl.checkpoint import CheckpointError
-from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import EnvBase, RewardScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
@@ -121,14 +121,7 @@ def make_trainer(
     frames = config.task.num_envs * config.task.max_steps
     recurrent = config.algorithm.get("recurrent", False)
     length = config.algorithm.sequence_length if recurrent else 1
-    collector = Collector(
-        env,
-        algorithm.policy,
-        frames_per_batch=frames,
-        total_frames=config.total_frames,
-        device=config.device,
-        auto_register_policy_transforms=False,
-    )
+    collector = make_collector(config, env, algorithm, make_env)
     check_trained(algorithm.loss_module, algorithm.networks)
     stepper = PerNetworkStepper(
         torch.optim.Adam(
@@ -257,8 +250,9 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         torch.set_num_threads(config.threads)
     for seed in (torch.manual_seed, np.random.seed, random.seed):
         seed(config.seed)
-    anew = 10_000_000 + frames if source is not None and config.task.suite != "vmas" else 0
-    env = make_env(config, config.task.num_envs, config.seed + anew)
+    kept = config.collector == "single" and config.task.suite == "vmas"
+    anew = 10_000_000 + frames if source is not None and not kept else 0
+    env = make_env(config, share(config), config.seed + anew)
     algorithm = make_algorithm(config, env)
     logger = Loggers(folder)
     watch = Watch(algorithm, config)
@@ -271,8 +265,12 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         )
         print(f"Goes on from {frames} frames in {folder}.")
         if anew:
-            print("PettingZoo's environments cannot be saved: new episodes begin, not bitwise.")
-    trainer.train()
+            whose = "PettingZoo's" if config.collector == "single" else "The workers'"
+            print(f"{whose} environments cannot be saved: new episodes begin, not bitwise.")
+    try:
+        trainer.train()
+    finally:
+        trainer.collector.shutdown()
 
     held_out, figures = evaluate(config, algorithm, watch)
     summary = {
@@ -316,6 +314,8 @@ def main(config: DictConfig) -> float:
         return run(config, folder, source, frames)
     except (CheckpointError, NonFiniteError, FileExistsError) as error:
         raise SystemExit(str(error)) from error
+    except WorkersLostError as error:
+        raise SystemExit(f"Stopped: {error} resume={folder} goes on.") from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
