@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from multiprocessing import active_children
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +204,7 @@ class Team:
         self.collector: BaseCollector | None = None
         self.reports: tempfile.TemporaryDirectory[str] | None = None
         self.cluster: Any = None
-        self.before: list[BaseProcess] = []
+        self.before = active_children()
 
     def __iter__(self) -> Iterator[TensorDictBase]:
         """Batches ``[envs, T]``, without end."""
@@ -223,6 +222,8 @@ class Team:
         """
         while True:
             try:
+                if self.kind == "ray" and self.collector is None:
+                    self.join_cluster()
                 return self.bounded(self.next_batch)
             except WorkersLostError as error:
                 self.shutdown(hard=True)
@@ -269,23 +270,9 @@ class Team:
         )
 
     def start_ray(self, create: list[Callable[[], EnvBase]]) -> BaseCollector:
-        """Workers in a cluster: the one at ``ray.address``, or one that is started here."""
-        import ray  # an extra
-
-        asked, settings = self.config.ray, dict(self.settings)
+        """Workers in the cluster."""
+        settings = dict(self.settings)
         own = {"auto_register_policy_transforms": settings.pop("auto_register_policy_transforms")}
-        if not ray.is_initialized():
-            path = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-            variables = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-            memory = {"object_store_memory": asked.object_store_mb * 2**20}
-            here = {"num_cpus": self.workers, "include_dashboard": False, **memory}
-            ray.init(
-                asked.address or "local",
-                runtime_env={"env_vars": variables},
-                logging_level="error",
-                **(here if asked.address is None else {}),
-            )
-            self.cluster = ray
         return RayCollector(
             create,
             self.policy,
@@ -293,9 +280,30 @@ class Team:
             sync=True,
             collector_class=Worker,
             collector_kwargs=own,
-            remote_configs={"num_cpus": 1, "num_gpus": asked.gpus_per_worker},
+            remote_configs={"num_cpus": 1, "num_gpus": self.config.ray.gpus_per_worker},
             **settings,
         )
+
+    def join_cluster(self) -> None:
+        """The one at ``ray.address``, or one that is started here.
+
+        Not in a thread that ends: what Ray starts ends with the thread that started it.
+        """
+        import ray  # an extra
+
+        if ray.is_initialized():
+            return
+        asked = self.config.ray
+        path = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+        memory = {"object_store_memory": asked.object_store_mb * 2**20}
+        here = {"num_cpus": self.workers, "include_dashboard": False, **memory}
+        ray.init(
+            asked.address or "local",
+            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, path))}},
+            logging_level="error",
+            **(here if asked.address is None else {}),
+        )
+        self.cluster = ray
 
     def bounded(self, call: Callable[[], Any]) -> Any:
         """What the call returns, if it does in time and the workers live."""
@@ -344,7 +352,7 @@ class Team:
             if isinstance(error, RayTaskError) or "creation task" in str(error):
                 return WorkerError(f"A worker raised:\n\n{error}")
             lost = (*lost, RayError)
-        if isinstance(error, lost) or "process" in str(error):
+        if isinstance(error, lost) or isinstance(error.__cause__, lost) or self.dead():
             return WorkersLostError(f"Lost workers of {self.kind}: {error}")
         return error
 
@@ -356,15 +364,17 @@ class Team:
             **_: What the Trainer passes.
         """
         threads = torch.get_num_threads()
-        started = [p for p in active_children() if p not in self.before]
-        if hard:
-            for process in started:
-                process.kill()
         collector, self.collector = self.collector, None
+        children = getattr(collector, "procs", None)
+        if children is None:  # Ray's are none, those of a start that hangs nobody knows
+            children = [p for p in active_children() if p not in self.before]
+        children = [p for p in children if not p._closed]
+        if hard:
+            for process in children:
+                process.kill()
+                process.join(PATIENCE)
         if collector is not None:
             collector.shutdown()
-        for process in started:
-            process.join(PATIENCE)
         if self.cluster is not None:
             self.cluster.shutdown()
             self.cluster = None
