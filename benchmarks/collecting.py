@@ -242,10 +242,9 @@ class Team:
             self.iterator = iter(self.collector)
         self.collector.update_policy_weights_()
         parts = [next(self.iterator) for _ in range(self.pieces)]
-        if self.kind == "multi_async":
-            batch = torch.cat(parts, 0)
-        else:
-            batch = parts[0].flatten(0, 1)  # [workers, envs, T] -> [envs, T]
+        if self.kind != "multi_async":
+            parts = parts[0].unbind(0)  # [workers, envs, T]
+        batch = torch.cat(parts, 0)
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
 

@@ -24,8 +24,16 @@ ADJUSTABLE = (
     "task.evaluation_envs",
     "checkpoint",
     "max_nonfinite_steps",
+    "num_collectors",
+    "collector_timeout",
+    "collector_restarts",
+    "worker_device",
+    "ray",
 )
-"""What a resumed run may change: nothing here has a part in a single step of the training."""
+"""What a resumed run may change: nothing here has a part in a single step of the training.
+
+With several collectors, whose environments begin anew, their number neither.
+"""
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
