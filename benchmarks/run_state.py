@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from checkpointing import Adapter
+from learners import Learners, OtherRanks
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torchrl.checkpoint import Checkpoint, GlobalRNGState
 from torchrl.collectors import Collector
@@ -83,17 +84,23 @@ def make_checkpoint(
     buffer: ReplayBuffer,
     stepper: OptimizationStepper,
     watch: TrainerHookBase,
+    learners: Learners,
     *,
     vmas: bool,
 ) -> Checkpoint:
     """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
     checkpoint = Checkpoint().register_adapter(object, Adapter())
-    checkpoint.register("collector", CollectorState(collector, exact=vmas))
-    checkpoint.register("replay_buffer", SamplerState(buffer))
     checkpoint.register("optimizer", stepper.optimizer)
-    checkpoint.register("random_state", GlobalRNGState())
-    checkpoint.register("watch", watch)
+    own = {
+        "collector": CollectorState(collector, exact=vmas),
+        "replay_buffer": SamplerState(buffer),
+        "random_state": GlobalRNGState(),
+        "watch": watch,
+    }
     if vmas:
-        checkpoint.register("vmas_random_state", VmasRandomState())
-        checkpoint.register("vmas_world", VmasWorld(env))
+        own |= {"vmas_random_state": VmasRandomState(), "vmas_world": VmasWorld(env)}
+    for name, component in own.items():
+        checkpoint.register(name, component)
+    if learners.count > 1:
+        checkpoint.register("other_ranks", OtherRanks(learners, own))
     return checkpoint

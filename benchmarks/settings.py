@@ -24,6 +24,7 @@ ADJUSTABLE = (
     "task.evaluation_envs",
     "checkpoint",
     "max_nonfinite_steps",
+    "learner_timeout",
 )
 """What a resumed run may change: nothing here has a part in a single step of the training."""
 
