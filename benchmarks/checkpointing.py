@@ -74,6 +74,11 @@ class Rotation(CheckpointRotation):
         """Writes ``checkpoint-<step>`` and removes those it replaces."""
         place = self.directory / f"{self.prefix}-{step:012d}"
         pending = self.directory / f".{place.name}"
+        others = checkpoint.components.get("other_ranks")
+        if others is not None:
+            others.gather()
+            if others.learners.rank > 0:
+                return place
         try:
             for left in self.directory.glob(".*checkpoint-*"):  # by a run that was killed
                 shutil.rmtree(left)

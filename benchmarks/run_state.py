@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from checkpointing import Adapter
+from collecting import Team
+from learners import Learners, OtherRanks
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torchrl.checkpoint import Checkpoint, GlobalRNGState
 from torchrl.collectors import Collector
@@ -79,23 +81,29 @@ def unplain(state: Mapping[str, Any], device: torch.device | None) -> TensorDict
 
 def make_checkpoint(
     env: EnvBase,
-    collector: Collector,
+    collector: Collector | Team,
     buffer: ReplayBuffer,
     stepper: OptimizationStepper,
     watch: TrainerHookBase,
+    learners: Learners,
     *,
     vmas: bool,
 ) -> Checkpoint:
     """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
     checkpoint = Checkpoint().register_adapter(object, Adapter())
-    own = isinstance(collector, Collector)
-    vmas = vmas and own  # else the worlds are the workers'
-    checkpoint.register("collector", CollectorState(collector, vmas) if own else collector)
-    checkpoint.register("replay_buffer", SamplerState(buffer))
+    here = isinstance(collector, Collector)
+    vmas = vmas and here  # else the worlds are the workers'
     checkpoint.register("optimizer", stepper.optimizer)
-    checkpoint.register("random_state", GlobalRNGState())
-    checkpoint.register("watch", watch)
+    own = {
+        "collector": CollectorState(collector, exact=vmas) if here else collector,
+        "replay_buffer": SamplerState(buffer),
+        "random_state": GlobalRNGState(),
+        "watch": watch,
+    }
     if vmas:
-        checkpoint.register("vmas_random_state", VmasRandomState())
-        checkpoint.register("vmas_world", VmasWorld(env))
+        own |= {"vmas_random_state": VmasRandomState(), "vmas_world": VmasWorld(env)}
+    for name, component in own.items():
+        checkpoint.register(name, component)
+    if learners.count > 1:
+        checkpoint.register("other_ranks", OtherRanks(learners, own))
     return checkpoint

@@ -29,6 +29,7 @@ ADJUSTABLE = (
     "collector_restarts",
     "worker_device",
     "ray",
+    "learner_timeout",
 )
 """What a resumed run may change: nothing here has a part in a single step of the training.
 

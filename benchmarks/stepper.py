@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from learners import Learners
 from nonfinite import NonFinite
 from tensordict import TensorDictBase
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class PerNetworkStepper(OptimizationStepper):
             minimised, in the others ``core``.
         compile: Whether the losses are compiled (``torch.compile``), forward and backward.
         nonfinite: Skips the steps whose loss or gradient is not finite.
+        learners: The ranks whose gradients are averaged.
 
     Raises:
         ValueError: Two networks share a parameter.
@@ -47,6 +49,7 @@ class PerNetworkStepper(OptimizationStepper):
         auxiliary_epochs: int,
         compile: bool = False,
         nonfinite: NonFinite | None = None,
+        learners: Learners | None = None,
     ) -> None:
         check_disjoint(networks)
         self.optimizer = optimizer
@@ -59,6 +62,7 @@ class PerNetworkStepper(OptimizationStepper):
         self.count = 0
         self.evaluate = torch.compile(evaluate) if compile else evaluate
         self.nonfinite = nonfinite or NonFinite()
+        self.learners = learners or Learners()
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
@@ -68,6 +72,9 @@ class PerNetworkStepper(OptimizationStepper):
         total, losses = self.evaluate(trainer.loss_module if whole else self.core, sub_batch)
         total.backward()
         losses, norms = losses.detach(), {}
+        if self.learners.count > 1:
+            self.learners.average((p for part in self.parameters.values() for p in part), losses)
+            total = minimised(losses)
         for name, parameters in self.parameters.items():
             if any(parameter.grad is not None for parameter in parameters):
                 norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
@@ -110,7 +117,12 @@ def check_disjoint(networks: Mapping[str, nn.Module]) -> None:
 def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
     """What is minimised, and every term and figure."""
     losses = loss(batch)
-    return sum(value for key, value in losses.items() if key.startswith("loss")), losses
+    return minimised(losses), losses
+
+
+def minimised(losses: TensorDictBase) -> Tensor:
+    """The sum of the terms."""
+    return sum(value for key, value in losses.items() if key.startswith("loss"))
 
 
 def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> None:

@@ -29,6 +29,7 @@ from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, w
 from collecting import WorkersLostError, make_collector, share
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
+from learners import Learners, check_count, is_first, one_folder
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
@@ -43,6 +44,7 @@ from torchrl.envs import EnvBase, RewardScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
 
+from torchrl_moawm import set_data_parallel
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 
 
@@ -116,8 +118,14 @@ def make_trainer(
     watch: Watch,
     logger: Loggers,
     folder: Path | None = None,
+    learners: Learners | None = None,
 ) -> Trainer:
-    """TorchRL's trainer with the hooks of PPO; checkpoints go into the folder, if there is one."""
+    """TorchRL's trainer with the hooks of PPO; checkpoints go into the folder, if there is one.
+
+    Frames are counted over all ranks.
+    """
+    learners = learners or Learners()
+    whole, config = config, learners.share(config)
     frames = config.task.num_envs * config.task.max_steps
     recurrent = config.algorithm.get("recurrent", False)
     length = config.algorithm.sequence_length if recurrent else 1
@@ -139,6 +147,7 @@ def make_trainer(
         auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
         compile=config.compile,
         nonfinite=NonFinite(config.max_nonfinite_steps, folder),
+        learners=learners,
     )
     buffer = ReplayBufferTrainer(
         TensorDictReplayBuffer(
@@ -153,7 +162,8 @@ def make_trainer(
         kept = {
             "format": FORMAT,
             "versions": versions(),
-            "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
+            "learners": learners.count,
+            "config": json.dumps(OmegaConf.to_container(whole, resolve=True)),  # in its own order
         }
         checkpoints = {
             "checkpoint": make_checkpoint(
@@ -162,16 +172,17 @@ def make_trainer(
                 buffer.replay_buffer,
                 stepper,
                 watch,
+                learners,
                 vmas=config.task.suite == "vmas",
             ),
             "checkpoint_rotation": Rotation(folder / FOLDER, keep_last=config.checkpoint.keep),
             "checkpoint_metadata": lambda _: kept,
-            "save_trainer_interval": config.checkpoint.every * frames - 1,
+            "save_trainer_interval": config.checkpoint.every * frames * learners.count - 1,
         }
     trainer = Trainer(
         collector=collector,
         total_frames=config.total_frames,
-        frame_skip=1,
+        frame_skip=learners.count,  # a frame here stands for one of every rank
         loss_module=algorithm.loss_module,
         optimization_stepper=stepper,
         optim_steps_per_batch=config.minibatches,
@@ -194,8 +205,8 @@ def make_trainer(
 
     trainer.register_op("batch_process", anneal)
     trainer.register_op("batch_process", store)
-    trainer.register_op("pre_steps_log", team_return)
-    trainer.register_op("pre_steps_log", watch)
+    trainer.register_op("pre_steps_log", learners.shared(team_return))
+    trainer.register_op("pre_steps_log", learners.shared(watch))
     trainer.register_op("process_optim_batch", buffer.sample)
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
@@ -246,6 +257,8 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
             f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
             "needs another hydra.run.dir, or an empty one."
         )
+    learners = Learners(config.device, config.learner_timeout)
+    whole, config = config, learners.share(config)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     for seed in (torch.manual_seed, np.random.seed, random.seed):
@@ -254,16 +267,22 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     anew = 10_000_000 + frames if source is not None and not kept else 0
     env = make_env(config, share(config), config.seed + anew)
     algorithm = make_algorithm(config, env)
+    learners.begin_alike(algorithm.loss_module)
+    if learners.count > 1:
+        set_data_parallel(algorithm.loss_module)
     logger = Loggers(folder)
     watch = Watch(algorithm, config)
-    trainer = make_trainer(config, algorithm, env, watch, logger, folder)
+    trainer = make_trainer(whole, algorithm, env, watch, logger, folder, learners)
     if source is None:
         trainer.save_trainer(force_save=True)
     else:
         trainer.load_from_file(
             source, weights_only=True, mmap=False, map_location=torch.device(config.device)
         )
-        print(f"Goes on from {frames} frames in {folder}.")
+        if learners.count > 1:
+            trainer.checkpoint.components["other_ranks"].restore()
+        if learners.rank == 0:
+            print(f"Goes on from {frames} frames in {folder}.")
         if anew:
             whose = "PettingZoo's" if config.collector == "single" else "The workers'"
             print(f"{whose} environments cannot be saved: new episodes begin, not bitwise.")
@@ -271,6 +290,10 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         trainer.train()
     finally:
         trainer.collector.shutdown()
+    learners.end()
+    set_data_parallel(algorithm.loss_module, False)
+    if learners.rank > 0:
+        return 0.0
 
     held_out, figures = evaluate(config, algorithm, watch)
     summary = {
@@ -284,7 +307,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     trained = {
         "loss_module": algorithm.loss_module.state_dict(),
         "optimizer": trainer.optimization_stepper.optimizer.state_dict(),
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": OmegaConf.to_container(whole, resolve=True),
         "summary": summary,
     }
     write_whole(trained, folder / "checkpoint.pt")
@@ -308,7 +331,9 @@ def main(config: DictConfig) -> float:
     try:
         if config.resume is not None:
             source, metadata = open_checkpoint(Path(config.resume))
-            folder, frames = source.parents[1], metadata["collected_frames"]
+            frames = metadata["collected_frames"]
+            check_count(metadata.get("learners", 1), source)
+            folder = source.parents[1] if is_first() else folder
             overrides = HydraConfig.get().overrides.task
             config = resumed(config, json.loads(metadata["config"]), overrides, source)
         return run(config, folder, source, frames)
@@ -325,6 +350,7 @@ def main(config: DictConfig) -> float:
 if __name__ == "__main__":
     try:
         check_arguments(sys.argv[1:])
+        with one_folder():
+            main()
     except ValueError as error:
         sys.exit(str(error))
-    main()

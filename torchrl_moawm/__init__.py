@@ -12,6 +12,7 @@ from torchrl_moawm.objectives import (
     TeacherCVAELoss,
     TeacherVAELoss,
     WorldModelLoss,
+    set_data_parallel,
 )
 from torchrl_moawm.system import MOAWM
 from torchrl_moawm.transforms import PreviousStep
@@ -32,5 +33,6 @@ __all__ = [
     "TeacherCVAELoss",
     "TeacherVAELoss",
     "WorldModelLoss",
+    "set_data_parallel",
     "set_value_checks",
 ]

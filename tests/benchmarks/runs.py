@@ -96,12 +96,12 @@ def rows(folder):
     return csv, {tag: repr(curve) for tag, curve in scalars.items()}
 
 
-def assert_same_run(one, other):
+def assert_same_run(one, other, components=11):
     """Networks, optimiser, random states, world, progress, logs, trained team."""
     assert [p.name for p in checkpoints(one)] == [p.name for p in checkpoints(other)]
     last, its = checkpoints(one)[-1], checkpoints(other)[-1]
     files = sorted(file.relative_to(last) for file in last.rglob("state.pt"))
-    assert len(files) == 11
+    assert len(files) == components
     for file in files:
         assert differences(load(last / file), load(its / file), str(file)) == []
     trained = [load(folder / "checkpoint.pt") for folder in (one, other)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -53,7 +55,12 @@ def clipped_policy_loss(
     return -torch.minimum(ratio * advantage, clipped_ratio * advantage)
 
 
-def normalized_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tensor:
+def normalized_advantage(
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    *,
+    across: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Advantage with mean 0 and standard deviation 1 over the valid samples of each agent.
 
     ``(A - mean_i) / max(std_i, 1e-6)``, the standard deviation with ``n - 1``
@@ -64,6 +71,10 @@ def normalized_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tenso
     Args:
         advantage: ``[*B, N, 1]``.
         mask: True where valid, boolean, of the same shape. ``None`` means all.
+
+    Keyword Args:
+        across: Adds to a sum over these samples those over samples that are elsewhere: the moments
+            are then those of all (an all-reduce over processes). ``None`` where there are none.
 
     Returns:
         The same shape, without unit; 0 where invalid, and 0 for an agent with one valid sample.
@@ -83,8 +94,13 @@ def normalized_advantage(advantage: Tensor, mask: Tensor | None = None) -> Tenso
     check_same_shape(advantage=advantage, mask=mask)
     check_mask(mask=mask)
     dims = [*range(advantage.ndim - 2), advantage.ndim - 1]  # all but the agents
-    count = mask.sum(dims, keepdim=True)
-    mean = torch.where(mask, advantage, 0.0).sum(dims, keepdim=True) / count.clamp_min(1)
+
+    def total(x: Tensor) -> Tensor:
+        here = x.sum(dims, keepdim=True)
+        return here if across is None else across(here)
+
+    count = total(mask)
+    mean = total(torch.where(mask, advantage, 0.0)) / count.clamp_min(1)
     centred = torch.where(mask, advantage - mean, 0.0)
-    variance = centred.square().sum(dims, keepdim=True) / (count - 1).clamp_min(1)
+    variance = total(centred.square()) / (count - 1).clamp_min(1)
     return centred / variance.clamp_min(1e-12).sqrt()  # the root of 0 has no finite gradient

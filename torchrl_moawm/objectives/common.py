@@ -16,6 +16,7 @@ from torchrl.objectives import LossModule
 from torchrl_moawm._checks import check_coefficient, check_fits, check_mask, check_option
 from torchrl_moawm._values import check_finite
 from torchrl_moawm.functional import masked_mean
+from torchrl_moawm.objectives.parallel import n_ranks, rank_share
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -62,7 +63,8 @@ class MultiAgentLoss(ScheduledLoss):
     - **Checked inputs.** An empty batch, another dtype or device than the network's, and whatever
       :func:`~torchrl_moawm.set_value_checks` lists are refused, by the name of the entry.
     - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
-      and is 0 where invalid.
+      and is 0 where invalid. Over several processes see
+      :func:`~torchrl_moawm.objectives.set_data_parallel`.
     """
 
     @dataclass
@@ -73,6 +75,7 @@ class MultiAgentLoss(ScheduledLoss):
     _at_root: tuple[str, ...] = ()
     _next: tuple[str, ...] = ()
     _optional: tuple[str, ...] = ("mask",)
+    data_parallel = False
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -243,10 +246,20 @@ class MultiAgentLoss(ScheduledLoss):
         if valid is not None:
             valid = expand_left(valid, loss.shape, "the loss")
         if self.reduction == "mean":
-            return masked_mean(loss, valid)
+            return self._mean(loss, valid)
         if valid is not None:
             loss = torch.where(valid, loss, 0.0)
-        return loss.sum() if self.reduction == "sum" else loss
+        if self.reduction == "none":
+            return loss
+        return loss.sum() * n_ranks() if self.data_parallel else loss.sum()
+
+    def _mean(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Mean over the valid elements; over ranks, what averages to that of all ranks."""
+        mean = masked_mean(x, valid)
+        if not self.data_parallel:
+            return mean
+        count = mean.new_tensor(x.numel()) if valid is None else valid.sum().to(mean.dtype)
+        return mean * rank_share(count)
 
 
 def last(key: NestedKey) -> str:

@@ -15,7 +15,6 @@ from torchrl_moawm._values import check_allowed, check_index, check_one_hot, che
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,
-    masked_mean,
     moa_cross_entropy,
 )
 from torchrl_moawm.objectives.common import (
@@ -156,7 +155,7 @@ class MOALoss(MultiAgentLoss):
             logits = self._restricted(tensordict, logits, allowed)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
             hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
-            return TensorDict({"loss_moa": loss, "moa_accuracy": masked_mean(hit, valid)})
+            return TensorDict({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
         if hasattr(self.moa_network, "get_dist"):
             dist = self.moa_network.get_dist(inputs)
             discrete = hasattr(dist, "logits") and not dist.event_shape

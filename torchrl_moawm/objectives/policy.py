@@ -23,7 +23,7 @@ from torchrl_moawm._checks import (
     check_shape,
 )
 from torchrl_moawm._values import check_allowed, check_index, check_one_hot
-from torchrl_moawm.functional import clipped_policy_loss, masked_mean, normalized_advantage
+from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.common import (
     MultiAgentLoss,
@@ -31,6 +31,7 @@ from torchrl_moawm.objectives.common import (
     expand_left,
     zero_behind,
 )
+from torchrl_moawm.objectives.parallel import sum_over_ranks
 
 
 class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
@@ -140,7 +141,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             inputs.set(self._key("mask"), expand_left(valid, stored.shape, "the actions"))
             valid = expand_left(valid, advantage.shape, "the advantage")
         if self.normalize_advantage:
-            advantage = normalized_advantage(advantage, valid)
+            across = sum_over_ranks if self.data_parallel else None
+            advantage = normalized_advantage(advantage, valid, across=across)
         log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
         check_same_shape(log_ratio=log_ratio, advantage=advantage)
         log_ratio = zero_behind(valid, log_ratio, "the ratio")
@@ -154,10 +156,10 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             {
                 "loss_objective": self._reduce(objective, valid),
                 "loss_entropy": -self.entropy_coeff * self._reduce(entropy, valid),
-                "entropy": masked_mean(entropy.detach(), valid),
-                "clip_fraction": masked_mean(clipped, valid),
-                "kl_approx": masked_mean(kl_approx.detach(), valid),
-                "ratio_overflow": masked_mean(overflow, valid),
+                "entropy": self._mean(entropy.detach(), valid),
+                "clip_fraction": self._mean(clipped, valid),
+                "kl_approx": self._mean(kl_approx.detach(), valid),
+                "ratio_overflow": self._mean(overflow, valid),
             }
         )
 

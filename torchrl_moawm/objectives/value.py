@@ -24,6 +24,7 @@ from torchrl_moawm.objectives.common import (
     expand_left,
     require,
 )
+from torchrl_moawm.objectives.parallel import gather_rows
 
 
 class ClipPPOValueLoss(MultiAgentLoss):
@@ -160,7 +161,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
                 old_value = self.value_norm.normalize(old_value)
             loss = self._clipped_loss(value, old_value, target)
             moved = ((value - old_value).detach().abs() > self.clip_value).to(value.dtype)
-            logs["value_clip_fraction"] = masked_mean(moved, valid)
+            logs["value_clip_fraction"] = self._mean(moved, valid)
         return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, valid), **logs})
 
     def _value(self, tensordict: TensorDictBase, place: tuple[str, ...] = ()) -> Tensor:
@@ -180,6 +181,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     def _update_value_norm(self, target: Tensor, valid: Tensor | None) -> None:
         if self.training:
             living = target if valid is None else target[valid].unsqueeze(-1)
+            living = gather_rows(living) if self.data_parallel else living
             if living.numel():
                 self.value_norm.update(living)
 

@@ -1,0 +1,178 @@
+"""Two ranks of torchrun train one team: alike, whole, stoppable."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from checkpointing import is_good
+from learners import Learners
+
+from tests.benchmarks.runs import BENCHMARKS, FRAMES, SETTINGS, assert_same_run, checkpoints, load
+
+BATCHES, RANKS, BOUND = 6, 2, 60
+
+
+def torchrun(script, *arguments):
+    """Starts it; the ranks are its children."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.Popen(
+        [*command, f"--nproc-per-node={RANKS}", str(script), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def train(folder, *arguments, batches=BATCHES):
+    """A run that begins, or goes on where there is something to go on from."""
+    if checkpoints(folder):
+        return torchrun(BENCHMARKS / "train.py", f"resume={folder}", *arguments)
+    given = ["task=vmas/balance", f"total_frames={batches * FRAMES}", f"hydra.run.dir={folder}"]
+    return torchrun(BENCHMARKS / "train.py", *SETTINGS, *given, *arguments)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def rank_of(process, number):
+    """The process that is this rank; Linux says which."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    environments = {int(pid): Path(f"/proc/{pid}/environ").read_bytes() for pid in children}
+    wanted = f"RANK={number}".encode()
+    (pid,) = (pid for pid, each in environments.items() if wanted in each.split(b"\0"))
+    return pid
+
+
+def wait_for(folder, frames, process):
+    while process.poll() is None:
+        if any(int(path.name[-12:]) >= frames for path in checkpoints(folder)):
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate()[0])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    finish(train(folder))
+    return folder
+
+
+def test_the_first_rank_logs_and_saves(whole):
+    assert json.loads((whole / "summary.json").read_text())["frames"] == BATCHES * FRAMES
+    rows = next((whole / "csv").rglob("return.csv")).read_text().splitlines()
+    assert [int(row.split(",")[0]) for row in rows] == [FRAMES * (i + 1) for i in range(BATCHES)]
+    last = checkpoints(whole)[-1]
+    state = {file.parent.name[5:]: load(file) for file in last.rglob("state.pt")}
+    other = state["other_ranks"]["1"]
+    assert other.keys() == {n for n in state if n in ("collector", "watch")} | {
+        "random_state",
+        "replay_buffer",
+        "vmas_random_state",
+        "vmas_world",
+    }
+    assert repr(other["collector"]["carrier"]) != repr(state["collector"]["carrier"])
+    assert repr(other["vmas_world"]) != repr(state["vmas_world"])
+
+
+def test_a_killed_rank_ends_the_run_which_goes_on_bitwise(whole, tmp_path):
+    folder = tmp_path / "run"
+    process = train(folder)
+    wait_for(folder, 2 * FRAMES, process)
+    os.kill(rank_of(process, 1), signal.SIGKILL)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=BOUND)
+    assert process.returncode != 0
+    assert "SIGKILL" in output
+    assert time.monotonic() - started < BOUND
+    assert all(is_good(path) for path in checkpoints(folder))
+    assert "Goes on from" in finish(train(folder))
+    assert_same_run(whole, folder, components=12)
+
+
+def test_it_goes_on_with_as_many_ranks(whole):
+    alone = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "train.py"), f"resume={whole}"],
+        capture_output=True,
+        text=True,
+    )
+    assert alone.returncode == 1
+    assert "written by 2 ranks, here are 1" in alone.stderr
+    assert "torchrun --nproc-per-node 2" in alone.stderr
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_ends_the_run_within_the_timeout(tmp_path):
+    """Stopped, not dead: only the clock can tell. torchrun gives it half a minute to end."""
+    folder = tmp_path / "run"
+    process = train(folder, "learner_timeout=5", batches=1000)
+    wait_for(folder, 2 * FRAMES, process)
+    os.kill(rank_of(process, 1), signal.SIGSTOP)
+    process.communicate(timeout=2 * BOUND)
+    assert process.returncode != 0
+    assert all(is_good(path) for path in checkpoints(folder))
+
+
+RANK_SCRIPT = """
+import torch
+from tensordict import TensorDict
+from learners import Learners
+
+ranks = Learners(timeout=60)
+torch.manual_seed(ranks.rank)
+net = torch.nn.Linear(2, 1)
+ranks.begin_alike(net)
+weights = [p.detach().clone() for p in net.parameters()]
+x = torch.full((1, 2), ranks.rank + 1.0)
+net(x).sum().backward()
+losses = TensorDict({"loss_a": torch.tensor(ranks.rank * 2.0), "rows": torch.ones(2) * ranks.rank})
+ranks.average(net.parameters(), losses)
+figures = ranks.shared(lambda: {"a": ranks.rank, **({"b": 3.0} if ranks.rank else {})})()
+torch.save([weights, net.weight.grad, losses.to_dict(), figures], f"{FOLDER}/{ranks.rank}.pt")
+ranks.end()
+"""
+
+
+def test_gradients_terms_and_figures_are_means_over_ranks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(RANK_SCRIPT.replace("{FOLDER}", str(tmp_path)))
+    finish(torchrun(script))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))
+    assert all(torch.equal(*pair) for pair in zip(first[0], second[0], strict=True))
+    for _, grad, losses, figures in (first, second):
+        assert grad.tolist() == [[1.5, 1.5]]
+        assert losses["loss_a"] == 1.0
+        assert figures == {"a": 0.5, "b": 3.0}
+    assert second[2]["rows"].tolist() == [1.0, 1.0]  # not one number: each rank's own
+
+
+def test_environments_are_divided_and_seeds_differ(monkeypatch):
+    from tests.benchmarks.runs import configuration
+
+    config = configuration("task.num_envs=6", "seed=3", "progress_bar=true")
+    ranks = Learners()
+    assert ranks.share(config) == config
+    ranks.count, ranks.rank = 2, 1
+    mine = ranks.share(config)
+    assert (mine.task.num_envs, mine.progress_bar) == (3, False)
+    assert mine.seed != 3
+    ranks.count = 4
+    with pytest.raises(ValueError, match="multiple of the 4 processes"):
+        ranks.share(config)
+
+
+def test_a_sweep_is_refused():
+    process = torchrun(Path(BENCHMARKS) / "train.py", "-m", "seed=0,1")
+    output, _ = process.communicate(timeout=BOUND)
+    assert process.returncode != 0
+    assert "A sweep (-m) starts runs of one process" in output

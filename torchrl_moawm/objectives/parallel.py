@@ -1,0 +1,98 @@
+"""Data-parallel training: means over the batches of every rank."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrl.objectives import LossModule
+
+from torchrl_moawm._checks import check_option
+
+Loss = TypeVar("Loss", bound=LossModule)
+
+
+def set_data_parallel(loss: Loss, mode: bool = True) -> Loss:
+    """Makes a loss, or every loss in a sum, divide by the number of valid elements of all ranks.
+
+    Data-parallel training averages the gradients of K ranks. The mean of masked means is not the
+    masked mean of the whole: a rank with few valid elements would count as much as one with many.
+    Under this mode rank k returns
+
+    ``L_k = K sum_{valid of k} x / (number of valid elements of all ranks)``
+
+    so the average of the gradients over ranks, as ``DistributedDataParallel`` makes it, is exactly
+    that of one process on the whole batch, and the average of ``L_k`` is its loss. Likewise
+    advantages are normalised by the moments over all ranks, a ``value_norm`` sees the targets of
+    all, and with ``reduction="sum"`` the average is the sum. The logs that are means become so,
+    too; ``z_gap``, ``explained_variance`` and ``active_units`` remain those of the rank.
+
+    Every rank of the default process group must call the losses in the same order; the counts are
+    summed in ``forward``, a few numbers each. Beside ``SyncBatchNorm.convert_sync_batchnorm``,
+    which does the same to the moments of a network's activations.
+
+    Args:
+        loss: Any loss; those of TorchRL in a sum are left as they are.
+        mode: True for on.
+
+    Returns:
+        The loss itself.
+
+    Raises:
+        ValueError: ``mode`` is not a boolean.
+        RuntimeError: From ``forward``, where ``torch.distributed.init_process_group`` was not
+            called.
+
+    Example:
+        >>> from torchrl_moawm.modules import make_moa_network
+        >>> from torchrl_moawm.objectives import MOALoss
+        >>> loss = MOALoss(make_moa_network(n_agents=3, obs_dim=5, action_dim=4, n_actions=4))
+        >>> set_data_parallel(loss).data_parallel
+        True
+    """
+    check_option("mode", mode, (True, False))
+    for module in loss.modules():
+        if hasattr(module, "data_parallel"):
+            module.data_parallel = mode
+    return loss
+
+
+def n_ranks() -> int:
+    """How many processes train together.
+
+    Raises:
+        RuntimeError: There is no process group.
+    """
+    if not dist.is_initialized():
+        raise RuntimeError(
+            "A loss under set_data_parallel() needs torch.distributed.init_process_group() first, "
+            "as torchrun prepares it; in one process call set_data_parallel(loss, False)."
+        )
+    return dist.get_world_size()
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of every rank's tensor of this shape; without gradient."""
+    n_ranks()
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def rank_share(count: Tensor) -> Tensor:
+    """This rank's valid elements over the mean of every rank's; 0 where nobody has one."""
+    return n_ranks() * count / sum_over_ranks(count).clamp_min(1)
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """Every rank's rows ``[R, *F]``, R of its own, one below the other; without gradient."""
+    sizes = torch.zeros(n_ranks(), dtype=torch.long, device=x.device)
+    sizes[dist.get_rank()] = len(x)
+    lengths = sum_over_ranks(sizes).tolist()
+    padded = x.detach().new_zeros((max(lengths), *x.shape[1:]))
+    padded[: len(x)] = x.detach()
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
