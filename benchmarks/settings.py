@@ -15,6 +15,11 @@ PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
 HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.chdir", "hydra.job.name", "hydra.verbose")
 """What may be set of Hydra itself; its callbacks, for example, could call anything."""
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")
+"""Of a sweep, ``hydra/launcher=joblib``; all but the first are packages of their own."""
+OF_LAUNCHERS = ("n_jobs", "timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "partition")
+OF_LAUNCHERS += ("nodes", "tasks_per_node", "array_parallelism")
+"""What may be set of these; ``setup``, for example, is a list of commands."""
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "-h", "--help")
 ADJUSTABLE = (
     "total_frames",
@@ -53,6 +58,10 @@ def check_arguments(arguments: Sequence[str]) -> None:
         key = key.partition("@")[0].replace("/", ".")
         if "_target_" in argument:
             raise ValueError(f"Refused {argument!r}: a configuration names no code to call.")
+        if key == "hydra.launcher" and value in LAUNCHERS:
+            continue
+        if key.startswith("hydra.launcher.") and key.split(".", 2)[2] in OF_LAUNCHERS:
+            continue
         if within(key, ["hydra"]) and value and not key.startswith(HYDRA):
             raise ValueError(f"Refused {argument!r}; of Hydra may be set {', '.join(HYDRA)}.")
         if ".." in key:

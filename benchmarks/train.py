@@ -29,7 +29,7 @@ from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, w
 from collecting import WorkersLostError, make_collector, share
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
-from learners import Learners, check_count, is_first, one_folder
+from learners import Learners, check_count, is_first, n_learners, one_folder
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from quality import judge
@@ -329,6 +329,14 @@ def main(config: DictConfig) -> float:
     """Begins a run, or goes on with one; what the user can mend ends it with one line."""
     folder, source, frames = Path(HydraConfig.get().runtime.output_dir), None, 0
     try:
+        if config.resume == "auto":
+            if n_learners() > 1:
+                raise ValueError("resume=auto needs one process: name the folder to torchrun.")
+            if (folder / "summary.json").exists():
+                print(f"Done before: {folder}")
+                return json.loads((folder / "summary.json").read_text())["evaluation_return"]
+            begun = any((folder / FOLDER).glob("checkpoint-*"))
+            config.resume = str(folder) if begun else None
         if config.resume is not None:
             source, metadata = open_checkpoint(Path(config.resume))
             frames = metadata["collected_frames"]
