@@ -1,0 +1,73 @@
+"""Sweeps: over tasks, algorithms and seeds; killed ones go on; which launchers are admitted."""
+
+import itertools
+import json
+import time
+
+import pytest
+from settings import check_arguments
+
+from tests.benchmarks.runs import start
+
+TINY = [
+    "total_frames=120",
+    "task.num_envs=6",
+    "task.max_steps=10",
+    "num_cells=[8]",
+    "epochs=1",
+    "minibatches=1",
+    "evaluation_envs=2",
+    "gif=false",
+    "progress_bar=false",
+    "threads=1",
+    "checkpoint.every=1",
+    "resume=auto",
+]
+TASKS, ALGORITHMS, SEEDS = ("vmas/navigation", "vmas/balance"), ("mappo", "moawm"), (0, 1)
+GRID = {"task": TASKS, "algorithm": ALGORITHMS, "seed": SEEDS}
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
+    grid = [f"{name}={','.join(map(str, values))}" for name, values in GRID.items()]
+    sweep = ["-m", *TINY, *grid, f"hydra.sweep.dir={tmp_path}"]
+
+    def summaries():
+        return {int(file.parent.name): file for file in tmp_path.glob("*/summary.json")}
+
+    killed = start(tmp_path, *sweep)
+    deadline = time.monotonic() + 120
+    while len(summaries()) < 2:
+        assert killed.poll() is None and time.monotonic() < deadline, killed.communicate()[0]
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    there = {job: file.stat().st_mtime_ns for job, file in summaries().items()}
+    assert len(there) < 8
+    again = start(tmp_path, *sweep)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    assert output.count("Done before: ") == len(there)
+    assert {job: summaries()[job].stat().st_mtime_ns for job in there} == there
+    made = [json.loads(summaries()[job].read_text()) for job in range(8)]
+    found = [(one["task"], one["algorithm"], one["seed"]) for one in made]
+    assert found == list(itertools.product(TASKS, ALGORITHMS, SEEDS))
+    assert {one["frames"] for one in made} == {120}
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm"])
+def test_launchers_that_only_start_runs_are_admitted(launcher):
+    check_arguments(["-m", f"hydra/launcher={launcher}", "hydra.launcher.timeout_min=60"])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "hydra.launcher.setup=[reboot]",  # commands of its own
+        "+hydra.launcher.additional_parameters={wrap:reboot}",
+        "hydra.launcher={timeout_min:60}",
+        "hydra/launcher=joblib,other",
+    ],
+)
+def test_nothing_of_a_launcher_that_could_call_something(argument):
+    with pytest.raises(ValueError, match="of Hydra may be set"):
+        check_arguments([argument])
