@@ -248,6 +248,9 @@ class Team:
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
 
+    def update_policy_weights_(self, *_: Any) -> None:
+        """Nothing: the workers get the newest before every batch; after a load the Trainer asks."""
+
     def start(self) -> BaseCollector:
         """The workers."""
         seeds = [worker_seed(self.config.seed, i, self.frames) for i in range(self.workers)]
