@@ -8,10 +8,18 @@ import time
 from multiprocessing import active_children
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from algorithms import make_algorithm
-from collecting import WorkerError, WorkersLostError, make_collector, share, worker_seed
+from collecting import (
+    WorkerError,
+    WorkersLostError,
+    make_collector,
+    make_worker_env,
+    share,
+    worker_seed,
+)
 from torchrl.data import Unbounded
 from torchrl.envs import Transform
 from train import make_env
@@ -158,6 +166,17 @@ def test_no_two_workers_share_a_seed():
         (seed, worker, frames) for seed in range(5) for worker in range(64) for frames in (0, 9)
     ]
     assert len({worker_seed(*run) for run in runs}) == len(runs)
+
+
+def test_workers_draw_other_actions():
+    """Every new process begins with the same state of torch and NumPy."""
+    draws = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        make_worker_env(lambda *_: None, None, 2, seed, memory=[])
+        draws.append((float(torch.rand(())), np.random.rand()))
+    assert all(one != other for one, other in zip(*draws, strict=True))
 
 
 # ------------------------------------------------------------------------ what goes wrong
