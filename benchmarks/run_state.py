@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from checkpointing import Adapter
-from collecting import Team
 from learners import Learners, OtherRanks
+from team import Team
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torchrl.checkpoint import Checkpoint, GlobalRNGState
 from torchrl.collectors import Collector

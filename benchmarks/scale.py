@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 from algorithms import make_algorithm
-from collecting import Team, share
+from collecting import share
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from speed import HERE, Silent, Timed
+from team import Team
 from tensordict import TensorDictBase
 from torch import nn
 from train import Watch, make_env, make_trainer

@@ -26,7 +26,7 @@ import torch
 from agent_index import AgentIndex
 from algorithms import Algorithm, make_algorithm
 from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, write_whole
-from collecting import WorkersLostError, make_collector, share
+from collecting import make_collector, share
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
 from learners import Learners, check_count, is_first, n_learners, one_folder
@@ -43,6 +43,7 @@ from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDic
 from torchrl.envs import EnvBase, RewardScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.trainers import ReplayBufferTrainer, Trainer, TrainerHookBase
+from workers import WorkersLostError
 
 from torchrl_moawm import set_data_parallel
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env

@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 import torch
 from algorithms import make_algorithm
-from collecting import (
-    WorkerError,
-    WorkersLostError,
-    make_collector,
-    make_worker_env,
-    share,
-    worker_seed,
-)
+from collecting import make_collector, share
 from torchrl.data import Unbounded
 from torchrl.envs import Transform
 from train import make_env
+from workers import WorkerError, WorkersLostError, make_worker_env, worker_seed
 
 from tests.benchmarks.runs import SETTINGS, checkpoints, configuration, start
 

@@ -1,0 +1,97 @@
+"""What is in a worker: its environment, its seed, TorchRL's collector that says what went wrong."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from torchrl.collectors import Collector, MultiAsyncCollector
+from torchrl.envs import EnvBase, Transform
+
+
+class WorkerError(RuntimeError):
+    """What a worker raised, with its own traceback: a bug, which another worker would have too."""
+
+
+class WorkersLostError(RuntimeError):
+    """Workers were killed, or did not answer in time, more often than they are replaced."""
+
+
+def make_worker_env(
+    make_env: Callable[[DictConfig, int, int], EnvBase],
+    config: DictConfig,
+    num_envs: int,
+    seed: int,
+    *,
+    memory: list[Transform],
+) -> EnvBase:
+    """A worker's environment, made in its own process, whose random states it seeds too."""
+    env = make_env(config, num_envs, seed)
+    for transform in memory:
+        env.append_transform(transform)
+    torch.manual_seed(seed)  # of the actions; a new process begins with the same in every worker
+    np.random.seed(seed)
+    return env
+
+
+def worker_seed(seed: int, worker: int, frames: int) -> int:
+    """Of a worker that is started when the run has seen so many frames: none is used twice."""
+    return int(np.random.SeedSequence((seed, worker, frames)).generate_state(1)[0])
+
+
+class Worker(Collector):
+    """TorchRL's collector in a process of its own, which says what went wrong.
+
+    Args:
+        *arguments: Of ``Collector``.
+        report: A folder that gets the traceback of what ends the iteration. Beside
+            ``MultiSyncCollector`` and its kin, which only say that a process failed.
+        **settings: Of ``Collector``.
+    """
+
+    def __init__(self, *arguments: Any, report: Path | None = None, **settings: Any) -> None:
+        self.report = report
+        super().__init__(*arguments, **settings)
+
+    def __bool__(self) -> bool:
+        """Ray asks it when a constructor fails; the length would raise, and hide the reason."""
+        return True
+
+    def __repr__(self) -> str:
+        """Ray writes it before every line of a worker."""
+        return "Worker"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return os.getpid()
+
+    def iterator(self) -> Iterator[TensorDictBase]:
+        """TorchRL's batches."""
+        try:
+            yield from super().iterator()
+        except Exception:
+            if self.report is not None:
+                pending = self.report / f"{self.worker_idx}.pending"
+                pending.write_text(traceback.format_exc())
+                pending.rename(pending.with_suffix(".txt"))
+            raise
+
+
+class FirstCome(MultiAsyncCollector):
+    """TorchRL's, that throws nothing away.
+
+    There one place is in the queue: while the learner is busy the second worker waits a second for
+    it, and then collects anew over what it has.
+    """
+
+    @property
+    def _queue_len(self) -> int:
+        return self.num_workers
