@@ -7,7 +7,7 @@ from tensordict.nn import dispatch
 
 from torchrl_moawm import MOALoss, WorldModelLoss
 from torchrl_moawm._contract import RULES
-from torchrl_moawm.objectives.common import require
+from torchrl_moawm.objectives.entries import require
 
 
 class Altered(WorldModelLoss):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,23 @@ def test_gradients_terms_and_figures_are_means_over_ranks(tmp_path):
         assert losses["loss_a"] == 1.0
         assert figures == {"a": 0.5, "b": 3.0}
     assert second[2]["rows"].tolist() == [1.0, 1.0]  # not one number: each rank's own
+
+
+def test_the_snippet_of_the_readme_runs(tmp_path):
+    """Two ranks, who then have the same weights."""
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    alone = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
+    (together,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+    begin = alone.index("terms = loss")
+    weights = f"torch.save(dict(loss.named_parameters()), f'{tmp_path}/' + os.environ['RANK'])"
+    seed = "import os; import torch; torch.manual_seed(int(os.environ['RANK']))"
+    end = alone[begin:].split("\n", 1)[1]  # backward and step
+    script = tmp_path / "script.py"
+    script.write_text("\n".join([seed, alone[:begin], together, end, weights]))
+    finish(torchrun(script))
+    first, second = (torch.load(tmp_path / str(rank)) for rank in range(RANKS))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_environments_are_divided_and_seeds_differ(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDictBase, unravel_key
 from torchrl.objectives.value import MultiAgentGAE
 
-from torchrl_moawm.objectives.common import clean, require
+from torchrl_moawm.objectives.entries import clean, require
 
 
 class LatentGAE(MultiAgentGAE):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal
@@ -14,8 +14,15 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 from torchrl_moawm._checks import check_coefficient, check_fits, check_mask, check_option
-from torchrl_moawm._values import check_finite
 from torchrl_moawm.functional import masked_mean
+from torchrl_moawm.objectives.entries import (
+    both,
+    checked_mask,
+    clean,
+    expand_left,
+    last,
+    require,
+)
 from torchrl_moawm.objectives.parallel import n_ranks, rank_share
 
 Reduction = Literal["mean", "sum", "none"]
@@ -260,85 +267,3 @@ class MultiAgentLoss(ScheduledLoss):
             return mean
         count = mean.new_tensor(x.numel()) if valid is None else valid.sum().to(mean.dtype)
         return mean * rank_share(count)
-
-
-def last(key: NestedKey) -> str:
-    """The innermost name of a key."""
-    return key if isinstance(key, str) else key[-1]
-
-
-def require(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
-    """An entry that must be there.
-
-    Raises:
-        KeyError: The message names the entry, who asks for it, and the entries that are there.
-    """
-    entry = tensordict.get(key, None)
-    if entry is None:
-        there = ", ".join(sorted(str(k) for k in tensordict.keys(True, True)))
-        raise KeyError(
-            f"{role} needs the entry {key!r}, which is missing. Name another with set_keys(), or "
-            f"write it first. Entries there: {there or 'none'}."
-        )
-    return entry
-
-
-def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """And of two masks that begin with the same dimensions; ``None`` is all True."""
-    if first is None or second is None:
-        return second if first is None else first
-    if first.device != second.device:
-        raise ValueError(f"Expected masks on one device, got {first.device} and {second.device}.")
-    if first.ndim < second.ndim:
-        first, second = second, first
-    return first & expand_left(second, first.shape, "another mask")
-
-
-def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
-    """The mask over a shape that begins with the mask's own.
-
-    Raises:
-        ValueError: It does not begin so.
-    """
-    if tuple(mask.shape) != tuple(shape[: mask.ndim]):
-        raise ValueError(
-            f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}: one of the two is of another batch or team."
-        )
-    return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
-
-
-def checked_mask(key: NestedKey, mask: Tensor | None) -> Tensor | None:
-    """The mask.
-
-    Raises:
-        TypeError: It is not boolean.
-    """
-    if mask is not None:
-        check_mask(**{str(key): mask})
-    return mask
-
-
-def clean(name: object, entry: Any, mask: Tensor | None, fill: bool = False) -> Any:
-    """The entry, or each of a nested one, as data: without gradient, filled behind the mask.
-
-    Raises:
-        ValueError: It is not finite where the mask is True, and values are checked; or the mask
-            is on another device or of another shape.
-    """
-    if isinstance(entry, TensorDictBase):
-        return entry.apply(lambda x: clean(name, x, mask, fill))
-    kept = entry.detach()
-    if mask is not None:
-        if mask.device != entry.device:
-            raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
-        kept = torch.where(expand_left(mask, entry.shape, name), kept, fill)
-    check_finite(name, entry, kept)
-    return kept
-
-
-def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:
-    """The entry, 0 where the mask is False, so that a NaN there is harmless."""
-    if mask is None:
-        return entry
-    return torch.where(expand_left(mask, entry.shape, name), entry, 0)

@@ -21,14 +21,8 @@ from torchrl_moawm.functional import (
     shuffle_valid,
     squared_error_norm,
 )
-from torchrl_moawm.objectives.common import (
-    MultiAgentLoss,
-    Reduction,
-    clean,
-    expand_left,
-    require,
-    zero_behind,
-)
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.entries import clean, expand_left, require, zero_behind
 
 
 class _VAELoss(MultiAgentLoss):

@@ -17,9 +17,8 @@ from torchrl_moawm.functional import (
     gather_others,
     moa_cross_entropy,
 )
-from torchrl_moawm.objectives.common import (
-    MultiAgentLoss,
-    Reduction,
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.entries import (
     both,
     clean,
     expand_left,

@@ -25,12 +25,8 @@ from torchrl_moawm._checks import (
 from torchrl_moawm._values import check_allowed, check_index, check_one_hot
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
-from torchrl_moawm.objectives.common import (
-    MultiAgentLoss,
-    Reduction,
-    expand_left,
-    zero_behind,
-)
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.entries import expand_left, zero_behind
 from torchrl_moawm.objectives.parallel import sum_over_ranks
 
 

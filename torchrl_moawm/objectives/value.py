@@ -18,12 +18,8 @@ from torchrl_moawm._checks import check_floating, check_option, check_same_shape
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
-from torchrl_moawm.objectives.common import (
-    MultiAgentLoss,
-    Reduction,
-    expand_left,
-    require,
-)
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.entries import expand_left, require
 from torchrl_moawm.objectives.parallel import gather_rows
 
 

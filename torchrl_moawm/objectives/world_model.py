@@ -11,14 +11,8 @@ from torch import Tensor
 
 from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import squared_error_norm
-from torchrl_moawm.objectives.common import (
-    MultiAgentLoss,
-    Reduction,
-    both,
-    checked_mask,
-    clean,
-    require,
-)
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.entries import both, checked_mask, clean, require
 
 
 class WorldModelLoss(MultiAgentLoss):
