@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tensordict import NestedKey
@@ -192,9 +191,19 @@ def to_each(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
 
 
 def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
-    """Zeroes the first layer's weights of some inputs, which then have to earn their influence."""
-    weight: Any = net[0].weight
-    weight.data[:, list(columns)] = 0.0
+    """Zeroes the first layer's weights of some inputs, which then have to earn their influence.
+
+    The net begins as one without these inputs: the other weights, drawn within
+    ``1 / sqrt(inputs)``, are brought to the range that they would have had there.
+    """
+    weight, bias = net[0].weight, net[0].bias
+    ignored = list(columns)
+    n_inputs = weight.shape[1]
+    if ignored:
+        with torch.no_grad():
+            weight[:, ignored] = 0.0
+            for drawn in (weight, bias):
+                drawn *= math.sqrt(n_inputs / (n_inputs - len(ignored)))
 
 
 class GaussianHead(nn.Module):
