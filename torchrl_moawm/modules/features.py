@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import NestedKey
@@ -196,14 +197,12 @@ def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
     The net begins as one without these inputs: the other weights, drawn within
     ``1 / sqrt(inputs)``, are brought to the range that they would have had there.
     """
-    weight, bias = net[0].weight, net[0].bias
-    ignored = list(columns)
-    n_inputs = weight.shape[1]
+    first: Any = net[0]
+    ignored, n_inputs = list(columns), first.in_features
     if ignored:
-        with torch.no_grad():
-            weight[:, ignored] = 0.0
-            for drawn in (weight, bias):
-                drawn *= math.sqrt(n_inputs / (n_inputs - len(ignored)))
+        first.weight.data[:, ignored] = 0.0
+        for drawn in (first.weight.data, first.bias.data):
+            drawn *= math.sqrt(n_inputs / (n_inputs - len(ignored)))
 
 
 class GaussianHead(nn.Module):
