@@ -232,6 +232,28 @@ def test_untrained_actor_and_critic_ignore_the_latent():
         assert (of_latent != 0).any((0, -1)).all()
 
 
+@pytest.mark.parametrize("make", [make_actor, make_critic])
+def test_a_network_begins_as_one_without_a_latent(make):
+    """Of 2 features and 30 dimensions of z: the weights on z are 0, the others as wide as alone.
+
+    Drawn within ``1 / sqrt(inputs)``; among 128 units hardly any range is missed.
+    """
+    n_agents = {"n_agents": 3} if make is make_critic else {"action_dim": 2}
+
+    def first_layer(latent_dim):
+        network = make(obs_dim=2, latent_dim=latent_dim, **n_agents)
+        layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
+        return layers[0].weight.detach(), layers[0].bias.detach()
+
+    (weight, bias), (alone, its_bias) = first_layer(30), first_layer(0)
+    of_z = weight.abs().max(0).values == 0
+    assert of_z.sum() == weight.shape[1] - alone.shape[1]
+    for drawn, expected in ((weight[:, ~of_z], alone), (bias, its_bias)):
+        bound = alone.shape[1] ** -0.5
+        assert 0.95 * bound < drawn.abs().max() <= 1.0001 * bound
+        torch.testing.assert_close(drawn.std(), expected.std(), rtol=0.15, atol=0.0)
+
+
 def test_a_shared_value_is_one_for_the_team_from_the_agents_in_their_order():
     batch = make_batch((4,))
     network = make_network("shared critic", "categorical")

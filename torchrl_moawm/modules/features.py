@@ -192,9 +192,17 @@ def to_each(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
 
 
 def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
-    """Zeroes the first layer's weights of some inputs, which then have to earn their influence."""
-    weight: Any = net[0].weight
-    weight.data[:, list(columns)] = 0.0
+    """Zeroes the first layer's weights of some inputs, which then have to earn their influence.
+
+    The net begins as one without these inputs: the other weights, drawn within
+    ``1 / sqrt(inputs)``, are brought to the range that they would have had there.
+    """
+    first: Any = net[0]
+    ignored, n_inputs = list(columns), first.in_features
+    if ignored:
+        first.weight.data[:, ignored] = 0.0
+        for drawn in (first.weight.data, first.bias.data):
+            drawn *= math.sqrt(n_inputs / (n_inputs - len(ignored)))
 
 
 class GaussianHead(nn.Module):
