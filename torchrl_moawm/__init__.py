@@ -12,8 +12,8 @@ from torchrl_moawm.objectives import (
     TeacherCVAELoss,
     TeacherVAELoss,
     WorldModelLoss,
-    set_data_parallel,
 )
+from torchrl_moawm.objectives.parallel import set_data_parallel
 from torchrl_moawm.system import MOAWM
 from torchrl_moawm.transforms import PreviousStep
 

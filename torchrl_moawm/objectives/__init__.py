@@ -2,7 +2,6 @@
 
 from torchrl_moawm.objectives.cvae import TeacherCVAELoss, TeacherVAELoss
 from torchrl_moawm.objectives.moa import MOALoss
-from torchrl_moawm.objectives.parallel import set_data_parallel
 from torchrl_moawm.objectives.policy import ClipPPOPolicyLoss
 from torchrl_moawm.objectives.total import LossSum, MOAWMLoss
 from torchrl_moawm.objectives.value import ClipPPOValueLoss
@@ -17,5 +16,4 @@ __all__ = [
     "TeacherCVAELoss",
     "TeacherVAELoss",
     "WorldModelLoss",
-    "set_data_parallel",
 ]

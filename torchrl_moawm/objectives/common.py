@@ -71,7 +71,7 @@ class MultiAgentLoss(ScheduledLoss):
       :func:`~torchrl_moawm.set_value_checks` lists are refused, by the name of the entry.
     - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
       and is 0 where invalid. Over several processes see
-      :func:`~torchrl_moawm.objectives.set_data_parallel`.
+      :func:`~torchrl_moawm.set_data_parallel`.
     """
 
     @dataclass
