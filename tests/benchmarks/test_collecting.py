@@ -1,6 +1,7 @@
 """Many collectors: whole batches, new weights, own seeds; what is killed, hangs or raises."""
 
 import itertools
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from tests.benchmarks.runs import SETTINGS, checkpoints, configuration, start
 
 ENVS, STEPS = 4, 5
 SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)
+SLOW_ASYNC = pytest.param("multi_async", marks=pytest.mark.slow)
 SLOW_RAY_RUN = pytest.param("ray", b"ray::Worker", marks=pytest.mark.slow)
 MANY = ("multi_sync", "multi_async", "ray")
 SMALL = [f"task.num_envs={ENVS}", f"task.max_steps={STEPS}"]
@@ -188,7 +190,7 @@ def alive(pid):
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("kind", ["multi_sync", "multi_async", SLOW_RAY])
+@pytest.mark.parametrize("kind", ["multi_sync", SLOW_ASYNC, SLOW_RAY])
 def test_a_killed_worker_is_replaced_as_often_as_allowed(kind, opened, capsys):
     restarts = 0 if kind == "multi_async" else 1
     collector, _ = opened(kind, stamped, f"collector_restarts={restarts}")
@@ -235,7 +237,7 @@ def test_what_a_remote_environment_raises_arrives(kind, opened):
         next(iterator)
 
 
-@pytest.mark.parametrize("kind", ["multi_async", SLOW_RAY])
+@pytest.mark.parametrize("kind", [SLOW_ASYNC, SLOW_RAY])
 def test_what_the_making_of_a_remote_environment_raises_arrives(kind, opened):
     collector, _ = opened(kind, unmakeable)
     with pytest.raises((WorkerError, LookupError), match=r"(?s)in unmakeable.*no such world"):
@@ -277,6 +279,16 @@ def wait_for(what):
 def named(pid, *names):
     command = Path(f"/proc/{pid}/cmdline")
     return alive(pid) and any(name in command.read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("kind", ["multi_async", "ray"])  # multi_sync is below
+def test_the_documented_command_trains(kind, tmp_path):
+    folder = tmp_path / "run"
+    frames = ["total_frames=120", f"hydra.run.dir={folder}"]
+    run = start(tmp_path, *SETTINGS, f"collector={kind}", "num_collectors=2", *frames)
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    assert json.loads((folder / "summary.json").read_text())["frames"] == 120
 
 
 @pytest.mark.parametrize(("kind", "name"), [("multi_sync", b"spawn_main"), SLOW_RAY_RUN])
