@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
+from torchrl.envs import EnvBase
 
 from torchrl_moawm._group import PARTS, GroupSystem, make_group_system
 from torchrl_moawm._teams import groups_of, read_team
+from torchrl_moawm.modules.memory import carry
 from torchrl_moawm.objectives import LossSum
 
 __all__ = ["MOAWM", "PARTS", "GroupSystem"]
@@ -169,19 +170,7 @@ class MOAWM:
         Raises:
             TypeError: It is no ``TransformedEnv``.
         """
-        there = env.full_observation_spec.keys(True, True)
-        memories = [m for system in self.groups.values() for m in system.memories]
-        missing = [memory for memory in memories if memory.state_key not in there]
-        if missing and not isinstance(env, TransformedEnv):
-            raise TypeError(
-                f"Expected a TransformedEnv to append the hidden states to, got "
-                f"{type(env).__name__}: wrap it, TransformedEnv(env)."
-            )
-        if missing and "is_init" not in there:
-            env.append_transform(InitTracker())
-        if missing:
-            env.append_transform(Compose(*(m.make_tensordict_primer() for m in missing)))
-        return env
+        return carry(env, [m for system in self.groups.values() for m in system.memories])
 
     @cached_property
     def policy(self) -> TensorDictSequential:

@@ -1,0 +1,263 @@
+"""Tasks with partners never met before, who hide what they want: vectorised, in plain TorchRL.
+
+Learners, group ``agents``, and a partner, group ``partners``, whom
+:class:`~torchrl_moawm.transforms.PartnerPool` plays. What the partner will do in the end depends on
+its type. The learners see it, with noise, for the first steps only, are held where they are
+meanwhile, and are paid in the last steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from figures import first_return
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Bounded, Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs.utils import ExplorationType
+from torchrl.trainers import TrainerHookBase
+
+from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.transforms import Partner, PartnerPool
+
+MOVES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+N_LEARNERS = 2
+STEPS, HELD, PAID = 20, 8, 5
+SPEED = 0.2
+"""The length of a learner's move, and the longest of the partner's."""
+
+
+def on_circle(n: int) -> Tensor:
+    """The n sites ``[n, 2]``."""
+    angle = torch.arange(n) * (2 * math.pi / n)
+    return torch.stack([angle.cos(), angle.sin()], -1)
+
+
+class HiddenPartner(EnvBase):
+    """A plane with learners and a partner that is seen at first, and met (or mirrored) at last.
+
+    Args:
+        num_envs: Environments side by side.
+
+    Keyword Args:
+        shown: Steps in which the learners see the partner, with noise.
+        side: 1.0 pays a learner for being where the partner is, -1.0 opposite of it.
+        reach: Distance at which the pay has fallen to 1 / e.
+        seed: Of starts and noise.
+    """
+
+    NOISE = 0.1
+
+    def __init__(
+        self,
+        num_envs: int,
+        *,
+        shown: int,
+        side: float = 1.0,
+        reach: float = 0.4,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(batch_size=(num_envs,))
+        self.rng = torch.Generator()
+        self.shown, self.side, self.reach = shown, side, reach
+        self.group_map = {"agents": ["learner_0", "learner_1"], "partners": ["partner"]}
+        team, one = (num_envs, N_LEARNERS), (num_envs, 1)
+        kinds = {
+            "observation_spec": (
+                "observation",
+                Unbounded((*team, 8)),
+                Unbounded((*one, 3)),
+            ),
+            "action_spec": (
+                "action",
+                Categorical(len(MOVES), shape=team),
+                Bounded(-1.0, 1.0, (*one, 2)),
+            ),
+            "reward_spec": ("reward", Unbounded((*team, 1)), Unbounded((*one, 1))),
+        }
+        for kind, (name, theirs, partners) in kinds.items():
+            groups = {
+                "agents": Composite({name: theirs}, shape=team),
+                "partners": Composite({name: partners}, shape=one),
+            }
+            setattr(self, kind, Composite(groups, shape=self.batch_size))
+        self.time = torch.zeros(num_envs, dtype=torch.long)
+        self.place = torch.zeros(num_envs, N_LEARNERS, 2)
+        self.partner = torch.zeros(num_envs, 2)
+        self._set_seed(seed)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.rng.manual_seed(0 if seed is None else seed)
+
+    def _draw(self) -> Tensor:
+        return torch.randn(*self.batch_size, N_LEARNERS, 2, generator=self.rng)
+
+    def _observe(self) -> TensorDict:
+        time = (self.time / STEPS)[:, None]
+        shown = (self.time < self.shown)[:, None, None]
+        cue = self.partner[:, None] - self.place + self.NOISE * self._draw()
+        flags = torch.stack([(self.time < HELD).float(), time[:, 0]], -1)
+        other = self.place.flip(1) - self.place
+        seen = [self.place, other, torch.where(shown, cue, 0.0)]
+        seen.append(flags[:, None].expand(-1, N_LEARNERS, -1))
+        groups = {
+            "agents": torch.cat(seen, -1),
+            "partners": torch.cat([self.partner, time], -1)[:, None],
+        }
+        return TensorDict(
+            {g: TensorDict({"observation": x}, x.shape[:2]) for g, x in groups.items()},
+            self.batch_size,
+        )
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_) -> TensorDict:
+        some = None if tensordict is None else tensordict.get("_reset", None)
+        new = torch.ones(self.batch_size, dtype=torch.bool) if some is None else some.squeeze(-1)
+        self.time = torch.where(new, 0, self.time)
+        self.place = torch.where(new[:, None, None], 0.2 * self._draw(), self.place)
+        self.partner = torch.where(new[:, None], 0.0, self.partner)
+        return self._observe()
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDict:
+        free = (self.time >= HELD)[:, None, None]
+        moved = free * SPEED * MOVES[tensordict["agents", "action"]]
+        self.place = (self.place + moved).clamp(-1.2, 1.2)
+        walked = SPEED * tensordict["partners", "action"][:, 0]
+        self.partner = (self.partner + walked).clamp(-1.2, 1.2)
+        self.time = self.time + 1
+        paid = (self.time > STEPS - PAID)[:, None].float() / PAID
+        distance = (self.place - self.side * self.partner[:, None]).square().sum(-1)
+        reward = paid * (-distance / self.reach**2).exp()
+        after = self._observe()
+        after["agents", "reward"] = reward[..., None]
+        after["partners", "reward"] = reward.mean(1)[:, None, None]
+        after["done"] = (self.time >= STEPS)[:, None]
+        after["terminated"] = after["done"].clone()
+        return after
+
+
+def partner_reads(tensordict: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+    """The partner's place ``[*B, 1, 2]``, step ``[*B, 1, 1]`` and type ``[*B, 1]``."""
+    seen = tensordict["partners", "observation"]
+    return seen[..., :2], (seen[..., 2:3] * STEPS).round(), tensordict["partners", "type"]
+
+
+def walk(place: Tensor, goal: Tensor, speed: float) -> Tensor:
+    """The move towards the goal, no further than it."""
+    way = (goal - place) / SPEED
+    return way * (speed / way.norm(dim=-1, keepdim=True).clamp_min(speed))
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Walks to the site of its type, in a manner of its own."""
+
+    n_types: int
+    weave: float = 0.0
+    """Sideways part of a step, to and fro."""
+    bend: float = 0.0
+    """Angle by which it sets out beside its way, falling to 0."""
+    speed: float = 0.8
+
+    def __call__(self, tensordict: TensorDictBase) -> Tensor:
+        """Its move ``[*B, 1, 2]``."""
+        place, step, kind = partner_reads(tensordict)
+        move = walk(place, on_circle(self.n_types)[kind], self.speed)
+        turn = self.bend * (1 - step / 6).clamp_min(0.0)
+        x, y = move[..., :1], move[..., 1:]
+        move = torch.cat([x * turn.cos() - y * turn.sin(), x * turn.sin() + y * turn.cos()], -1)
+        side = torch.stack([-move[..., 1], move[..., 0]], -1)
+        return (move + self.weave * (step * math.pi / 2).cos() * side).clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Dancer:
+    """Dances the figure of its type in the middle, then walks to the site of its type."""
+
+    n_types: int
+    size: float = 1.0
+    phase: float = 0.0
+    beat: float = math.pi / 2
+    """Angle per step."""
+
+    def __call__(self, tensordict: TensorDictBase) -> Tensor:
+        """Its move ``[*B, 1, 2]``."""
+        place, step, kind = partner_reads(tensordict)
+        angle = self.phase + self.beat * step.squeeze(-1)
+        x, y, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        figures = [(x, y), (x, -y), (x, none), (none, x), (x, x), (x, -x)]
+        figures = torch.stack([torch.stack(each, -1) for each in figures], -2)
+        index = kind[..., None, None].expand(*kind.shape, 1, 2)
+        dance = self.size * figures.gather(-2, index).squeeze(-2)
+        way = walk(place, on_circle(self.n_types)[kind], 1.0)
+        return torch.where(step < 6, dance, way).clamp(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task and its two pools, with no partner in both."""
+
+    n_types: int
+    train: tuple
+    held_out: tuple
+    world: dict
+
+
+TASKS = {
+    "rendezvous": Task(
+        8,
+        (Walker(8), Walker(8, weave=0.4), Walker(8, bend=0.3), Walker(8, bend=-0.3)),
+        (Walker(8, weave=-0.4, speed=0.7), Walker(8, bend=0.2, weave=0.2)),
+        {"shown": 4},
+    ),
+    "opposite": Task(
+        6,
+        (Dancer(6), Dancer(6, phase=math.pi), Dancer(6, size=0.7)),
+        (Dancer(6, size=0.85), Dancer(6, size=0.7, phase=math.pi)),
+        {"shown": 6, "side": -1.0},
+    ),
+}
+
+
+def make_partner_env(
+    name: str, num_envs: int, *, seed: int, pool: str = "train", **world
+) -> TransformedEnv:
+    """A task's environment with the partners of one of its pools."""
+    task = TASKS[name]
+    policies = task.train if pool == "train" else task.held_out
+    partners = [Partner(policy, kind) for policy in policies for kind in range(task.n_types)]
+    env = HiddenPartner(num_envs, seed=seed, **{**task.world, **world})
+    generator = torch.Generator().manual_seed(seed + 1)
+    env = TransformedEnv(env, PartnerPool(partners, n_types=task.n_types, generator=generator))
+    return with_transforms(env, None)
+
+
+class HeldOut(TrainerHookBase):
+    """While training: returns of the deterministic policy with both pools, every few batches."""
+
+    def __init__(
+        self, config: Any, algorithm: Any, make_env: Callable[..., Any], play: Callable[..., Any]
+    ) -> None:
+        self.config, self.algorithm, self.play = config, algorithm, play
+        seed, n = config.seed + 3_000_000, config.task.evaluation_envs
+        self.envs = {
+            pool: make_env(config, n, seed, pool=pool) for pool in ("train", "held_out")
+        }
+        self.batches = 0
+
+    def figures(self) -> dict[str, float]:
+        """``return_train`` and ``return_held_out`` of one episode in every environment."""
+        played = {
+            pool: self.play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
+            for pool, env in self.envs.items()
+        }
+        return {f"return_{p}": first_return(b)["evaluation_return"] for p, b in played.items()}
+
+    def __call__(self, _: TensorDictBase) -> dict[str, float] | None:
+        """Figures before the batch is learned from, or nothing."""
+        self.batches += 1
+        return self.figures() if self.batches % self.config.task.evaluate_every == 1 else None
