@@ -141,18 +141,20 @@ def make_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         **{key: algorithm[key] for key in own},
     )
     one, whole = system[GROUP], system.loss_module
-    there = {"teacher": whole["teacher"]}
-    there |= {name: whole["moawm"][name] for name in ("cvae", "moa", "world_model")}
+    there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
+    there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
     core = {name: whole[name] for name in ("policy", "value")}
     auxiliary = {name: there[name] for name in algorithm.losses}
     if algorithm.frozen:
         one.student.requires_grad_(False)
-    trained = {"student": "cvae", "teacher": "teacher", "world_model": "world_model"}
+    if "teacher" not in algorithm.losses:
+        one.teacher.requires_grad_(False)
+    moa = f"moa_network_{PARTNERS}"
+    trains = {"student": "cvae", "teacher": "teacher", moa: "moa", "world_model": "world_model"}
     networks = {
         name: net
         for name, net in one.networks.items()
-        if name in ("actor", "critic")
-        or trained.get(name, "moa") in algorithm.losses
+        if name in ("actor", "critic") or trains.get(name) in algorithm.losses
     }
     if not algorithm.frozen and "cvae" not in algorithm.losses:
         raise ValueError("Nothing would train the student; say frozen=true.")
@@ -162,10 +164,10 @@ def make_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
             batch[GROUP, "latent_noise"] = torch.zeros_like(batch[GROUP, "latent_loc"])
         return system.value_estimator(batch)
 
-    policy = system.policy
-    if "moa" not in algorithm.losses:  # whose memories run for nothing
-        encoder = split_at(one.student, (GROUP, "latent_loc"))[0]
-        policy = TensorDictSequential(*encoder, *list(policy.module)[-3:])
+    encoder = split_at(one.student, (GROUP, "latent_loc"))[0]
+    memories = [m for m in one.moa_networks[PARTNERS].modules() if isinstance(m, AgentGRU)]
+    memories = memories if "moa" in algorithm.losses else []  # else they would run for nothing
+    policy = TensorDictSequential(*memories, *encoder, *list(system.policy.module)[-3:])
     return Algorithm(
         policy=policy,
         loss_module=LossSum({**core, **auxiliary}),
