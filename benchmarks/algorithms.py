@@ -39,6 +39,8 @@ class Algorithm:
     """Where there are models of others and world to be judged."""
     memories: list[AgentGRU] = field(default_factory=list)
     """Those of no system, whose states an environment has to carry."""
+    moa: LossModule | None = None
+    """A model of partners that no system here acts for."""
 
 
 def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:

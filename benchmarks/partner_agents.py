@@ -175,4 +175,5 @@ def make_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         advantage=advantage,
         networks=networks,
         memories=one.memories,
+        moa=there["moa"] if "moa" in algorithm.losses else None,
     )
