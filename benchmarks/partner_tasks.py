@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from figures import first_return
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs import EnvBase, Transform, TransformedEnv, VmasEnv
 from torchrl.envs.utils import ExplorationType
 from torchrl.trainers import TrainerHookBase
 
@@ -48,10 +49,11 @@ class HiddenPartner(EnvBase):
         shown: Steps in which the learners see the partner, with noise.
         side: 1.0 pays a learner for being where the partner is, -1.0 opposite of it.
         reach: Distance at which the pay has fallen to 1 / e.
+        noise: Standard deviation of what they see of it.
         seed: Of starts and noise.
     """
 
-    NOISE = 0.1
+
 
     def __init__(
         self,
@@ -60,11 +62,12 @@ class HiddenPartner(EnvBase):
         shown: int,
         side: float = 1.0,
         reach: float = 0.4,
+        noise: float = 0.1,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size=(num_envs,))
         self.rng = torch.Generator()
-        self.shown, self.side, self.reach = shown, side, reach
+        self.shown, self.side, self.reach, self.noise = shown, side, reach, noise
         self.group_map = {"agents": ["learner_0", "learner_1"], "partners": ["partner"]}
         team, one = (num_envs, N_LEARNERS), (num_envs, 1)
         kinds = {
@@ -100,7 +103,7 @@ class HiddenPartner(EnvBase):
     def _observe(self) -> TensorDict:
         time = (self.time / STEPS)[:, None]
         shown = (self.time < self.shown)[:, None, None]
-        cue = self.partner[:, None] - self.place + self.NOISE * self._draw()
+        cue = self.partner[:, None] - self.place + self.noise * self._draw()
         flags = torch.stack([(self.time < HELD).float(), time[:, 0]], -1)
         other = self.place.flip(1) - self.place
         seen = [self.place, other, torch.where(shown, cue, 0.0)]
@@ -197,6 +200,93 @@ class Dancer:
         return torch.where(step < 6, dance, way).clamp(-1.0, 1.0)
 
 
+class Fog(Transform):
+    """Hides the prey of simple_tag, but for the first steps and from nearby; tells the time.
+
+    In VMAS's order a predator sees its velocity and place, the other predator, then the prey's
+    place and velocity (without landmarks). The share of the episode that has passed stands behind
+    everybody's observation.
+    """
+
+    PREY = slice(-4, None)
+
+    def __init__(self, shown: int, sight: float, steps: int) -> None:
+        super().__init__()
+        self.shown, self.sight, self.steps = shown, sight, steps
+
+    def _reset(self, _: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._see(tensordict_reset, torch.zeros(self.parent.batch_size, dtype=torch.long))
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return self._see(next_tensordict, tensordict["fog"] + 1)
+
+    def _see(self, tensordict: TensorDictBase, time: Tensor) -> TensorDictBase:
+        tensordict["fog"] = time
+        for group in ("agents", "partners"):
+            seen = tensordict[group, "observation"]
+            now = (time / self.steps)[:, None, None].expand(*seen.shape[:-1], 1)
+            if group == "agents":
+                prey = seen[..., self.PREY]
+                near = prey[..., :2].norm(dim=-1, keepdim=True) < self.sight
+                clear = near | (time < self.shown)[:, None, None]
+                seen = torch.cat([seen[..., : -prey.shape[-1]], torch.where(clear, prey, 0.0)], -1)
+            tensordict[group, "observation"] = torch.cat([seen, now], -1)
+        return tensordict
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """One feature more for everybody, and the clock."""
+        for group in ("agents", "partners"):
+            *team, features = observation_spec[group, "observation"].shape
+            observation_spec[group, "observation"] = Unbounded((*team, features + 1))
+        observation_spec["fog"] = Unbounded(self.parent.batch_size, dtype=torch.long)
+        return observation_spec
+
+
+@dataclass(frozen=True)
+class Prey:
+    """Feints for some steps, then runs to the hideout of its type, eight on a circle."""
+
+    n_types: int
+    turn: float = math.pi / 2
+    """Of the feint, beside the direction of the hideout."""
+    speed: float = 1.0
+    feint: int = 4
+
+    def __call__(self, tensordict: TensorDictBase) -> Tensor:
+        """Its force ``[*B, 1, 2]``, from its velocity, place and the time."""
+        seen, kind = tensordict["partners", "observation"], tensordict["partners", "type"]
+        velocity, place, step = seen[..., :2], seen[..., 2:4], seen[..., -1:] * TAG_STEPS
+        hideout = 0.9 * on_circle(self.n_types)[kind]
+        angle = kind * (2 * math.pi / self.n_types) + self.turn
+        feint = torch.stack([angle.cos(), angle.sin()], -1)
+        run = 4.0 * (hideout - place) - velocity
+        return (self.speed * torch.where(step < self.feint, feint, run)).clamp(-1.0, 1.0)
+
+
+TAG_STEPS = 30
+
+
+def make_tag(num_envs: int, seed: int, *, shown: int = 4, sight: float = 0.3) -> EnvBase:
+    """VMAS's simple_tag: two learners hunt a prey that they see at first, and from nearby."""
+    env = VmasEnv(
+        "simple_tag",
+        num_envs=num_envs,
+        seed=seed,
+        max_steps=None,
+        continuous_actions=True,
+        clamp_actions=True,
+        num_adversaries=N_LEARNERS,
+        num_landmarks=0,
+        group_map={"agents": ["adversary_0", "adversary_1"], "partners": ["agent_0"]},
+    )
+    return TransformedEnv(env, Fog(shown, sight, TAG_STEPS))
+
+
+def make_hidden(num_envs: int, seed: int, **world: Any) -> EnvBase:
+    """The plane with a partner that is seen at first."""
+    return HiddenPartner(num_envs, seed=seed, **world)
+
+
 @dataclass(frozen=True)
 class Task:
     """A task and its two pools, with no partner in both."""
@@ -204,7 +294,9 @@ class Task:
     n_types: int
     train: tuple
     held_out: tuple
-    world: dict
+    make: Callable[..., EnvBase]
+    steps: int | None = None
+    """Of an episode, where the world has no end of its own."""
 
 
 TASKS = {
@@ -212,13 +304,20 @@ TASKS = {
         8,
         (Walker(8), Walker(8, weave=0.4), Walker(8, bend=0.3), Walker(8, bend=-0.3)),
         (Walker(8, weave=-0.4, speed=0.7), Walker(8, bend=0.2, weave=0.2)),
-        {"shown": 4},
+        partial(make_hidden, shown=4),
     ),
     "opposite": Task(
         6,
         (Dancer(6), Dancer(6, phase=math.pi), Dancer(6, size=0.7)),
         (Dancer(6, size=0.85), Dancer(6, size=0.7, phase=math.pi)),
-        {"shown": 6, "side": -1.0},
+        partial(make_hidden, shown=6, side=-1.0, noise=0.03),
+    ),
+    "simple_tag": Task(
+        8,
+        (Prey(8), Prey(8, turn=1.2), Prey(8, turn=2.0), Prey(8, speed=0.8)),
+        (Prey(8, turn=1.4, speed=0.9), Prey(8, turn=1.8)),
+        make_tag,
+        TAG_STEPS,
     ),
 }
 
@@ -230,10 +329,11 @@ def make_partner_env(
     task = TASKS[name]
     policies = task.train if pool == "train" else task.held_out
     partners = [Partner(policy, kind) for policy in policies for kind in range(task.n_types)]
-    env = HiddenPartner(num_envs, seed=seed, **{**task.world, **world})
+    env = task.make(num_envs, seed, **world)
     generator = torch.Generator().manual_seed(seed + 1)
-    env = TransformedEnv(env, PartnerPool(partners, n_types=task.n_types, generator=generator))
-    return with_transforms(env, None)
+    pool_of = PartnerPool(partners, n_types=task.n_types, generator=generator)
+    env = TransformedEnv(env, pool_of) if not isinstance(env, TransformedEnv) else env.append_transform(pool_of)
+    return with_transforms(env, task.steps)
 
 
 class HeldOut(TrainerHookBase):
