@@ -192,7 +192,7 @@ class Dancer:
         place, step, kind = partner_reads(tensordict)
         angle = self.phase + self.beat * step.squeeze(-1)
         x, y, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        figures = [(x, y), (x, -y), (x, none), (none, x), (x, x), (x, -x)]
+        figures = [(x, y), (x, -y), (x, none), (none, x)]
         figures = torch.stack([torch.stack(each, -1) for each in figures], -2)
         index = kind[..., None, None].expand(*kind.shape, 1, 2)
         dance = self.size * figures.gather(-2, index).squeeze(-2)
@@ -244,7 +244,7 @@ class Fog(Transform):
 
 @dataclass(frozen=True)
 class Prey:
-    """Feints for some steps, then runs to the hideout of its type, eight on a circle."""
+    """Feints for some steps, then runs to the hideout of its type, on a circle."""
 
     n_types: int
     turn: float = math.pi / 2
@@ -277,6 +277,7 @@ def make_tag(num_envs: int, seed: int, *, shown: int = 4, sight: float = 0.3) ->
         clamp_actions=True,
         num_adversaries=N_LEARNERS,
         num_landmarks=0,
+        shape_adversary_rew=True,
         group_map={"agents": ["adversary_0", "adversary_1"], "partners": ["agent_0"]},
     )
     return TransformedEnv(env, Fog(shown, sight, TAG_STEPS))
@@ -307,15 +308,15 @@ TASKS = {
         partial(make_hidden, shown=4),
     ),
     "opposite": Task(
-        6,
-        (Dancer(6), Dancer(6, phase=math.pi), Dancer(6, size=0.7)),
-        (Dancer(6, size=0.85), Dancer(6, size=0.7, phase=math.pi)),
+        4,
+        (Dancer(4), Dancer(4, phase=math.pi), Dancer(4, size=0.7)),
+        (Dancer(4, size=0.85), Dancer(4, size=0.7, phase=math.pi)),
         partial(make_hidden, shown=6, side=-1.0, noise=0.03),
     ),
     "simple_tag": Task(
-        8,
-        (Prey(8), Prey(8, turn=1.2), Prey(8, turn=2.0), Prey(8, speed=0.8)),
-        (Prey(8, turn=1.4, speed=0.9), Prey(8, turn=1.8)),
+        4,
+        (Prey(4), Prey(4, turn=1.2), Prey(4, turn=2.0), Prey(4, speed=0.8)),
+        (Prey(4, turn=1.4, speed=0.9), Prey(4, turn=1.8)),
         make_tag,
         TAG_STEPS,
     ),
