@@ -309,8 +309,8 @@ TASKS = {
     ),
     "opposite": Task(
         4,
-        (Dancer(4), Dancer(4, phase=math.pi), Dancer(4, size=0.7)),
-        (Dancer(4, size=0.85), Dancer(4, size=0.7, phase=math.pi)),
+        (Dancer(4), Dancer(4, phase=0.4), Dancer(4, size=0.7)),
+        (Dancer(4, size=0.85, phase=0.2), Dancer(4, phase=-0.3)),
         partial(make_hidden, shown=6, side=-1.0, noise=0.03),
     ),
     "simple_tag": Task(
