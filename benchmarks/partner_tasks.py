@@ -28,7 +28,7 @@ from torchrl_moawm.transforms import Partner, PartnerPool
 
 MOVES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 N_LEARNERS = 2
-STEPS, HELD, PAID = 20, 8, 5
+STEPS, HELD, PAID = 24, 12, 4
 SPEED = 0.2
 """The length of a learner's move, and the longest of the partner's."""
 
@@ -50,6 +50,7 @@ class HiddenPartner(EnvBase):
         side: 1.0 pays a learner for being where the partner is, -1.0 opposite of it.
         reach: Distance at which the pay has fallen to 1 / e.
         noise: Standard deviation of what they see of it.
+        clutter: Standard deviation of what they see in its place when it is out of sight.
         seed: Of starts and noise.
     """
 
@@ -63,11 +64,13 @@ class HiddenPartner(EnvBase):
         side: float = 1.0,
         reach: float = 0.4,
         noise: float = 0.1,
+        clutter: float = 0.5,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size=(num_envs,))
         self.rng = torch.Generator()
-        self.shown, self.side, self.reach, self.noise = shown, side, reach, noise
+        self.shown, self.side, self.reach = shown, side, reach
+        self.noise, self.clutter = noise, clutter
         self.group_map = {"agents": ["learner_0", "learner_1"], "partners": ["partner"]}
         team, one = (num_envs, N_LEARNERS), (num_envs, 1)
         kinds = {
@@ -106,7 +109,7 @@ class HiddenPartner(EnvBase):
         cue = self.partner[:, None] - self.place + self.noise * self._draw()
         flags = torch.stack([(self.time < HELD).float(), time[:, 0]], -1)
         other = self.place.flip(1) - self.place
-        seen = [self.place, other, torch.where(shown, cue, 0.0)]
+        seen = [self.place, other, torch.where(shown, cue, self.clutter * self._draw())]
         seen.append(flags[:, None].expand(-1, N_LEARNERS, -1))
         groups = {
             "agents": torch.cat(seen, -1),

@@ -26,8 +26,8 @@ STAGES: Stages = {
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0")
 SETTINGS = {
-    "rendezvous": ("total_frames=204800", "lr=1e-3"),
-    "opposite": ("total_frames=204800", "lr=1e-3"),
+    "rendezvous": ("total_frames=184320", "lr=3e-3"),
+    "opposite": ("total_frames=184320", "lr=3e-3"),
     "simple_tag": ("total_frames=245760", "lr=2e-3"),
 }
 """Of all agents alike."""
