@@ -200,7 +200,7 @@ class Dancer:
         index = kind[..., None, None].expand(*kind.shape, 1, 2)
         dance = self.size * figures.gather(-2, index).squeeze(-2)
         way = walk(place, on_circle(self.n_types)[kind], 1.0)
-        return torch.where(step < 6, dance, way).clamp(-1.0, 1.0)
+        return torch.where(step < 8, dance, way).clamp(-1.0, 1.0)
 
 
 class Fog(Transform):
@@ -314,7 +314,7 @@ TASKS = {
         4,
         (Dancer(4), Dancer(4, phase=0.4), Dancer(4, size=0.7)),
         (Dancer(4, size=0.85, phase=0.2), Dancer(4, phase=-0.3)),
-        partial(make_hidden, shown=6, side=-1.0, noise=0.03),
+        partial(make_hidden, shown=8, side=-1.0, noise=0.03),
     ),
     "simple_tag": Task(
         4,
