@@ -7,7 +7,7 @@ the episode, fitted to episodes with the training partners; its accuracy on othe
 training partners and with the held-out ones. It reads z where there is one, else the actor's
 recurrent state, else the observation. *MOA*: likelihood of what the partner does next, beside one
 Gaussian per step that knows nothing. *Projection*: the first two principal components of z at the
-end of the episode.
+end of the episode. *Returns*: of the deterministic policy with both pools, in other episodes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from algorithms import Algorithm, make_algorithm
+from figures import first_return
 from omegaconf import OmegaConf
 from partner_agents import GROUP, PARTNERS
 from probe import ridge
@@ -97,7 +98,12 @@ def judge(config: Any, saved: dict[str, Any], envs: int) -> dict[str, Any]:
     n_types = int(made["fit"].full_observation_spec[PARTNERS, "type"].space.n)
     name, z = features(played["train"])
     kind = played["train"][PARTNERS, "type"][:, -1, 0]
+    returns = {}
+    for pool in ("train", "held_out"):
+        batch = play(config, algorithm, made[pool], ExplorationType.DETERMINISTIC)
+        returns[pool] = first_return(batch)["evaluation_return"]
     return {
+        "returns": returns,
         "reads": name,
         "chance": 1.0 / n_types,
         "accuracy": {
