@@ -28,7 +28,7 @@ from torchrl_moawm.transforms import Partner, PartnerPool
 
 MOVES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 N_LEARNERS = 2
-STEPS, HELD, PAID = 24, 12, 4
+STEPS, PAID = 24, 4
 SPEED = 0.2
 """The length of a learner's move, and the longest of the partner's."""
 
@@ -47,6 +47,7 @@ class HiddenPartner(EnvBase):
 
     Keyword Args:
         shown: Steps in which the learners see the partner, with noise.
+        held: Steps in which they cannot move.
         side: 1.0 pays a learner for being where the partner is, -1.0 opposite of it.
         reach: Distance at which the pay has fallen to 1 / e.
         noise: Standard deviation of what they see of it.
@@ -61,6 +62,7 @@ class HiddenPartner(EnvBase):
         num_envs: int,
         *,
         shown: int,
+        held: int = 12,
         side: float = 1.0,
         reach: float = 0.4,
         noise: float = 0.1,
@@ -70,7 +72,7 @@ class HiddenPartner(EnvBase):
         super().__init__(batch_size=(num_envs,))
         self.rng = torch.Generator()
         self.shown, self.side, self.reach = shown, side, reach
-        self.noise, self.clutter = noise, clutter
+        self.held, self.noise, self.clutter = held, noise, clutter
         self.group_map = {"agents": ["learner_0", "learner_1"], "partners": ["partner"]}
         team, one = (num_envs, N_LEARNERS), (num_envs, 1)
         kinds = {
@@ -107,7 +109,7 @@ class HiddenPartner(EnvBase):
         time = (self.time / STEPS)[:, None]
         shown = (self.time < self.shown)[:, None, None]
         cue = self.partner[:, None] - self.place + self.noise * self._draw()
-        flags = torch.stack([(self.time < HELD).float(), time[:, 0]], -1)
+        flags = torch.stack([(self.time < self.held).float(), time[:, 0]], -1)
         other = self.place.flip(1) - self.place
         seen = [self.place, other, torch.where(shown, cue, self.clutter * self._draw())]
         seen.append(flags[:, None].expand(-1, N_LEARNERS, -1))
@@ -129,7 +131,7 @@ class HiddenPartner(EnvBase):
         return self._observe()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        free = (self.time >= HELD)[:, None, None]
+        free = (self.time >= self.held)[:, None, None]
         moved = free * SPEED * MOVES[tensordict["agents", "action"]]
         self.place = (self.place + moved).clamp(-1.2, 1.2)
         walked = SPEED * tensordict["partners", "action"][:, 0]
@@ -311,6 +313,12 @@ TASKS = {
         partial(make_hidden, shown=4),
     ),
     "opposite": Task(
+        8,
+        (Walker(8), Walker(8, weave=0.3), Walker(8, bend=0.2), Walker(8, bend=-0.2)),
+        (Walker(8, weave=-0.3, speed=0.7), Walker(8, bend=0.1, weave=0.15)),
+        partial(make_hidden, shown=4, held=14, side=-1.0, clutter=1.0),
+    ),
+    "dance": Task(
         4,
         (Dancer(4), Dancer(4, phase=0.4), Dancer(4, size=0.7)),
         (Dancer(4, size=0.85, phase=0.2), Dancer(4, phase=-0.3)),
