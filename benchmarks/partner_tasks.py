@@ -371,5 +371,6 @@ class HeldOut(TrainerHookBase):
 
     def __call__(self, _: TensorDictBase) -> dict[str, float] | None:
         """Figures before the batch is learned from, or nothing."""
+        now = self.batches % self.config.task.evaluate_every == 0
         self.batches += 1
-        return self.figures() if self.batches % self.config.task.evaluate_every == 1 else None
+        return self.figures() if now else None
