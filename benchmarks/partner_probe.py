@@ -2,9 +2,9 @@
 
     python benchmarks/partner_probe.py outputs/...
 
-*Type*: a linear probe (ridge regression to one-hot types, the largest is the answer) at each step of
-the episode, fitted to episodes with the training partners; its accuracy on other episodes, with the
-training partners and with the held-out ones. It reads z where there is one, else the actor's
+*Type*: a linear probe (ridge regression to one-hot types, the largest is the answer) at each step
+of the episode, fitted to episodes with the training partners; its accuracy on other episodes, with
+the training partners and with the held-out ones. It reads z where there is one, else the actor's
 recurrent state, else the observation. *MOA*: likelihood of what the partner does next, beside one
 Gaussian per step that knows nothing. *Projection*: the first two principal components of z at the
 end of the episode. *Returns*: of the deterministic policy with both pools, in other episodes.
@@ -66,9 +66,9 @@ def moa_curve(algorithm: Algorithm, batch: TensorDictBase) -> dict[str, list[flo
     algorithm.moa.reduction = "mean"
     action = batch[PARTNERS, "action"]
     mean, scale = action.mean(0, keepdim=True), action.std(0, keepdim=True).clamp_min(0.05)
-    marginal = diagonal_gaussian_nll(
-        mean.expand_as(action), scale.expand_as(action), action
-    ).mean((0, 2))
+    marginal = diagonal_gaussian_nll(mean.expand_as(action), scale.expand_as(action), action).mean(
+        (0, 2)
+    )
     return {"moa": nll.tolist()[1:], "marginal": marginal.tolist()[1:]}
 
 

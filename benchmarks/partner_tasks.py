@@ -55,8 +55,6 @@ class HiddenPartner(EnvBase):
         seed: Of starts and noise.
     """
 
-
-
     def __init__(
         self,
         num_envs: int,
@@ -344,7 +342,11 @@ def make_partner_env(
     env = task.make(num_envs, seed, **world)
     generator = torch.Generator().manual_seed(seed + 1)
     pool_of = PartnerPool(partners, n_types=task.n_types, generator=generator)
-    env = TransformedEnv(env, pool_of) if not isinstance(env, TransformedEnv) else env.append_transform(pool_of)
+    env = (
+        TransformedEnv(env, pool_of)
+        if not isinstance(env, TransformedEnv)
+        else env.append_transform(pool_of)
+    )
     return with_transforms(env, task.steps)
 
 
@@ -356,9 +358,7 @@ class HeldOut(TrainerHookBase):
     ) -> None:
         self.config, self.algorithm, self.play = config, algorithm, play
         seed, n = config.seed + 3_000_000, config.task.evaluation_envs
-        self.envs = {
-            pool: make_env(config, n, seed, pool=pool) for pool in ("train", "held_out")
-        }
+        self.envs = {pool: make_env(config, n, seed, pool=pool) for pool in ("train", "held_out")}
         self.batches = 0
 
     def figures(self) -> dict[str, float]:

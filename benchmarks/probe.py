@@ -48,9 +48,7 @@ def linear_probe(features: Tensor, target: Tensor, test: Tensor, penalty: float 
     return 1.0 - error / (target[test] - target[~test].mean(0)).square().sum(0)
 
 
-def ridge(
-    features: Tensor, target: Tensor, penalty: float = 1e-3
-) -> Callable[[Tensor], Tensor]:
+def ridge(features: Tensor, target: Tensor, penalty: float = 1e-3) -> Callable[[Tensor], Tensor]:
     """Ridge regression of ``[S, F]`` to ``[S, D]``, as what predicts from other features."""
     mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
     centre, x = target.mean(0), (features - mean) / std

@@ -14,7 +14,6 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._checks import check_option
 from torchrl_moawm._teams import actor_settings
 from torchrl_moawm.modules import (
     AgentGRU,

@@ -160,7 +160,9 @@ def test_nothing_privileged_reaches_who_acts(agent):
     _, env, algorithm = make(agent)
     at = collect(env, algorithm)[:, 3].exclude("next")
     awaken(algorithm)
-    written = [algorithm.policy(x.exclude(("agents", "action"))) for x in (at.clone(), perturbed(at))]
+    written = [
+        algorithm.policy(x.exclude(("agents", "action"))) for x in (at.clone(), perturbed(at))
+    ]
     acted = [x["agents", "logits"] for x in written]
     assert torch.equal(*acted) == (agent != "type_oracle")
     for name in ("latent_loc", "latent"):
@@ -185,8 +187,9 @@ def test_teacher_and_targets_are_privileged_and_the_models_inputs_are_not():
         read = [key for key in module.in_keys if PARTNERS in key]
         behind = name in ("teacher", "student")  # the student's target lies behind its sampler
         assert bool(read) == behind, (name, read)
-    teacher = [networks["teacher"](x.clone())["agents", "teacher_loc"]
-               for x in (batch, perturbed(batch))]
+    teacher = [
+        networks["teacher"](x.clone())["agents", "teacher_loc"] for x in (batch, perturbed(batch))
+    ]
     assert not torch.equal(*teacher)
     moa = [algorithm.moa(x)["loss_moa"] for x in (batch, perturbed(batch))]
     assert not torch.equal(*moa)
@@ -246,7 +249,7 @@ def results(tmp_path_factory):
         run(config, work)
         saved = torch.load(work / "checkpoint.pt", weights_only=True)
         (kept / "seed_0.json").write_text((work / "run.json").read_text())
-        (kept / "probe_0.json").write_text(json.dumps(judge(config, saved, 16)))
+        (kept / "probe_0.json").write_text(json.dumps(judge(config, saved, 64)))
     torch.set_num_threads(threads)
     return out / "out"
 

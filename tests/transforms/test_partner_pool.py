@@ -97,7 +97,9 @@ def test_specs_hold_on_vmas(discrete):
         return torch.zeros(*seen.shape[:-1], 2)
 
     env = VmasEnv("simple_tag", num_envs=3, seed=0, continuous_actions=not discrete)
-    env = TransformedEnv(env, Compose(PartnerPool([Partner(still, 0)], group="agent"), PreviousStep()))
+    env = TransformedEnv(
+        env, Compose(PartnerPool([Partner(still, 0)], group="agent"), PreviousStep())
+    )
     check_env_specs(env)
     assert env.action_keys == [("adversary", "action")]
 

@@ -111,9 +111,7 @@ class PartnerPool(Transform):
         # drawn for all; TorchRL keeps what belongs to environments that are not reset
         shape = self.container.full_observation_spec[self.group, "member"].shape
         device = self._types.device
-        member = torch.randint(
-            len(self.partners), shape, generator=self.generator, device=device
-        )
+        member = torch.randint(len(self.partners), shape, generator=self.generator, device=device)
         return self._fill(tensordict_reset, member)
 
     @torch.no_grad()
@@ -127,8 +125,10 @@ class PartnerPool(Transform):
         action = None
         for policy, plays in zip(self._policies, self._plays.unbind(-1), strict=True):
             theirs = self._action(policy, tensordict)
-            action = theirs if action is None else torch.where(
-                expand_as_right(plays[member], theirs), theirs, action
+            action = (
+                theirs
+                if action is None
+                else torch.where(expand_as_right(plays[member], theirs), theirs, action)
             )
         tensordict.set((group, "action"), action)
         if self.show_type:
