@@ -341,13 +341,8 @@ def make_partner_env(
     partners = [Partner(policy, kind) for policy in policies for kind in range(task.n_types)]
     env = task.make(num_envs, seed, **world)
     generator = torch.Generator().manual_seed(seed + 1)
-    pool_of = PartnerPool(partners, n_types=task.n_types, generator=generator)
-    env = (
-        TransformedEnv(env, pool_of)
-        if not isinstance(env, TransformedEnv)
-        else env.append_transform(pool_of)
-    )
-    return with_transforms(env, task.steps)
+    drawn = PartnerPool(partners, n_types=task.n_types, generator=generator)
+    return with_transforms(TransformedEnv(env, drawn), task.steps)
 
 
 class HeldOut(TrainerHookBase):

