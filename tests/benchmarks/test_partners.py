@@ -12,7 +12,8 @@ from algorithms import make_algorithm
 from hydra import compose, initialize_config_dir
 from partner_agents import PARTNERS
 from partner_probe import accuracy, judge, projection
-from partner_tasks import TASKS, make_partner_env, on_circle
+from partner_scripts import on_circle
+from partner_tasks import TASKS, make_partner_env
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 from train import make_env, run
