@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -17,7 +17,7 @@ from torchrl.objectives.utils import ValueEstimators
 
 from torchrl_moawm import MOAWM, LossSum
 from torchrl_moawm._teams import actor_settings, groups_of, read_team
-from torchrl_moawm.modules import FreshLogProb, make_actor, make_critic
+from torchrl_moawm.modules import AgentGRU, FreshLogProb, make_actor, make_critic
 from torchrl_moawm.modules.features import own_first
 
 
@@ -37,6 +37,10 @@ class Algorithm:
     """By name; the gradient of each is clipped by itself."""
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
+    memories: list[AgentGRU] = field(default_factory=list)
+    """Those of no system, whose states an environment has to carry."""
+    moa: LossModule | None = None
+    """A model of partners that no system here acts for."""
 
 
 def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -45,7 +49,10 @@ def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:
     Raises:
         ValueError: No algorithm has that name.
     """
+    from partner_agents import make_modelling, make_nam
+
     makers = {"moawm": make_moawm, "mappo": make_mappo}
+    makers |= {"nam": make_nam, "modelling": make_modelling}
     if config.algorithm.kind not in makers:
         raise ValueError(f"Unknown algorithm {config.algorithm.kind!r}; there are {list(makers)}.")
     return makers[config.algorithm.kind](config, env)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,15 +43,18 @@ def linear_probe(features: Tensor, target: Tensor, test: Tensor, penalty: float 
         ``1 - SSE / SST`` per target ``[D]``, against the mean of the fitted samples.
     """
     features, target = features.double(), target.double()
-    mean, std = features[~test].mean(0), features[~test].std(0).clamp_min(1e-8)
-    x = (features - mean) / std
-    centre = target[~test].mean(0)
-    fitted, wanted = x[~test], target[~test] - centre
-    gram = fitted.T @ fitted + penalty * len(fitted) * torch.eye(x.shape[-1], dtype=x.dtype)
-    weights = torch.linalg.solve(gram, fitted.T @ wanted)
-    rest = target[test] - centre
-    error = (rest - x[test] @ weights).square().sum(0)
-    return 1.0 - error / rest.square().sum(0)
+    predict = ridge(features[~test], target[~test], penalty)
+    error = (target[test] - predict(features[test])).square().sum(0)
+    return 1.0 - error / (target[test] - target[~test].mean(0)).square().sum(0)
+
+
+def ridge(features: Tensor, target: Tensor, penalty: float = 1e-3) -> Callable[[Tensor], Tensor]:
+    """Ridge regression of ``[S, F]`` to ``[S, D]``, as what predicts from other features."""
+    mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
+    centre, x = target.mean(0), (features - mean) / std
+    gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[-1], dtype=x.dtype)
+    weights = torch.linalg.solve(gram, x.T @ (target - centre))
+    return lambda other: centre + (other - mean) / std @ weights
 
 
 def probe(

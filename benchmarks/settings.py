@@ -91,6 +91,11 @@ def check_task(task: DictConfig) -> None:
         known = [*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios]
         if task.scenario not in known:
             raise ValueError(f"VMAS has no scenario {task.scenario!r}; there are {known}.")
+    elif task.suite == "partners":
+        from partner_tasks import TASKS
+
+        if task.scenario not in TASKS:
+            raise ValueError(f"No such task {task.scenario!r}; there are {list(TASKS)}.")
     elif task.suite == "pettingzoo":
         if not str(task.scenario).startswith(tuple(f"{name}." for name in PACKAGES)):
             raise ValueError(
@@ -98,7 +103,8 @@ def check_task(task: DictConfig) -> None:
                 f"got {task.scenario!r}."
             )
     else:
-        raise ValueError(f"Unknown suite {task.suite!r}; there are 'vmas' and 'pettingzoo'.")
+        known = "'vmas', 'pettingzoo' and 'partners'"
+        raise ValueError(f"Unknown suite {task.suite!r}; there are {known}.")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,14 +16,15 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).parent
 CONTROLS = ("mappo_oracle", "moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
-STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
+Stages = dict[str, tuple[tuple[str, ...], tuple[str, ...], int]]
+STAGES: Stages = {
     "main": (("navigation", "balance", "dispersion"), ("mappo", "moawm"), 5),
     "more": (("give_way", "simple_spread_hidden"), ("mappo", "moawm"), 3),
     "controls": (("navigation", "dispersion"), CONTROLS, 3),
@@ -47,17 +48,24 @@ class Run(NamedTuple):
         return out / self.task / self.algorithm / f"probe_{self.seed}.json"
 
 
-def grid(stages: list[str]) -> Iterator[Run]:
+def grid(stages: Iterable[str], table: Stages | None = None) -> Iterator[Run]:
     """Every run, seed after seed."""
     for stage in stages:
-        tasks, algorithms, n_seeds = STAGES[stage]
+        tasks, algorithms, n_seeds = (STAGES if table is None else table)[stage]
         for seed in range(n_seeds):
             for task in tasks:
                 for algorithm in algorithms:
                     yield Run(task, algorithm, seed)
 
 
-def train(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
+def train(
+    run: Run,
+    out: Path,
+    work: Path,
+    overrides: list[str],
+    suite: str = "vmas",
+    probe_by: str = "probe.py",
+) -> None:
     """Trains in a process of its own; the result appears whole or not at all."""
     file, folder = run.file(out), work / run.task / run.algorithm / f"seed_{run.seed}"
     if file.exists():
@@ -66,7 +74,7 @@ def train(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     command = [
         sys.executable,
         str(HERE / "train.py"),
-        f"task=vmas/{run.task}",
+        f"task={suite}/{run.task}",
         f"algorithm={run.algorithm}",
         f"seed={run.seed}",
         f"hydra.run.dir={folder}",
@@ -80,8 +88,9 @@ def train(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        if not code and run.algorithm.startswith("moawm"):  # what its z and world model know
-            probe = [sys.executable, str(HERE / "probe.py"), str(folder)]
+        known = run.algorithm.startswith("moawm") or suite == "partners"
+        if not code and known:  # what its z and world model know
+            probe = [sys.executable, str(HERE / probe_by), str(folder)]
             code = subprocess.call(probe, stdout=log, stderr=subprocess.STDOUT, env=environment)
     if code:
         print(f"FAILED  {run}: see {folder / 'log.txt'}", flush=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 Runs = dict[str, dict[str, list[dict[str, Any]]]]
 Panel = dict[str, tuple[int, list[dict[str, Any]]]]
 """Colour and runs of each curve, by its label."""
+Lines = dict[str, tuple[int, NDArray[np.float64], NDArray[np.float64]]]
 OF_THE_MODELS = {
     "moa_nll": "MOA on unseen data, nats",
     "student_kl": "KL of the student to the teacher, nats",
@@ -60,16 +61,26 @@ def plot_models(runs: Runs, path: Path) -> None:
 
 def draw(panels: list[tuple[str, str, Panel]], title: str, unit: str, path: Path) -> None:
     """A row of panels: title, name of the figure, curves."""
+    read = [
+        (heading, {label: (colour, *curve(runs, name)) for label, (colour, runs) in those.items()})
+        for heading, name, those in panels
+    ]
+    draw_lines(read, title, "frames", unit, path)
+
+
+def draw_lines(
+    panels: list[tuple[str, Lines]], title: str, along: str, unit: str, path: Path
+) -> None:
+    """A row of panels: title, and of each line its colour, x and values ``[runs, steps]``."""
     figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.6), squeeze=False)
     colours = plt.get_cmap("tab10")
-    for axis, (heading, name, curves) in zip(axes.flat, panels, strict=True):
-        for label, (colour, runs) in curves.items():
-            frames, values = curve(runs, name)
-            axis.plot(frames, values.mean(0), color=colours(colour), label=label)
-            low, high = values.min(0), values.max(0)
-            axis.fill_between(frames, low, high, color=colours(colour), alpha=0.15)
-        axis.set(title=heading, xlabel="frames", ylabel=unit)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
+    for axis, (heading, lines) in zip(axes.flat, panels, strict=True):
+        for label, (colour, x, values) in lines.items():
+            axis.plot(x, values.mean(0), color=colours(colour), label=label)
+            axis.fill_between(x, values.min(0), values.max(0), color=colours(colour), alpha=0.15)
+        axis.set(title=heading, xlabel=along, ylabel=unit)
+        if along == "frames":
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.suptitle(title)

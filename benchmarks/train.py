@@ -32,6 +32,7 @@ from hydra.core.hydra_config import HydraConfig
 from learners import Learners, check_count, is_first, n_learners, one_folder
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
+from partner_tasks import HeldOut, make_partner_env
 from quality import judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
 from run_state import make_checkpoint, plain, unplain
@@ -47,6 +48,7 @@ from workers import WorkersLostError
 
 from torchrl_moawm import set_data_parallel
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
+from torchrl_moawm.modules.memory import carry
 
 
 def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
@@ -56,6 +58,10 @@ def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> E
     common = {"max_steps": task.max_steps, "device": config.device, "seed": seed}
     if task.suite == "vmas":
         env = make_vmas_env(task.scenario, num_envs, **common, **task.scenario_kwargs)
+    elif task.suite == "partners":
+        env = make_partner_env(
+            task.scenario, num_envs, seed=seed, **task.scenario_kwargs, **settings
+        )
     else:
         module = importlib.import_module(task.scenario)
         create = partial(module.parallel_env, **task.scenario_kwargs, **settings)
@@ -201,7 +207,8 @@ def make_trainer(
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
-        batch = batch.select(*algorithm.loss_module.in_keys, strict=False)
+        read = [*algorithm.loss_module.in_keys, ("next", "done")]  # the latter by the buffer's hook
+        batch = batch.select(*read, strict=False)
         buffer.extend(batch.reshape(-1, length) if recurrent else batch)
 
     trainer.register_op("batch_process", anneal)
@@ -222,6 +229,7 @@ def play(
     """As many steps as an episode has at most, in every environment: ``[E, T]``."""
     if algorithm.system is not None:
         algorithm.system.add_memory(env)
+    carry(env, algorithm.memories)
     with set_exploration_type(mode):
         batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
     return batch.reshape(-1, config.task.max_steps)
@@ -274,6 +282,9 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     logger = Loggers(folder)
     watch = Watch(algorithm, config)
     trainer = make_trainer(whole, algorithm, env, watch, logger, folder, learners)
+    if config.task.suite == "partners":
+        held_out = HeldOut(config, algorithm, make_env, play)
+        trainer.register_op("pre_steps_log", learners.shared(held_out))
     if source is None:
         trainer.save_trainer(force_save=True)
     else:

@@ -79,6 +79,15 @@ def test_pettingzoo_trains_every_group(memory, capsys):
     assert "moa_agent_adversary 1." in line  # about log 5, nats
 
 
+def test_ad_hoc_teamwork_finds_out_who_the_partner_is(capsys):
+    sizes = ["--batches=4", "--num-envs=64", "--steps=20"]
+    returns, known = run("05_ad_hoc_teamwork.py", *sizes)
+    assert len(returns) == len(known) == 4
+    assert all(map(math.isfinite, returns))
+    assert known[-1] > 0.7  # 1/4 by chance
+    assert capsys.readouterr().out.count("loss_moa_agent") == 4
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_is_short_says_how_to_run_it_and_is_run_here(path):
     source = path.read_text()

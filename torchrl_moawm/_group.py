@@ -198,14 +198,20 @@ def make_group_system(
     latent_dim: int,
     settings: Mapping[str, Any],
     *,
+    privileged: Mapping[str, Team],
+    reconstruct: Literal["own", "privileged"],
     num_cells: Sequence[int],
     recurrent: bool,
     moa_head: Literal["slots", "pairwise"],
     shared_value: bool,
 ) -> GroupSystem:
     """The default networks of a group that is among the teams."""
+    check_option("reconstruct", reconstruct, ("own", "privileged"))
+    if reconstruct == "privileged" and not privileged:
+        raise ValueError("There is no privileged group that the student could reconstruct.")
     team = teams[group]
     others = [other for name, other in teams.items() if name != group]
+    unseen = list(privileged.values())
     common: dict[str, Any] = {"group": group, "num_cells": num_cells}
     seen: dict[str, Any] = {"n_agents": team.n_agents, "obs_dim": team.obs_dim, **common}
     did: dict[str, Any] = {"action_dim": team.action_dim, "n_actions": team.n_actions}
@@ -216,14 +222,23 @@ def make_group_system(
         "actor": actor,
         "critic": make_critic(other_groups=others, shared_value=shared_value, **z, **seen),
         "world_model": make_world_model(**everybody),
-        "student": make_student(recurrent=recurrent, **z, **everybody),
-        "teacher": make_teacher(**z, **everybody),
+        "student": make_student(
+            recurrent=recurrent,
+            reconstruct_groups=unseen if reconstruct == "privileged" else (),
+            **z,
+            **everybody,
+        ),
+        "teacher": make_teacher(**{**z, **everybody, "other_groups": [*others, *unseen]}),
     }
     moa = {
         target: make_moa_network(
-            target_group=target, head=moa_head, recurrent=recurrent, **everybody
+            target_group=target,
+            unseen_groups=unseen,
+            head="slots" if target in privileged else moa_head,
+            recurrent=recurrent,
+            **everybody,
         ).to(env.device)
-        for target in (group, *(name for name in teams if name != group))
+        for target in (group, *(name for name in teams if name != group), *privileged)
     }
     parts = {name: part.to(env.device) for name, part in parts.items()}
     if (group, "done") in env.done_keys:  # each agent ends by itself

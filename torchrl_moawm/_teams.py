@@ -16,18 +16,33 @@ def groups_of(env: EnvBase) -> list[str]:
     return list(dict.fromkeys(key[0] for key in env.action_keys if isinstance(key, tuple)))
 
 
-def read_team(env: EnvBase, group: str) -> Team:
+def read_team(env: EnvBase, group: str, *, privileged: bool = False) -> Team:
     """Number and sizes of a group.
+
+    Args:
+        env: The environment.
+        group: The group.
+
+    Keyword Args:
+        privileged: Whether the group is not acted for: its action is written by the environment,
+            among the observations, as :class:`~torchrl_moawm.transforms.PartnerPool` does.
 
     Raises:
         ValueError: The group is unknown, an entry is missing (``PreviousStep`` writes two of
             them), its agents differ in shape, or observations or actions are of a kind that the
-            default networks cannot read. The message names group and key.
+            default networks cannot read. The message names group and key. Or a privileged group is
+            one that acts.
     """
-    if group not in groups_of(env):
+    if privileged and group in groups_of(env):
+        raise ValueError(
+            f"The group {group!r} acts, so it cannot be privileged: let the environment play it, "
+            "with PartnerPool."
+        )
+    if not privileged and group not in groups_of(env):
         raise ValueError(f"Unknown group {group!r}; the environment has {groups_of(env)}.")
-    observation = _one_shape(env.full_observation_spec, group, "observation")
-    if (group, "previous_observation") not in env.full_observation_spec.keys(True, True):
+    specs = env.full_observation_spec
+    observation = _one_shape(specs, group, "observation")
+    if not privileged and (group, "previous_observation") not in specs.keys(True, True):
         raise ValueError(
             f"The environment writes no {(group, 'previous_observation')}: append PreviousStep() "
             "to it, or make it with make_vmas_env() or make_pettingzoo_env()."
@@ -44,13 +59,18 @@ def read_team(env: EnvBase, group: str) -> Team:
             f"dimensions; {(group, 'observation')} has {list(shape)}. Flatten it with a transform, "
             "or bring your own networks."
         )
-    settings = actor_settings(env, group)
+    settings = actor_settings(env, group, specs if privileged else None)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
     return Team(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
 
 
-def actor_settings(env: EnvBase, group: str) -> dict[str, Any]:
+def actor_settings(env: EnvBase, group: str, specs: Any = None) -> dict[str, Any]:
     """What ``make_actor`` needs beside the observation.
+
+    Args:
+        env: The environment.
+        group: The group.
+        specs: Where the action is found; the environment's action spec by default.
 
     Returns:
         ``action_dim``, ``n_actions``, ``one_hot``, ``masked``, ``low`` and ``high``.
@@ -59,7 +79,7 @@ def actor_settings(env: EnvBase, group: str) -> dict[str, Any]:
         ValueError: The actions are of a kind the default networks cannot serve, or their agents
             differ in shape.
     """
-    spec = _one_shape(env.full_action_spec, group, "action")
+    spec = _one_shape(env.full_action_spec if specs is None else specs, group, "action")
     settings = {"n_actions": None, "one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
     if type(spec) in (OneHot, Categorical):  # their subclasses hold several choices
         n = int(spec.space.n)

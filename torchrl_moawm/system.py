@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torchrl.envs import Compose, EnvBase, InitTracker, TransformedEnv
+from torchrl.envs import EnvBase
 
 from torchrl_moawm._group import PARTS, GroupSystem, make_group_system
 from torchrl_moawm._teams import groups_of, read_team
+from torchrl_moawm.modules.memory import carry
 from torchrl_moawm.objectives import LossSum
 
 __all__ = ["MOAWM", "PARTS", "GroupSystem"]
@@ -91,6 +92,8 @@ class MOAWM:
         env: EnvBase,
         *,
         group: str | None = None,
+        privileged: Sequence[str] = (),
+        reconstruct: Literal["own", "privileged"] = "own",
         latent_dim: int = 16,
         num_cells: Sequence[int] = (128, 128),
         recurrent: bool = False,
@@ -108,6 +111,14 @@ class MOAWM:
         Keyword Args:
             group: The only group to be served; ``None`` serves every group. Whoever acts for the
                 others is then up to you, and nothing of them is read.
+            privileged: Groups that nobody here acts for, such as those that
+                :class:`~torchrl_moawm.transforms.PartnerPool` plays, and that may be known in
+                training only: the teacher reads their observations and actions, and the models of
+                the others predict their actions. Student, actor, critic, world model and the inputs
+                of the models of the others see nothing of them.
+            reconstruct: What the student's decoder reconstructs: ``"own"``, the agent's own
+                observation, or ``"privileged"``, the observations and actions of the privileged
+                groups, as LIAM does. The encoder sees the same in both.
             latent_dim: Dimensions of z.
             num_cells: Widths of the hidden layers of every network; the last one is also the size
                 of a hidden state.
@@ -130,6 +141,8 @@ class MOAWM:
         names = groups_of(env) if group is None else [group]
         teams = {name: read_team(env, name) for name in names}
         networks: dict[str, Any] = {
+            "privileged": {name: read_team(env, name, privileged=True) for name in privileged},
+            "reconstruct": reconstruct,
             "num_cells": num_cells,
             "recurrent": recurrent,
             "moa_head": moa_head,
@@ -157,19 +170,7 @@ class MOAWM:
         Raises:
             TypeError: It is no ``TransformedEnv``.
         """
-        there = env.full_observation_spec.keys(True, True)
-        memories = [m for system in self.groups.values() for m in system.memories]
-        missing = [memory for memory in memories if memory.state_key not in there]
-        if missing and not isinstance(env, TransformedEnv):
-            raise TypeError(
-                f"Expected a TransformedEnv to append the hidden states to, got "
-                f"{type(env).__name__}: wrap it, TransformedEnv(env)."
-            )
-        if missing and "is_init" not in there:
-            env.append_transform(InitTracker())
-        if missing:
-            env.append_transform(Compose(*(m.make_tensordict_primer() for m in missing)))
-        return env
+        return carry(env, [m for system in self.groups.values() for m in system.memories])
 
     @cached_property
     def policy(self) -> TensorDictSequential:

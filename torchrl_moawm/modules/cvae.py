@@ -147,6 +147,23 @@ class TeacherEncoder(nn.Module):
         return torch.cat([own, *to_each(*features)], -1)
 
 
+class GroupsFeatures(nn.Module):
+    """What the agents of some groups see and do, (o_t, a_t), for each agent of another."""
+
+    def __init__(self, groups: Sequence[Team]) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.features = sum(g.n_agents * (g.n_features + g.action_dim) for g in groups)
+
+    def forward(self, latent: Tensor, *entries: Tensor) -> Tensor:
+        """``[*B, N, Z]``, and observation and action of every group -> ``[*B, N, D]``."""
+        theirs = []
+        for group, seen, action in zip(self.groups, entries[::2], entries[1::2], strict=True):
+            flat = group.flat(seen)
+            theirs.append(torch.cat([flat, group.action_features(action, flat)], -1))
+        return torch.cat(to_each(latent, *theirs), -1)
+
+
 class NoOthers(nn.Module):
     """The decoder of a teacher of one agent: there is nobody to reconstruct."""
 
@@ -167,6 +184,7 @@ def make_student(
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
     recurrent: bool = False,
+    reconstruct_groups: Sequence[Team] = (),
 ) -> TensorDictSequential:
     """The student: encoder, sampler, decoder.
 
@@ -183,10 +201,14 @@ def make_student(
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the posterior's standard deviation.
         recurrent: Whether the encoder also reads an ``AgentGRU`` over all earlier steps.
+        reconstruct_groups: Groups whose (o_t, a_t) is x_t, what is reconstructed, in place of the
+            agent's own o_t. It is read behind the sampler, by the loss alone: the encoder, which
+            acts, does not see it.
 
     Returns:
         Three modules that write ``latent_loc``, ``latent_scale``, ``feature`` - ``latent`` -
-        ``reconstruction``; where recurrent, a module before them writes ``student_memory``.
+        ``reconstruction``; where recurrent, a module before them writes ``student_memory``, and
+        with ``reconstruct_groups`` one behind the sampler writes ``feature``.
     """
     team = Team(group, n_agents, obs_dim, action_dim, n_actions)
     features = StudentFeatures(team, other_groups)
@@ -204,18 +226,26 @@ def make_student(
         memory, in_keys = [gru], [*in_keys, gru.out_keys[0]]
     memory_dim = num_cells[-1] if recurrent else 0
     encoder = StudentEncoder(team, features, memory_dim, latent_dim, num_cells, min_scale)
-    out_names = ("latent_loc", "latent_scale", "feature")
+    out_keys: list[NestedKey] = [(group, n) for n in ("latent_loc", "latent_scale", "feature")]
+    target, target_dim = [], team.n_features
+    if reconstruct_groups:
+        theirs = GroupsFeatures(reconstruct_groups)
+        keys = [(g.group, name) for g in reconstruct_groups for name in ("observation", "action")]
+        target = [TensorDictModule(theirs, [(group, "latent"), *keys], out_keys[-1:])]
+        target_dim = theirs.features
+        out_keys[-1] = "_"  # what the agent sees is not what is reconstructed
     return TensorDictSequential(
         *memory,
-        TensorDictModule(encoder, in_keys, [(group, n) for n in out_names]),
+        TensorDictModule(encoder, in_keys, out_keys),
         GaussianSampler(
             (group, "latent_loc"),
             (group, "latent_scale"),
             (group, "latent"),
             (group, "latent_noise"),
         ),
+        *target,
         TensorDictModule(
-            make_mlp(latent_dim, team.n_features, num_cells),
+            make_mlp(latent_dim, target_dim, num_cells),
             [(group, "latent")],
             [(group, "reconstruction")],
         ),

@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.data import Composite, Unbounded
-from torchrl.envs import TensorDictPrimer
+from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, TransformedEnv
 from torchrl.modules.tensordict_module import recurrent_mode
 
 from torchrl_moawm._checks import check_same_shape
@@ -125,3 +125,23 @@ class AgentGRU(TensorDictModuleBase):
         name = self.state_key[-1]
         primers = Composite({self.group: Composite({name: spec}, shape=(n_agents,))})
         return TensorDictPrimer(primers, reset_key="_reset", expand_specs=True)
+
+
+def carry(env: EnvBase, memories: Sequence[AgentGRU]) -> EnvBase:
+    """Appends to an environment what carries the states of memories, where it is not there yet.
+
+    Raises:
+        TypeError: It is no ``TransformedEnv``.
+    """
+    there = env.full_observation_spec.keys(True, True)
+    missing = [memory for memory in memories if memory.state_key not in there]
+    if missing and not isinstance(env, TransformedEnv):
+        raise TypeError(
+            f"Expected a TransformedEnv to append the hidden states to, got "
+            f"{type(env).__name__}: wrap it, TransformedEnv(env)."
+        )
+    if missing and "is_init" not in there:
+        env.append_transform(InitTracker())
+    if missing:
+        env.append_transform(Compose(*(m.make_tensordict_primer() for m in missing)))
+    return env

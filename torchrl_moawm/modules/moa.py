@@ -34,10 +34,12 @@ class MOANet(nn.Module):
         team: The observers.
         other_groups: Groups whose previous actions are read as well.
         target: Which of all groups is predicted: 0 the observers' own (without the observer), 1 the
-            first of the other groups, ...
+            first of the other groups, ..., then the unseen ones, whose previous actions are not
+            read, so that nothing is added to their slots.
         memory_dim: Features of a memory, the last argument of ``forward``; 0 where there is none.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation.
+        unseen_groups: Groups that are predicted without being seen.
     """
 
     def __init__(
@@ -48,16 +50,19 @@ class MOANet(nn.Module):
         memory_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
+        unseen_groups: Sequence[Team] = (),
     ) -> None:
         super().__init__()
         self.previous = PreviousStepFeatures(team, other_groups)
         self.target = target
         self.n_entries = len(self.previous.in_keys)
-        aim = self.previous.teams[target]
+        self.aim = aim = [*self.previous.teams, *unseen_groups][target]
+        self.seen = target < len(self.previous.teams)
         self.action_dim = aim.action_dim
         self.n_others = aim.n_agents if target else aim.n_agents - 1
         self.outputs = aim.action_dim if aim.n_actions is not None else 2 * aim.action_dim
-        self.persistence = nn.Parameter(torch.zeros(aim.action_dim))
+        if self.seen:
+            self.persistence = nn.Parameter(torch.zeros(aim.action_dim))
         self.head = GaussianHead(min_scale) if aim.n_actions is None else nn.Identity()
         self._build(memory_dim, num_cells)
 
@@ -69,8 +74,11 @@ class MOANet(nn.Module):
         """``[*B, N, M, A]`` logits, or mean and standard deviation ``[*B, N, M, D]``."""
         seen = self.previous.eye(entries[0], "previous_observation")
         acted = self.previous.acted(seen, *entries[1 : self.n_entries])
+        seen = torch.cat([seen, *entries[self.n_entries :]], -1)
+        if not self.seen:
+            return self.head(self._slots(seen, acted, seen))
         theirs = self._pairs(acted[self.target], seen.shape[-2])
-        slots = self._slots(torch.cat([seen, *entries[self.n_entries :]], -1), acted, theirs)
+        slots = self._slots(seen, acted, theirs)
         again, rest = slots[..., : self.action_dim], slots[..., self.action_dim :]
         did = theirs[..., : self.action_dim]
         return self.head(torch.cat([again + self.persistence * did, rest], -1))
@@ -125,6 +133,7 @@ def make_moa_network(
     group: NestedKey = "agents",
     other_groups: Sequence[Team] = (),
     target_group: NestedKey | None = None,
+    unseen_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.05,
     head: Literal["slots", "pairwise"] = "slots",
@@ -143,7 +152,8 @@ def make_moa_network(
         group: The observers.
         other_groups: Groups whose previous actions it reads as well.
         target_group: Whose actions are predicted: ``None`` for the observers' own group, or one of
-            ``other_groups``.
+            ``other_groups`` or ``unseen_groups``.
+        unseen_groups: Groups whose previous actions it does not read, but may have to predict.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation, in the unit of the action.
         head: ``"slots"`` has outputs of their own for each other agent: it costs least, tells
@@ -157,14 +167,17 @@ def make_moa_network(
         ``[*B, N, M, D]``; with ``_<target_group>`` behind their names where that is another group.
 
     Raises:
-        ValueError: The head is unknown, or ``target_group`` is none of the groups.
+        ValueError: The head is unknown, or ``target_group`` is none of the groups, or it is unseen
+            and the head ``"pairwise"``, which reads what the other did.
     """
     check_option("head", head, ("slots", "pairwise"))
     team = Team(group, n_agents, obs_dim, action_dim, n_actions)
-    groups = [team.group, *(other.group for other in other_groups)]
+    groups = [team.group, *(other.group for other in (*other_groups, *unseen_groups))]
     if target_group is not None and target_group not in groups:
         raise ValueError(f"Unknown target_group {target_group!r}; there are {groups}.")
     target = 0 if target_group is None else groups.index(target_group)
+    if target > len(other_groups) and head == "pairwise":
+        raise ValueError(f"head 'pairwise' reads what {target_group!r} did, which is unseen.")
     suffix = f"_{target_group}" if target else ""
     features = PreviousStepFeatures(team, other_groups)
     in_keys: list[NestedKey] = list(features.in_keys)
@@ -181,8 +194,8 @@ def make_moa_network(
         memory, in_keys = [gru], [*in_keys, gru.out_keys[0]]
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
-    net = make(team, other_groups, target, memory_dim, num_cells, min_scale)
-    discrete = net.previous.teams[target].n_actions is not None
+    net = make(team, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups)
+    discrete = net.aim.n_actions is not None
     names = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
     module = TensorDictModule(net, in_keys, [(group, f"{name}{suffix}") for name in names])
     return TensorDictSequential(*memory, module) if memory else module

@@ -1,5 +1,6 @@
 """Environment transforms."""
 
+from torchrl_moawm.transforms.partner_pool import Partner, PartnerPool
 from torchrl_moawm.transforms.previous_step import PreviousStep
 
-__all__ = ["PreviousStep"]
+__all__ = ["Partner", "PartnerPool", "PreviousStep"]

@@ -1,0 +1,176 @@
+"""Partners never met before: some agents are played by whoever is drawn from a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import expand_as_right
+from torch import Tensor
+from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
+from torchrl.envs import Transform
+
+
+class Partner(NamedTuple):
+    """One who plays: a policy, and its type, which the learners have to find out."""
+
+    policy: Callable[[TensorDictBase], Tensor] | TensorDictModuleBase
+    """From a tensordict ``[*B]`` to the actions of the whole group ``[*B, N, ...]``; or a module
+    that writes ``(group, "action")``, which is not trained."""
+    type: int
+    """What matters to the learners, from 0. Several partners may be of one type."""
+
+
+class PartnerPool(Transform):
+    """Plays a group of agents by partners drawn from a pool, anew for every episode.
+
+    The group's action is no longer asked of the policy, and its reward is dropped: nobody here
+    learns from it. Every agent of the group, in every environment, draws its own partner, uniformly
+    and at every reset; exact under partial resets, for all state lies in the tensordict.
+
+    Entries of step t, all *privileged*: for a teacher or an oracle, not for those who play with
+    the partners (``MOAWM.from_env(env, privileged=(group,))`` keeps them apart).
+
+    - ``(group, "action")``: what the partners do at t; the environment reads it at its next step.
+    - ``(group, "observation")``: what they see, with their type behind it as one-hot features.
+    - ``(group, "type")``, ``(group, "member")``: int64 ``[*B, N]``, the latter by its place in the
+      pool.
+
+    Put it before ``PreviousStep``. To have named agents played, make them a group of their own,
+    with ``group_map`` of TorchRL's environment.
+
+    Args:
+        partners: The pool. A policy that stands in it several times is called once a step; it finds
+            ``(group, "type")`` and ``(group, "member")`` in what it is given, and there is no loop
+            over environments. It sees the group's observation as the environment gives it.
+
+    Keyword Args:
+        group: Whom they play.
+        n_types: Number of types; by default those of the pool. A pool that is held out needs the
+            number of the one that was trained with.
+        show_type: Whether the partners' observation ends with their type.
+        generator: Of the draws; ``None`` is torch's global one.
+
+    Raises:
+        ValueError: The pool is empty, or a type is not in ``0 .. n_types - 1``.
+
+    Example:
+        >>> from torchrl.envs import Compose, TransformedEnv, VmasEnv
+        >>> from torchrl_moawm.transforms import PreviousStep
+        >>> def left(tensordict):
+        ...     return tensordict["agent", "observation"].new_tensor([-1.0, 0.0]).expand(2, 1, 2)
+        >>> def right(tensordict):
+        ...     return -left(tensordict)
+        >>> pool = PartnerPool([Partner(left, 0), Partner(right, 1)], group="agent")
+        >>> env = VmasEnv("simple_tag", num_envs=2, seed=0)
+        >>> env = TransformedEnv(env, Compose(pool, PreviousStep()))
+        >>> env.action_keys
+        [('adversary', 'action')]
+        >>> batch = env.rollout(3)["agent"]
+        >>> bool((batch["action"][..., 0] == batch["type"] * 2 - 1).all())
+        True
+    """
+
+    def __init__(
+        self,
+        partners: Sequence[Partner],
+        *,
+        group: str = "partners",
+        n_types: int | None = None,
+        show_type: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        partners = [Partner(*each) for each in partners]
+        if not partners:
+            raise ValueError("Expected at least one partner, got an empty pool.")
+        types = [each.type for each in partners]
+        self.n_types = max(types) + 1 if n_types is None else n_types
+        if not 0 <= min(types) <= max(types) < self.n_types:
+            raise ValueError(f"Expected types in 0 .. {self.n_types - 1}, got {types}.")
+        self.partners = partners
+        self.group = group
+        self.show_type = show_type
+        self.generator = generator
+        # one column per policy, by identity: True for the members that it plays
+        self._policies = list({id(each.policy): each.policy for each in partners}.values())
+        plays = [[each.policy is policy for policy in self._policies] for each in partners]
+        self.register_buffer("_plays", torch.tensor(plays))
+        self.register_buffer("_types", torch.tensor(types))
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        member = tensordict.get((self.group, "member")).clone()
+        return self._fill(next_tensordict, member)
+
+    def _reset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        # drawn for all; TorchRL keeps what belongs to environments that are not reset
+        shape = self.container.full_observation_spec[self.group, "member"].shape
+        device = self._types.device
+        member = torch.randint(len(self.partners), shape, generator=self.generator, device=device)
+        return self._fill(tensordict_reset, member)
+
+    @torch.no_grad()
+    def _fill(self, tensordict: TensorDictBase, member: Tensor) -> TensorDictBase:
+        """Writes who they are, what they do, and what they see."""
+        group, kind = self.group, self._types[member]
+        if tensordict.get((group, "reward"), None) is not None:
+            del tensordict[group, "reward"]
+        tensordict.set((group, "member"), member)
+        tensordict.set((group, "type"), kind)
+        action = None
+        for policy, plays in zip(self._policies, self._plays.unbind(-1), strict=True):
+            theirs = self._action(policy, tensordict)
+            action = (
+                theirs
+                if action is None
+                else torch.where(expand_as_right(plays[member], theirs), theirs, action)
+            )
+        tensordict.set((group, "action"), action)
+        if self.show_type:
+            seen = tensordict.get((group, "observation"))
+            shown = torch.nn.functional.one_hot(kind, self.n_types).to(seen.dtype)
+            tensordict.set((group, "observation"), torch.cat([seen, shown], -1))
+        return tensordict
+
+    def _action(self, policy: Callable[[TensorDictBase], Tensor], at: TensorDictBase) -> Tensor:
+        if isinstance(policy, TensorDictModuleBase):
+            return policy(at.copy()).get((self.group, "action"))
+        return policy(at)
+
+    def transform_action_spec(self, action_spec: Composite) -> Composite:
+        """Without the group's action."""
+        return without(action_spec, self.group, "action")
+
+    def transform_reward_spec(self, reward_spec: Composite) -> Composite:
+        """Without the group's reward."""
+        return without(reward_spec, self.group, "reward")
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Declares what is written; a longer observation."""
+        group = self.group
+        action: TensorSpec = self.parent.full_action_spec[group, "action"]
+        seen: TensorSpec = observation_spec[group, "observation"]
+        team = seen.shape[: len(self.parent.batch_size) + 1]
+        for name, n in (("member", len(self.partners)), ("type", self.n_types)):
+            observation_spec[group, name] = Categorical(n, shape=team, device=seen.device)
+        observation_spec[group, "action"] = action.clone()
+        if self.show_type:
+            shape = (*seen.shape[:-1], seen.shape[-1] + self.n_types)
+            observation_spec[group, "observation"] = Unbounded(
+                shape, device=seen.device, dtype=seen.dtype
+            )
+        return observation_spec
+
+
+def without(spec: Composite, group: str, name: str) -> Composite:
+    """The spec without an entry, and without the group if nothing else is in it."""
+    if (group, name) in spec.keys(True, True):
+        del spec[group, name]
+        if not spec[group].keys():
+            del spec[group]
+    return spec
