@@ -82,7 +82,7 @@ def draw_lines(
         if along == "frames":
             axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=6, framealpha=0.5)
     figure.suptitle(title)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -119,7 +119,7 @@ def test_a_scenario_that_does_not_exist():
 
 
 def test_a_suite_that_does_not_exist():
-    with pytest.raises(ValueError, match="Unknown suite 'smac'; there are 'vmas' and 'pettingzoo'"):
+    with pytest.raises(ValueError, match="Unknown suite 'smac'; there are 'vmas', 'pettingzoo'"):
         make_env(configuration("task.suite=smac"), 1, 0)
 
 
