@@ -7,7 +7,8 @@ from tensordict.nn import dispatch
 
 from torchrl_moawm import MOALoss, WorldModelLoss
 from torchrl_moawm._contract import RULES
-from torchrl_moawm.objectives.entries import require
+from torchrl_moawm.objectives.batch import BatchView, GroupMasks
+from torchrl_moawm.objectives.masks import get_required
 
 
 class Altered(WorldModelLoss):
@@ -46,14 +47,14 @@ class AddsAnEntry(Altered):
 
 class OverwritesInPlace(Altered):
     def before(self, tensordict):
-        require(tensordict, self._key("reward"), "reward").mul_(2.0)
+        get_required(tensordict, self._key("reward"), "reward").mul_(2.0)
         return tensordict
 
 
 class ReplacesAnEntry(Altered):
     def before(self, tensordict):
         key = self._key("reward")
-        return tensordict.set(key, require(tensordict, key, "reward").clone())
+        return tensordict.set(key, get_required(tensordict, key, "reward").clone())
 
 
 class ForgetsAnOutKey(Logging):
@@ -78,7 +79,7 @@ class ReadsASecretEntry(Altered):
 
 class NeedsASecretEntry(Altered):
     def before(self, tensordict):
-        require(tensordict, ("agents", "latent"), "a secret")
+        get_required(tensordict, ("agents", "latent"), "a secret")
         return tensordict
 
 
@@ -102,13 +103,13 @@ class InKeysStay(Altered):
 class MissingIsZero(Altered):
     def before(self, tensordict):
         key = self._key("reward")
-        zero = torch.zeros_like(self._get(tensordict, "observation")[..., :1])
+        zero = torch.zeros_like(get_required(tensordict, self._key("observation"), "x")[..., :1])
         return tensordict.copy().set(key, tensordict.get(key, zero))
 
 
 class NamelessKeyError(Altered):
     def before(self, tensordict):
-        if tensordict.get(self._key("reward"), None) is None and "reward" not in self._named:
+        if tensordict.get(self._key("reward"), None) is None and "reward" not in self._keys.named:
             raise KeyError("Something is missing.")
         return tensordict
 
@@ -130,20 +131,20 @@ class RenamedIsAnAttributeError(Altered):
 
 
 class HardCodedKey(Altered):
-    def _get(self, tensordict, name):
-        fixed = ("next", "agents", "reward")
-        return tensordict[fixed] if name == "reward" else super()._get(tensordict, name)
+    def before(self, tensordict):
+        return tensordict.copy().set(self._key("reward"), tensordict["next", "agents", "reward"])
 
 
 class RenamingWeighsTwice(Altered):
     def after(self, outputs, tensordict):
-        weight = 2.0 if "reward" in self._named else 1.0
+        weight = 2.0 if "reward" in self._keys.named else 1.0
         return outputs.set("loss_reward", weight * outputs["loss_reward"])
 
 
 class NamedMaskMayBeAbsent(Altered):
-    def _get_optional(self, tensordict, name):
-        return tensordict.get(self._key(name), None)
+    def _read_keys(self):
+        super()._read_keys()
+        self._keys.named = frozenset()
 
 
 class ForgetsItsGroup(Altered):
@@ -188,9 +189,16 @@ class DividesByBatchSize(Altered):
         return {"none": total, "sum": total.sum(), "mean": total.mean()}[self.reduction]
 
 
+class Raw(BatchView):
+    """A view that zeroes nothing of what a network reads."""
+
+    def inputs(self, network):
+        return self.tensordict.select(*network.in_keys, strict=False)
+
+
 class MultipliesByMask(Altered):
-    def _inputs(self, tensordict, network):
-        return tensordict.select(*network.in_keys, strict=False)
+    def _view(self, tensordict):
+        return Raw(self._keys, tensordict, super()._view(tensordict).samples)
 
     def _reduce(self, loss, valid):
         weight = torch.ones_like(loss) if valid is None else right(valid, loss).to(loss)
@@ -202,18 +210,26 @@ class MultipliesByMask(Altered):
 class CleansOnlyTheLoss(Altered):
     """The value is right; the gradient behind a mask is NaN."""
 
-    def _inputs(self, tensordict, network):
-        return tensordict.select(*network.in_keys, strict=False)
+    def _view(self, tensordict):
+        return Raw(self._keys, tensordict, super()._view(tensordict).samples)
+
+
+class Forgetful(BatchView):
+    """A view that takes everybody to have acted at t-1."""
+
+    def masks(self, group):
+        masks = super().masks(group)
+        return GroupMasks(masks.there, masks.acts, self.samples, self.samples)
 
 
 class IgnoresPreviousMask(MOALoss):
-    def _previous_mask(self, tensordict):
-        return None
+    def _view(self, tensordict):
+        return Forgetful(self._keys, tensordict, super()._view(tensordict).samples)
 
 
 class IgnoresRowMask(Altered):
-    def _sample_mask(self, tensordict):
-        return None
+    def _view(self, tensordict):
+        return BatchView(self._keys, tensordict, None)
 
 
 class CountsTheDead(Altered):

@@ -13,7 +13,7 @@ from torchrl_moawm.objectives import (
     TeacherVAELoss,
     WorldModelLoss,
 )
-from torchrl_moawm.objectives.parallel import set_data_parallel
+from torchrl_moawm.objectives.data_parallel import set_data_parallel
 from torchrl_moawm.system import MOAWM
 from torchrl_moawm.transforms import PreviousStep
 

@@ -248,15 +248,20 @@ def test_nan_of_the_dead_changes_neither_value_nor_gradient(name, action_type, g
     assert_close(gradients(loss, bad), gradients(loss, batch))
 
 
-def test_entries_of_the_previous_step_stand_behind_both_masks(generator):
-    """An agent that acted at t-1 and is dead at t: what stands in its row changes nothing."""
+def test_what_another_did_at_the_previous_step_stands_behind_its_previous_mask_alone(generator):
+    """An agent that acted at t-1 and does not at t: the others saw it, and read it."""
     batch, loss = batch64((9,), generator=generator), make_cvae(reduction="none").double()
     batch["agents", "previous_mask"][:] = True
     batch["agents", "mask"] = torch.tensor([True, True, False]).expand(9, 3).clone()
     expected = loss(batch)["loss_kl"]
-    for name in ("previous_observation", "previous_action"):
-        entry = batch["agents", name]
-        entry[:, 2] = torch.nan if entry.dtype.is_floating_point else 1
+    batch["agents", "previous_action"][:, 2] += 1
+    batch["agents", "previous_action"][:, 2] %= 4
+    assert (loss(batch)["loss_kl"] != expected)[:, :2].all()
+    assert torch.equal(loss(batch)["loss_kl"][:, 2], expected[:, 2])  # it is not there
+    batch["agents", "previous_mask"][:, 2] = False
+    expected = loss(batch)["loss_kl"]
+    batch["agents", "previous_action"][:, 2] = 1
+    batch["agents", "previous_observation"][:, 2] = torch.nan
     assert_close(loss(batch)["loss_kl"], expected, rtol=0, atol=0)
 
 

@@ -196,14 +196,14 @@ def moa(kind):
 
 
 def pair_by_pair(network, batch, kind):
-    """-log p of what j does, of every pair of whom i has acted before and both act."""
+    """-log p of what j does, of every pair of whom i has acted before and j acts."""
     agents, found, hits = batch["agents"], [], []
     for index in torch.cartesian_prod(*map(torch.arange, batch.shape)).tolist():
         one = agents[tuple(index)]
         for i in range(N):
             out = network.module(one["previous_observation"][i])
             for slot, j in enumerate(j for j in range(N) if j != i):
-                if one["mask"][i] and one["previous_mask"][i] and one["mask"][j]:
+                if one["previous_mask"][i] and one["mask"][j]:
                     if kind == "categorical":
                         dist = Categorical(logits=out[slot])
                         hits.append(float(out[slot].argmax() == one["action"][j]))
@@ -273,10 +273,9 @@ def overwritten(batch, bad):
     for group in ("agents", "foes"):
         alive, before = batch[group, "mask"], batch[group, "previous_mask"]
         for name, entry in batch[group].items():
-            if name == "mask" or name == "action_mask":
+            if name in ("mask", "action_mask", "previous_mask"):
                 continue
-            keep = alive & before if name.startswith("previous_") else alive
-            out[group, name] = spoil(entry, alive if name == "previous_mask" else keep)
+            out[group, name] = spoil(entry, before if name.startswith("previous_") else alive)
             if bad is not None and entry.is_floating_point():
                 out[group, name] = out[group, name].nan_to_num(nan=bad)
         for name, entry in batch["next", group].items():
@@ -330,8 +329,8 @@ def lives(normal):
     def team(**entries):
         return TensorDict(entries, [2, 6, N])
 
-    nobody = torch.zeros_like(done)
-    now = team(observation=normal(2, 6, N, OBS), mask=mask, done=nobody, terminated=nobody.clone())
+    before = torch.cat([torch.zeros_like(done[:, :1]), done[:, :-1]], 1)  # as step_mdp carries it
+    now = team(observation=normal(2, 6, N, OBS), mask=mask, done=before, terminated=before.clone())
     after = team(
         observation=normal(2, 6, N, OBS),
         reward=normal(2, 6, N, 1),

@@ -73,13 +73,13 @@ def assert_hidden(loss, batch, key, keep):
 
 
 @pytest.mark.parametrize("mask", ["mask", "previous_mask"])
-def test_an_entry_of_another_group_stands_behind_its_own_masks(mask, generator):
-    """Of t-1, behind that of t and that of t-1."""
+def test_an_entry_of_another_group_stands_behind_its_own_mask(mask, generator):
+    """What it saw at t behind who is there, what it saw at t-1 behind that of t-1 alone."""
     batch = batch64((6,), generator=generator)
     batch.update(batch64((6,), n_agents=2, group="foes", generator=generator))
     batch["foes", "mask"][:], batch["foes", "previous_mask"][:] = True, True
     batch["foes", mask] = torch.rand(6, 2, generator=generator) < 0.5
-    key = ("foes", "previous_observation")
+    key = ("foes", "observation" if mask == "mask" else "previous_observation")
     network = TensorDictModule(Beside(), [("agents", "observation"), key], [VALUE])
     assert_hidden(ClipPPOValueLoss(network).double(), batch, key, batch["foes", mask])
 
@@ -119,7 +119,8 @@ def test_every_loss_mask_counts_and_may_have_trailing_ones(trailing, generator):
 def test_a_mask_that_a_network_reads_is_required():
     loss, key = make_moa(), ("agents", "previous_mask")
     assert key in loss.moa_network.in_keys
-    assert set(loss.optional_keys) == {("agents", "mask"), ("agents", "action_mask")}
+    names = ("mask", "alive", "done", "previous_alive", "action_mask")
+    assert set(loss.optional_keys) == {("agents", name) for name in names}
     with pytest.raises(KeyError, match="previous_mask"):
         loss(make_batch((4,)).exclude(key))
 

@@ -78,12 +78,13 @@ def pair_losses(loss, batch):
 
 def valid_pairs(batch):
     agents = valid_agents(batch)
+    rows = valid_agents(batch.exclude(("agents", "mask")))
     valid = torch.zeros(*batch.batch_size, N, N - 1, dtype=torch.bool)
     for b in range(len(batch)):
         for i in range(N):
             for m, j in enumerate(j for j in range(N) if j != i):
                 acted = batch["agents", "previous_mask"][b, i]
-                valid[b, i, m] = agents[b, i] and agents[b, j] and acted
+                valid[b, i, m] = rows[b, i] and agents[b, j] and acted
     return valid
 
 
@@ -189,7 +190,7 @@ def watching(network, **settings):
 def test_of_another_group_counts_pairs_that_live(two_groups):
     loss = watching(Logits(2), reduction="none")
     logits = loss.moa_network(two_groups.clone())["agents", "moa_logits_foes"]
-    me = two_groups["agents", "mask"] & two_groups["agents", "previous_mask"]
+    me = two_groups["agents", "previous_mask"]  # it watched at t-1, whatever became of it
     expected = torch.zeros(9, N, 2, dtype=torch.float64)
     for i in range(N):
         for j in range(2):

@@ -129,6 +129,9 @@ def test_optional_entries_stand_last():
     total = LossSum({"value": make_value(), "moawm": make_moawm()})
     optional = [
         ("agents", "mask"),
+        ("agents", "alive"),
+        ("agents", "done"),
+        ("agents", "previous_alive"),
         ("agents", "action_mask"),
         ("agents", "latent_noise"),
         ("next", "agents", "observation_mask"),

@@ -331,17 +331,16 @@ def test_the_default_estimator_has_the_usual_discounts(generator):
 
 
 def test_estimator_reads_no_nan_behind_the_masks(generator):
+    """Under next nobody is there who was not there before, or whose episode is terminated."""
     batch = make_batch((4, 6), dead_fraction=0.3, generator=generator)
     batch["next", "agents", "mask"] &= batch["agents", "mask"]  # no one rises from the dead
-    for name in ("observation", "previous_observation"):
-        entry = batch["next", "agents", name]
-        batch["next", "agents", name] = torch.where(
-            batch["next", "agents", "mask"].unsqueeze(-1), entry, 0.0
-        )
+    died = (batch["agents", "mask"] & ~batch["next", "agents", "mask"]).unsqueeze(-1)
+    assert died.any()
+    for name in ("done", "terminated"):
+        batch["next", "agents", name] = died | batch["next", name].unsqueeze(-2)
+    there = batch["agents", "mask"] & ~batch["next", "agents", "terminated"].squeeze(-1)
     loss, bad = make_value().make_value_estimator(), poisoned(batch)
-    bad["next", "agents", "observation"] = spoil(
-        bad["next", "agents", "observation"], bad["next", "agents", "mask"]
-    )
+    bad["next", "agents", "observation"] = spoil(bad["next", "agents", "observation"], there)
     loss.value_estimator(batch)
     loss.value_estimator(bad)
     for name in ("advantage", "value_target", "state_value"):

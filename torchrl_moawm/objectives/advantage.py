@@ -5,24 +5,68 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.nn import dispatch
+from torch import Tensor
+from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
-from torchrl_moawm.objectives.entries import clean, require
+from torchrl_moawm._checks import check_shape
+from torchrl_moawm.functional import normalized_advantage
+from torchrl_moawm.objectives.batch import BatchView
+from torchrl_moawm.objectives.masks import (
+    broadcast_mask,
+    get_required,
+    mask_and,
+    mask_and_detach,
+)
+
+TRAJECTORY = ("collector", "traj_ids")
 
 
 class LatentGAE(MultiAgentGAE):
-    """Multi-agent GAE with z_{t+1} filled in, and nothing read from behind a mask.
+    """Multi-agent GAE with z_{t+1} filled in, and nothing read that is not real.
+
+    For each agent by itself, over the steps at which it is there (see
+    :class:`~torchrl_moawm.objectives.batch.BatchView`):
+
+    ``delta_t = r_{t+1} + gamma (1 - terminated_{t+1}) V(s_{t+1}, z_{t+1}) - V(s_t, z_t)``
+    ``A_t = delta_t + gamma lambda (1 - ends_t) A_{t+1}``, the target is ``A_t + V(s_t, z_t)``
+
+    ``ends`` is the agent's done or the environment's, and the last step of what was collected: in
+    front of padding, of another trajectory (``("collector", "traj_ids")``), or of a step at which
+    the agent is not there. An agent that waits for its turn goes on earning.
 
     Beside TorchRL's ``MultiAgentGAE``: that one fails with a critic that reads a latent (no
-    collector writes it under ``next``), and a NaN of a dead agent reaches the others through a
-    centralised critic.
+    collector writes it under ``next``), lets padding into the advantage of a trajectory that the
+    batch has cut, and a NaN of a dead agent reaches the others through a centralised critic.
+
+    References:
+        Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage
+        Estimation", 2016.
     """
 
     def __init__(self, loss: Any, **settings: Any) -> None:
-        super().__init__(value_network=None, **settings)  # the values are written before it runs
         self.__dict__["loss"] = loss
+        self.__dict__["_acts"] = None
+        super().__init__(value_network=None, **settings)  # the values are written before it runs
 
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries read: of step t, of t+1, then the optional masks."""
+        loss = self.loss
+        if "critic_network" not in loss._modules:
+            return []
+        encoder = [] if loss.latent_network is None else loss.latent_network.in_keys
+        now = list(map(unravel_key, loss.critic_network.in_keys))
+        filled = [loss._key("latent")] if loss.latent_network is not None else []
+        after = [key for key in (*now, *map(unravel_key, encoder)) if key not in filled]
+        after += [loss._key(name) for name in ("reward", "done", "terminated")]
+        masks = [key for key in loss._masks() if key not in now]
+        keys = [*now, *(("next", key) for key in after), *masks, *(("next", key) for key in masks)]
+        return list(dict.fromkeys(map(unravel_key, keys)))
+
+    @dispatch(auto_batch_size=False)
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase, **keywords: Any) -> TensorDictBase:
         """Writes the advantage, the value target and V_old into the tensordict.
@@ -36,29 +80,95 @@ class LatentGAE(MultiAgentGAE):
                 f"Expected a batch dimension named 'time', got {tensordict.names}: the advantage "
                 "needs time, give it the batch before it is flattened."
             )
-        value, reward = loss._key("value"), unravel_key(("next", loss._key("reward")))
         work = tensordict.copy()
-        earned = require(work, reward, type(loss).__name__)
-        work.set(value, loss._value(work))
-        mask = None
-        if earned.ndim == work.get(value).ndim:  # else the team's, in front of no agent's mask
-            mask = loss._agent_mask(work)
-        work.set(reward, clean(reward, earned, mask))
-        following = work.get("next")
-        groups = {key[0] for key in loss.critic_network.in_keys if isinstance(key, tuple)}
-        masks = [loss._key("mask"), *((group, "mask") for group in sorted(groups))]
-        for key in (*loss._loss_mask_keys(), *masks):  # of the root, where next has none
-            if following.get(key, None) is None and work.get(key, None) is not None:
-                following.set(key, work.get(key))
+        view = loss._view(work)
+        after = BatchView(loss._keys, get_next(work), view.samples, before=view)
+        key = loss._key("value")
+        with set_recurrent_mode(False):  # one step from the stored state, not over ``next``
+            value = loss._value(view)
+            self._fill_latent(after)
+            next_value = loss._value(after)
+        if not work.batch_dims:  # called with keywords
+            work.batch_size = value.shape[:-2]
+        work.set(key, value)
+        work.set(("next", key), next_value)
+        time_dim = self._get_time_dim(keywords.get("time_dim"), work)
+        self._set_signals(work, view, after, value, time_dim)
+        self.__dict__["_acts"] = view.acts
+        super().forward(work, **keywords)
+        for key in (key, loss._key("advantage"), loss._key("value_target")):
+            tensordict.set(key, work.get(key))
+        return tensordict
+
+    def _fill_latent(self, after: BatchView) -> None:
+        """Writes z_{t+1}, the mean of the student's posterior."""
+        loss, following = self.loss, after.tensordict
         if loss.latent_network is not None:
-            encoded = loss.latent_network(loss._inputs(following, loss.latent_network, ("next",)))
-            loc = require(encoded, loss._key("latent_loc"), "latent_network")
+            encoded = loss.latent_network(after.inputs(loss.latent_network))
+            loc = get_required(encoded, loss._key("latent_loc"), "latent_network")
             following.set(loss._key("latent"), loc)
         elif loss._key("latent") in loss.critic_network.in_keys:
             role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
-            require(following, loss._key("latent"), role)
-        following.set(value, loss._value(following, ("next",)))
-        super().forward(work, **keywords)
-        for key in (value, loss._key("advantage"), loss._key("value_target")):
-            tensordict.set(key, work.get(key))
-        return tensordict
+            get_required(following, loss._key("latent"), role)
+
+    def _set_signals(
+        self, work: TensorDictBase, view: BatchView, after: BatchView, value: Tensor, time_dim: int
+    ) -> None:
+        """Writes reward, done and terminated as GAE has to read them, for each agent."""
+        loss, there = self.loss, view.there
+        key = unravel_key(("next", loss._key("reward")))
+        reward = get_required(work, key, type(loss).__name__)
+        if reward.ndim == value.ndim - 1:
+            reward = reward.unsqueeze(-2).expand(value.shape)
+        check_shape(f"{key!r}", reward, value.shape, "one per agent, as the value, or one for all")
+        work.set(key, mask_and_detach(key, reward, there))
+        done, terminated = self._flag(after, "done"), self._flag(after, "terminated")
+        root = after.tensordict.get("done", None)
+        if root is not None and root.ndim < done.ndim:  # the environment ends for everybody
+            done = done | root.unsqueeze(-2)
+        for ends in (last_steps(there, time_dim), seams(work.get(TRAJECTORY, None), time_dim)):
+            if ends is not None:
+                done = (done if done.ndim == value.ndim else done.unsqueeze(-2)).expand(value.shape)
+                done = done | broadcast_mask(ends, value.shape, "the value")
+        work.set(("next", loss._key("done")), done)
+        work.set(("next", loss._key("terminated")), terminated)
+
+    def _flag(self, after: BatchView, name: str) -> Tensor:
+        """A flag by the name the loss has for it; the agents' own where they have one."""
+        key, own = self.loss._key(name), (*self.loss._keys.group, name)
+        if name not in self.loss._keys.named and after.tensordict.get(own, None) is not None:
+            key = own
+        return get_required(after.tensordict, key, f"{type(self.loss).__name__} ({name}, in next)")
+
+    def _normalize_advantage(
+        self, adv: Tensor, valid: Tensor | None = None, groups: Tensor | None = None
+    ) -> Tensor:
+        """With ``average_gae``: over those who act."""
+        acts = mask_and(self._acts, None if valid is None else valid.squeeze(-1))
+        if groups is not None or acts is None:
+            return super()._normalize_advantage(adv, acts, groups)
+        return normalized_advantage(adv, broadcast_mask(acts, adv.shape, "the advantage"))
+
+
+def get_next(tensordict: TensorDictBase) -> TensorDictBase:
+    """The entries of t+1."""
+    after: Any = get_required(tensordict, "next", "The advantage")
+    return after
+
+
+def last_steps(there: Tensor | None, time_dim: int) -> Tensor | None:
+    """True where an agent is not there, or will not be at the next step of the batch."""
+    if there is None:
+        return None
+    gone = ~there
+    later = gone.narrow(time_dim, 1, gone.shape[time_dim] - 1)
+    return gone | torch.cat([later, torch.zeros_like(gone.narrow(time_dim, 0, 1))], time_dim)
+
+
+def seams(trajectory: Tensor | None, time_dim: int) -> Tensor | None:
+    """True at the last step of a trajectory, where another follows in the batch, ``[*B]``."""
+    if trajectory is None or trajectory.ndim <= time_dim:
+        return None
+    ids = trajectory.flatten(time_dim + 1)[..., 0] if trajectory.ndim > time_dim + 1 else trajectory
+    other = ids.diff(dim=time_dim) != 0
+    return torch.cat([other, torch.zeros_like(ids.narrow(time_dim, 0, 1), dtype=torch.bool)], time_dim)

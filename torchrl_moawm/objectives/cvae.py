@@ -21,8 +21,14 @@ from torchrl_moawm.functional import (
     shuffle_valid,
     squared_error_norm,
 )
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.entries import clean, expand_left, require, zero_behind
+from torchrl_moawm.objectives.masks import (
+    broadcast_mask,
+    get_required,
+    mask_and_detach,
+    zero_behind,
+)
 
 
 class _VAELoss(MultiAgentLoss):
@@ -32,7 +38,7 @@ class _VAELoss(MultiAgentLoss):
     """
 
     deterministic_sampling_mode = ExplorationType.RANDOM  # else a sampler returns the mean
-    _optional = ("mask", "latent_noise")
+    _optional = ("mask", "alive", "latent_noise")
     _feature: str
     _loc: str
     _scale: str
@@ -52,28 +58,28 @@ class _VAELoss(MultiAgentLoss):
         return split_at(network, self._key(self._latent))[1]
 
     def _autoencode(
-        self, tensordict: TensorDictBase, network: TensorDictModuleBase, valid: Tensor | None
+        self, view: BatchView, network: TensorDictModuleBase
     ) -> tuple[TensorDictBase, Tensor]:
         """Everything the network writes, and the feature it should have reconstructed."""
-        inputs = self._inputs(tensordict, network)
-        noise = self._get_optional(tensordict, "latent_noise")
+        inputs = view.inputs(network)
+        noise = view.optional("latent_noise")
         if noise is not None:  # under its default name, which is where the sampler looks
-            noise = clean(self._key("latent_noise"), noise, valid)
+            noise = mask_and_detach(self._key("latent_noise"), noise, view.there)
             inputs.set(self.default_keys().latent_noise, noise)
         outputs = network(inputs)
         feature = outputs.get(self._key(self._feature), None)
         if feature is None:
-            return outputs, self._data(tensordict, self._feature, valid)
-        return outputs, zero_behind(valid, feature.detach(), self._feature)
+            return outputs, view.data(self._feature, view.there)
+        return outputs, zero_behind(view.there, feature.detach(), self._feature)
 
     def _scale_of(self, outputs: TensorDictBase, name: str, role: str) -> Tensor:
         """A standard deviation that a network has written."""
-        scale = require(outputs, self._key(name), role)
+        scale = get_required(outputs, self._key(name), role)
         check_scale(self._key(name), scale)
         return scale
 
     def _error(self, outputs: TensorDictBase, feature: Tensor) -> Tensor:
-        reconstruction = require(outputs, self._key(self._reconstruction), "the decoder")
+        reconstruction = get_required(outputs, self._key(self._reconstruction), "the decoder")
         return squared_error_norm(reconstruction, feature)
 
     @torch.no_grad()
@@ -86,12 +92,12 @@ class _VAELoss(MultiAgentLoss):
         valid: Tensor | None,
     ) -> dict[str, Tensor]:
         """The gap and the number of active units: does z carry anything?"""
-        latent = require(outputs, self._key(self._latent), "the sampler")
-        loc = require(outputs, self._key(self._loc), "the encoder")
+        loc = get_required(outputs, self._key(self._loc), "the encoder")
         if valid is not None:
-            valid = expand_left(valid, error.shape, "the agents")
+            valid = broadcast_mask(valid, error.shape, "the agents")
         logs = {}
         if decoder := self._decoder(network):
+            latent = get_required(outputs, self._key(self._latent), "the sampler")
             shuffled = outputs.copy().set(self._key(self._latent), shuffle_valid(latent, valid))
             shuffled_error = masked_mean(self._error(run(decoder, shuffled), feature), valid)
             least = torch.finfo(error.dtype).tiny
@@ -153,6 +159,7 @@ class TeacherVAELoss(_VAELoss):
         teacher_reconstruction: NestedKey = "teacher_reconstruction"
         latent_noise: NestedKey = "latent_noise"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
 
     _feature = "teacher_feature"
     _loc = "teacher_loc"
@@ -176,25 +183,24 @@ class TeacherVAELoss(_VAELoss):
     def _required_keys(self) -> Iterator[NestedKey]:
         return self._required_keys_of(self.teacher)
 
-    @property
-    def out_keys(self) -> list[str]:
-        """Both terms, then the logs; no gap where the decoder cannot be told apart."""
+    def _written_keys(self) -> list[str]:
         return ["loss_teacher_reconstruction", "loss_teacher_kl", *self._log_keys(self.teacher)]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Encodes, samples and reconstructs what everybody sees and does at t."""
-        valid = self._agent_mask(tensordict)
-        outputs, feature = self._autoencode(tensordict, self.teacher, valid)
-        loc = require(outputs, self._key(self._loc), "the encoder")
+        view = self._view(tensordict)
+        there = view.there
+        outputs, feature = self._autoencode(view, self.teacher)
+        loc = get_required(outputs, self._key(self._loc), "the encoder")
         scale = self._scale_of(outputs, self._scale, "the encoder")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, torch.zeros_like(loc), torch.ones_like(scale))
         return TensorDict(
             {
-                "loss_teacher_reconstruction": self._reduce(error, valid),
-                "loss_teacher_kl": self.kl_coeff * self._reduce(kl, valid),
-                **self._log(self.teacher, outputs, feature, error.detach(), valid),
+                "loss_teacher_reconstruction": self._reduce(error, there),
+                "loss_teacher_kl": self.kl_coeff * self._reduce(kl, there),
+                **self._log(self.teacher, outputs, feature, error.detach(), there),
             }
         )
 
@@ -254,6 +260,7 @@ class TeacherCVAELoss(_VAELoss):
         teacher_scale: NestedKey = "teacher_scale"
         latent_noise: NestedKey = "latent_noise"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
 
     _feature = "feature"
     _loc = "latent_loc"
@@ -284,30 +291,29 @@ class TeacherCVAELoss(_VAELoss):
         encoder = split_at(self.teacher, self._key("teacher_scale"))[0]
         yield from TensorDictSequential(*encoder).in_keys
 
-    @property
-    def out_keys(self) -> list[str]:
-        """Both terms, then the logs; no gap where the decoder cannot be told apart."""
+    def _written_keys(self) -> list[str]:
         return ["loss_reconstruction", "loss_kl", *self._log_keys(self.student)]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Encodes what the agent sees at t, and compares the posterior with the teacher's."""
-        valid = self._agent_mask(tensordict)
-        outputs, feature = self._autoencode(tensordict, self.student, valid)
-        loc = require(outputs, self._key(self._loc), "the encoder")
+        view = self._view(tensordict)
+        there = view.there
+        outputs, feature = self._autoencode(view, self.student)
+        loc = get_required(outputs, self._key(self._loc), "the encoder")
         scale = self._scale_of(outputs, self._scale, "the encoder")
         with torch.no_grad() if self.detach_teacher else nullcontext():
             encoder = split_at(self.teacher, self._key("teacher_scale"))[0]
-            teacher = run(encoder, self._inputs(tensordict, self.teacher))
-        teacher_loc = require(teacher, self._key("teacher_loc"), "teacher")
+            teacher = run(encoder, view.inputs(self.teacher))
+        teacher_loc = get_required(teacher, self._key("teacher_loc"), "teacher")
         teacher_scale = self._scale_of(teacher, "teacher_scale", "teacher")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, teacher_loc, teacher_scale)
         return TensorDict(
             {
-                "loss_reconstruction": self._reduce(error, valid),
-                "loss_kl": self.kl_coeff * self._reduce(kl, valid),
-                **self._log(self.student, outputs, feature, error.detach(), valid),
+                "loss_reconstruction": self._reduce(error, there),
+                "loss_kl": self.kl_coeff * self._reduce(kl, there),
+                **self._log(self.student, outputs, feature, error.detach(), there),
             }
         )
 

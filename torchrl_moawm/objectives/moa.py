@@ -17,12 +17,13 @@ from torchrl_moawm.functional import (
     gather_others,
     moa_cross_entropy,
 )
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.entries import (
-    both,
-    clean,
-    expand_left,
-    require,
+from torchrl_moawm.objectives.masks import (
+    broadcast_mask,
+    get_required,
+    mask_and,
+    mask_and_detach,
     zero_behind,
 )
 
@@ -35,7 +36,8 @@ class MOALoss(MultiAgentLoss):
     :func:`~torchrl_moawm.functional.diagonal_gaussian_nll` or the network's own distribution.
 
     The prediction is computed here, from the previous step, so the gradient reaches the network.
-    A pair (i, j) counts where i acts at t and acted at t-1 and j acts at t. Where the others'
+    A pair (i, j) counts where i was there at t-1 and j acts at t: in games played in turns an
+    observer that waits still watches. Where the others'
     ``action_mask`` ``[*B, N, A]`` of step t exists, ``moa_logits`` are restricted to what it
     allows: the likelihood is that of the action among those which the other could take.
 
@@ -87,11 +89,20 @@ class MOALoss(MultiAgentLoss):
         previous_observation: NestedKey = "previous_observation"
         previous_action: NestedKey = "previous_action"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
         target_mask: NestedKey = "mask"
         previous_mask: NestedKey = "previous_mask"
+        previous_alive: NestedKey = "previous_alive"
         action_mask: NestedKey = "action_mask"
 
-    _optional = ("mask", "target_mask", "previous_mask", "action_mask")
+    _optional = (
+        "mask",
+        "alive",
+        "target_mask",
+        "previous_mask",
+        "previous_alive",
+        "action_mask",
+    )
 
     def __init__(
         self,
@@ -112,12 +123,17 @@ class MOALoss(MultiAgentLoss):
     def _set_default_keys(self, **groups: NestedKey) -> None:
         super()._set_default_keys(**groups)
         if groups.get("action", self.group) != self.group:
-            suffix = "_".join(torch.utils._pytree.tree_leaves(self.target_group))
+            suffix = "_".join(target_path(self.target_group))
             written = ("moa_logits", "moa_loc", "moa_scale")
             renamed = {name: unravel_key((self.group, f"{name}_{suffix}")) for name in written}
             self.default_keys.keywords.update(renamed)
             self._tensor_keys = self.default_keys()
             self._read_keys()
+
+    def _read_keys(self) -> None:
+        super()._read_keys()
+        target = target_path(getattr(self, "target_group", self.group))
+        self._keys.masks.setdefault(target, {"mask": "target_mask"})
 
     def set_keys(self, **keys: NestedKey | None) -> None:
         """Renames entries; ``mask`` also stands for the others, who are of the same group.
@@ -136,22 +152,21 @@ class MOALoss(MultiAgentLoss):
         yield from self.moa_network.in_keys
         yield self._key("action")
 
-    @property
-    def out_keys(self) -> list[str]:
-        """``loss_moa``, and ``moa_accuracy`` where the network writes logits."""
+    def _written_keys(self) -> list[str]:
         return ["loss_moa", *(["moa_accuracy"] if self._writes("moa_logits") else [])]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts what the others do at t from t-1 and compares it with what they did."""
-        inputs = self._inputs(tensordict, self.moa_network)
-        allowed = self._get_optional(tensordict, "action_mask")
+        view = self._view(tensordict)
+        inputs = view.inputs(self.moa_network)
         if self._writes("moa_logits"):
-            logits = require(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
-            if self._get(tensordict, "action").ndim == logits.ndim - 2:  # else one-hot
-                self._check_kind(tensordict, discrete=True)
-            target, valid = self._pairs(tensordict, logits.shape[:-1], n_actions=logits.shape[-1])
-            logits = self._restricted(tensordict, logits, allowed)
+            logits = get_required(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
+            self._check_prediction(view, "moa_logits", logits)
+            if view.get("action").ndim == logits.ndim - 2:  # else one-hot
+                self._check_kind(view, discrete=True)
+            target, valid = self._pairs(view, logits.shape[:-1], n_actions=logits.shape[-1])
+            logits = self._restricted(view, logits)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
             hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
             return TensorDict({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
@@ -159,7 +174,7 @@ class MOALoss(MultiAgentLoss):
             dist = self.moa_network.get_dist(inputs)
             discrete = hasattr(dist, "logits") and not dist.event_shape
             n_actions = dist.logits.shape[-1] if discrete else None
-            target, valid = self._pairs(tensordict, dist.batch_shape, n_actions)
+            target, valid = self._pairs(view, dist.batch_shape, n_actions)
             nll = -dist.log_prob(target)
         else:
             if not self._writes("moa_loc"):
@@ -168,43 +183,59 @@ class MOALoss(MultiAgentLoss):
                     f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
                     f"or to be probabilistic; it writes {self.moa_network.out_keys}."
                 )
-            self._check_kind(tensordict, discrete=False)
+            self._check_kind(view, discrete=False)
             outputs = self.moa_network(inputs)
-            loc = require(outputs, self._key("moa_loc"), "moa_network")
-            scale = require(outputs, self._key("moa_scale"), "moa_network")
+            loc = get_required(outputs, self._key("moa_loc"), "moa_network")
+            scale = get_required(outputs, self._key("moa_scale"), "moa_network")
+            self._check_prediction(view, "moa_loc", loc)
             check_scale(self._key("moa_scale"), scale)
-            target, valid = self._pairs(tensordict, loc.shape[:-1])
+            target, valid = self._pairs(view, loc.shape[:-1])
             nll = diagonal_gaussian_nll(loc, scale, target)
         return TensorDict({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
 
+    def _check_prediction(self, view: BatchView, name: str, prediction: Tensor) -> None:
+        """Refuses a prediction that lacks a dimension, before anything is said of the action."""
+        if prediction.ndim < view.tensordict.batch_dims + 3:
+            raise ValueError(
+                f"Expected moa_network to write {self._key(name)!r} of shape [*B, N, M, A] (agents, "
+                f"others, action features), got {list(prediction.shape)}."
+            )
+
     def _pairs(
-        self, tensordict: TensorDictBase, shape: torch.Size, n_actions: int | None = None
+        self, view: BatchView, shape: torch.Size, n_actions: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of all pairs, by their shape."""
         agent_dim = len(shape) - 2
-        name, action = self._key("action"), self._get(tensordict, "action")
-        theirs = self._agent_mask(tensordict, "target_mask")
+        name, action, theirs = self._key("action"), view.get("action"), self._target_acts(view)
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
             rows = action.shape[:-1]
-            check_one_hot(name, action, None if theirs is None else expand_left(theirs, rows, name))
+            acting = None if theirs is None else broadcast_mask(theirs, rows, name)
+            check_one_hot(name, action, acting)
             action = action.argmax(-1)
-        mine = both(self._agent_mask(tensordict), self._previous_mask(tensordict))
-        action = clean(name, action, theirs)
+        action = mask_and_detach(name, action, theirs)
         if n_actions is not None:
             check_index(name, action, n_actions)
         target = self._spread(action, agent_dim, shape[agent_dim])
         expected = (*shape, *target.shape[len(shape) :])
         check_shape("the others' action", target, expected, "as moa_network predicts them")
-        valid = None if mine is None else expand_left(mine, shape, "the pairs")
+        mine = view.was_there
+        valid = None if mine is None else broadcast_mask(mine, shape, "the pairs")
         if theirs is not None:
-            theirs = expand_left(theirs, action.shape[: agent_dim + 1], "the agents")
-            valid = both(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
+            theirs = broadcast_mask(theirs, action.shape[: agent_dim + 1], "the agents")
+            valid = mask_and(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
         return target, valid
 
-    def _check_kind(self, tensordict: TensorDictBase, *, discrete: bool) -> None:
+    def _target_acts(self, view: BatchView) -> Tensor | None:
+        """True where those act who are predicted."""
+        acts = view.masks(target_path(self.target_group)).acts
+        if self.target_group == self.group and self._key("target_mask") != self._key("mask"):
+            acts = mask_and(acts, view.mask("target_mask"))
+        return acts
+
+    def _check_kind(self, view: BatchView, *, discrete: bool) -> None:
         """Refuses actions of a kind that the network does not predict."""
-        action = self._get(tensordict, "action")
+        action = view.get("action")
         if action.dtype.is_floating_point == discrete:
             written, kind = ("moa_logits", "discrete") if discrete else ("moa_loc", "continuous")
             raise TypeError(
@@ -212,20 +243,17 @@ class MOALoss(MultiAgentLoss):
                 f"{self._key('action')!r} is {action.dtype}."
             )
 
-    def _restricted(
-        self, tensordict: TensorDictBase, logits: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def _restricted(self, view: BatchView, logits: Tensor) -> Tensor:
         """The logits, least where the other's action mask forbids the action."""
+        mask, name = view.mask("action_mask"), self._key("action_mask")
         if mask is None:
             return logits
-        name, action = self._key("action_mask"), self._get(tensordict, "action")
-        check_mask(**{str(name): mask})
+        action, theirs = view.get("action"), self._target_acts(view)
         agent_dim = logits.ndim - 3
-        theirs = self._agent_mask(tensordict, "target_mask")
         index = action.argmax(-1) if action.ndim == mask.ndim else action
-        mask = clean(name, mask, theirs, fill=True)
+        mask = mask_and_detach(name, mask, theirs, fill=True)
         check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
-        mask = mask | ~mask.any(-1, keepdim=True)  # nothing allowed says nothing
+        mask = mask | ~mask.any(-1, keepdim=True)  # a row with no allowed action counts as unmasked
         mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
         check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
@@ -236,3 +264,9 @@ class MOALoss(MultiAgentLoss):
             return gather_others(x, agent_dim)
         shape = (*x.shape[:agent_dim], n_observers, *x.shape[agent_dim:])
         return x.unsqueeze(agent_dim).expand(shape)
+
+
+def target_path(group: NestedKey) -> tuple[str, ...]:
+    """A group as a tuple of names."""
+    key = unravel_key((group,))
+    return (key,) if isinstance(key, str) else key

@@ -25,9 +25,10 @@ from torchrl_moawm._checks import (
 from torchrl_moawm._values import check_allowed, check_index, check_one_hot
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.entries import expand_left, zero_behind
-from torchrl_moawm.objectives.parallel import sum_over_ranks
+from torchrl_moawm.objectives.data_parallel import sum_over_ranks
+from torchrl_moawm.objectives.masks import broadcast_mask, zero_behind
 
 
 class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
@@ -84,6 +85,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         sample_log_prob: NestedKey = "action_log_prob"
         advantage: NestedKey = "advantage"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
 
     def __init__(
         self,
@@ -114,28 +116,24 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         yield self._key("sample_log_prob")
         yield self._key("advantage")
 
-    out_keys = [
-        "loss_objective",
-        "loss_entropy",
-        "entropy",
-        "clip_fraction",
-        "kl_approx",
-        "ratio_overflow",
-    ]
+    def _written_keys(self) -> list[str]:
+        logs = ["entropy", "clip_fraction", "kl_approx", "ratio_overflow"]
+        return ["loss_objective", "loss_entropy", *logs]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares the current policy with the one that acted, at the stored z_t and a_t."""
-        valid = self._agent_mask(tensordict)
-        advantage = self._data(tensordict, "advantage", valid)
-        inputs = self._inputs(tensordict, self.actor_network)
-        stored = self._get(tensordict, "sample_log_prob")
-        check_shape("advantage", advantage, (*stored.shape, 1), "sample_log_prob's and one")
+        view = self._view(tensordict)
+        acts, stored = view.acts, view.get("sample_log_prob")
+        self._check_log_prob(view, stored)
+        inputs = view.inputs(self.actor_network)
+        advantage = view.data("advantage", acts)
         for name in ("action", "sample_log_prob"):
-            inputs.set(self._key(name), self._data(tensordict, name, valid))
-        if valid is not None:
-            inputs.set(self._key("mask"), expand_left(valid, stored.shape, "the actions"))
-            valid = expand_left(valid, advantage.shape, "the advantage")
+            inputs.set(self._key(name), view.data(name, acts))
+        valid = None
+        if acts is not None:
+            inputs.set(self._key("mask"), broadcast_mask(acts, stored.shape, "the actions"))
+            valid = broadcast_mask(acts, advantage.shape, "the advantage")
         if self.normalize_advantage:
             across = sum_over_ranks if self.data_parallel else None
             advantage = normalized_advantage(advantage, valid, across=across)
@@ -158,6 +156,16 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
                 "ratio_overflow": self._mean(overflow, valid),
             }
         )
+
+    def _check_log_prob(self, view: BatchView, stored: Tensor) -> None:
+        """Refuses a log-probability or an advantage that is not one number per agent."""
+        advantage, name = view.get("advantage"), self._key("sample_log_prob")
+        if tuple(advantage.shape) != (*stored.shape, 1):
+            raise ValueError(
+                f"Expected advantage of shape {[*stored.shape, 1]} (sample_log_prob's and one), got "
+                f"{list(advantage.shape)}; or {name!r}, {list(stored.shape)}, is wrong: one "
+                "log-probability per agent, [*B, N], without a trailing dimension, not their sum."
+            )
 
     def _get_cur_log_prob(
         self, tensordict: TensorDictBase, params: Any = None

@@ -18,9 +18,10 @@ from torchrl_moawm._checks import check_floating, check_option, check_same_shape
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.entries import expand_left, require
-from torchrl_moawm.objectives.parallel import gather_rows
+from torchrl_moawm.objectives.data_parallel import gather_rows
+from torchrl_moawm.objectives.masks import broadcast_mask, get_required
 
 
 class ClipPPOValueLoss(MultiAgentLoss):
@@ -91,6 +92,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
 
     clip_value: Any
     _at_root = ("done", "terminated")
@@ -127,43 +129,45 @@ class ClipPPOValueLoss(MultiAgentLoss):
             yield self._key("value")
         yield self._key("value_target")
 
-    @property
-    def out_keys(self) -> list[str]:
-        """``loss_value``, then the logs."""
+    def _written_keys(self) -> list[str]:
         clip: list[str] = ["value_clip_fraction"] if self.clip_value is not None else []
         return ["loss_value", "explained_variance", *clip]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares V(s_t, z_t) under the current critic with the stored return."""
-        valid = self._agent_mask(tensordict)
-        value = self._value(tensordict)
-        target = self._get(tensordict, "value_target")
-        check_same_shape(value=value, value_target=target)
-        check_floating(value=value, value_target=target)
-        target = self._data(tensordict, "value_target", valid)
-        if valid is not None:
-            valid = expand_left(valid, value.shape, "the value")
+        view = self._view(tensordict)
+        value, there = self._value(view), view.there
+        check_same_shape(value=value, value_target=view.get("value_target"))
+        target = self._stored(view, "value_target", value)
+        if there is not None:
+            there = broadcast_mask(there, value.shape, "the value")
         if self.value_norm is not None:
-            self._update_value_norm(target, valid)
+            self._update_value_norm(target, there)
             value, target = self.value_norm.normalize(value), self.value_norm.normalize(target)
-        logs = {"explained_variance": explained_variance(value.detach(), target, valid)}
+        logs = {"explained_variance": explained_variance(value.detach(), target, there)}
         if self.clip_value is None:
             loss = distance_loss(value, target, self.loss_critic_type)
         else:
-            check_same_shape(value=value, old_value=self._get(tensordict, "value"))
-            old_value = self._data(tensordict, "value", valid)
+            check_same_shape(value=value, old_value=view.get("value"))
+            old_value = self._stored(view, "value", value)
             if self.value_norm is not None:
                 old_value = self.value_norm.normalize(old_value)
             loss = self._clipped_loss(value, old_value, target)
             moved = ((value - old_value).detach().abs() > self.clip_value).to(value.dtype)
-            logs["value_clip_fraction"] = self._mean(moved, valid)
-        return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, valid), **logs})
+            logs["value_clip_fraction"] = self._mean(moved, there)
+        return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, there), **logs})
 
-    def _value(self, tensordict: TensorDictBase, place: tuple[str, ...] = ()) -> Tensor:
+    def _stored(self, view: BatchView, name: str, value: Tensor) -> Tensor:
+        """A value in the batch, 0 where nobody is there, in the precision of V."""
+        (stored,) = full_precision(view.data(name, view.there))
+        check_floating(V=value, **{name: stored})
+        return stored
+
+    def _value(self, view: BatchView) -> Tensor:
         """V(s, z) under the current critic, ``[*B, N, 1]``."""
-        outputs = self.critic_network(self._inputs(tensordict, self.critic_network, place))
-        return full_precision(require(outputs, self._key("value"), "critic_network"))[0]
+        outputs = self.critic_network(view.inputs(self.critic_network))
+        return full_precision(get_required(outputs, self._key("value"), "critic_network"))[0]
 
     def _clipped_loss(self, value: Tensor, old_value: Tensor, target: Tensor) -> Tensor:
         if self.loss_critic_type == "l2":
@@ -185,15 +189,15 @@ class ClipPPOValueLoss(MultiAgentLoss):
 
     def make_value_estimator(
         self,
-        value_type: ValueEstimators | ValueEstimatorBase | type[ValueEstimatorBase] | None = None,
+        value_type: ValueEstimators | str | ValueEstimatorBase | type | None = None,
         **hyperparameters: Any,
     ) -> ClipPPOValueLoss:
         """Makes the estimator that writes advantage, value target and V_old.
 
         Args:
-            value_type: ``None`` or ``ValueEstimators.MAGAE`` for multi-agent GAE, which fills
-                z_{t+1} and reads nothing behind a mask. An estimator of your own (or its class) is
-                used as it is.
+            value_type: ``None``, ``ValueEstimators.MAGAE`` or ``"magae"`` for multi-agent GAE,
+                which fills z_{t+1} and reads nothing that is not real. An estimator of your own (or
+                its class) is used as it is.
             **hyperparameters: Of the estimator: ``gamma`` (0.99), ``lmbda`` (0.95), ...
 
         Returns:
@@ -203,14 +207,16 @@ class ClipPPOValueLoss(MultiAgentLoss):
             ValueError: Another member of ``ValueEstimators``; single-agent ones do not broadcast
                 the team's done to its agents.
         """
+        if isinstance(value_type, str) and value_type.lower() == ValueEstimators.MAGAE.name.lower():
+            value_type = ValueEstimators.MAGAE
         if value_type is None or value_type == ValueEstimators.MAGAE:
             settings = {"gamma": 0.99, "lmbda": 0.95, **hyperparameters}
             self.value_type = ValueEstimators.MAGAE
             self._value_estimator = LatentGAE(self, **settings)
-        elif isinstance(value_type, ValueEstimators):
+        elif isinstance(value_type, (str, ValueEstimators)):
             raise ValueError(
                 "Expected value_type to be None, ValueEstimators.MAGAE or an estimator of your "
-                f"own, got {value_type}."
+                f"own, got {value_type!r}."
             )
         else:
             super().make_value_estimator(value_type, **hyperparameters)

@@ -9,10 +9,10 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import squared_error_norm
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.entries import both, checked_mask, clean, require
+from torchrl_moawm.objectives.masks import get_required, mask_and, mask_and_detach
 
 
 class WorldModelLoss(MultiAgentLoss):
@@ -38,6 +38,9 @@ class WorldModelLoss(MultiAgentLoss):
         obs_coeff: Weight of the observation term.
         reward_coeff: Weight of the reward term.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
+
+    Every agent counts that is there at t, be it its turn or not. A reward of the whole team,
+    ``[*B, 1]`` (``set_keys(reward="reward")``), is that of each agent.
 
     Returns:
         ``loss_obs`` and ``loss_reward``. Where ``("next", group, "observation_mask")`` exists, a
@@ -70,10 +73,10 @@ class WorldModelLoss(MultiAgentLoss):
         predicted_reward: NestedKey = "predicted_reward"
         observation_mask: NestedKey = "observation_mask"
         mask: NestedKey = "mask"
+        alive: NestedKey = "alive"
 
     _next = ("observation", "reward", "observation_mask")
-    _optional = ("observation_mask", "mask")
-    out_keys = ["loss_obs", "loss_reward"]
+    _optional = ("observation_mask", "mask", "alive")
 
     def __init__(
         self,
@@ -94,26 +97,50 @@ class WorldModelLoss(MultiAgentLoss):
         yield self._key("observation")
         yield self._key("reward")
 
+    def _written_keys(self) -> list[str]:
+        return ["loss_obs", "loss_reward"]
+
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts step t+1 from step t and compares it with ``next``."""
-        outputs = self.world_model(self._inputs(tensordict, self.world_model))
-        predicted = require(outputs, self._key("predicted_observation"), "world_model")
-        predicted_reward = require(outputs, self._key("predicted_reward"), "world_model")
-        valid = self._agent_mask(tensordict)
-        observation = flat(self._get(tensordict, "observation"), predicted)
-        check_same_shape(prediction=predicted, target=observation)
-        name = self._key("observation_mask")
-        features = checked_mask(name, self._get_optional(tensordict, "observation_mask"))
+        view = self._view(tensordict)
+        outputs = self.world_model(view.inputs(self.world_model))
+        predicted = get_required(outputs, self._key("predicted_observation"), "world_model")
+        predicted_reward = get_required(outputs, self._key("predicted_reward"), "world_model")
+        there, name = view.there, self._key("observation")
+        observation = flat(view.get("observation"), predicted)
+        check_target(name, predicted, observation)
+        features = view.mask("observation_mask")
         features = None if features is None else flat(features, predicted)
-        observation = clean(self._key("observation"), observation, both(valid, features))
+        observation = mask_and_detach(name, observation, mask_and(there, features))
         loss_obs = squared_error_norm(predicted, observation, features)
-        loss_reward = squared_error_norm(predicted_reward, self._data(tensordict, "reward", valid))
+        loss_reward = squared_error_norm(predicted_reward, self._earned(view, predicted_reward))
         return TensorDict(
             {
-                "loss_obs": self.obs_coeff * self._reduce(loss_obs, valid),
-                "loss_reward": self.reward_coeff * self._reduce(loss_reward, valid),
+                "loss_obs": self.obs_coeff * self._reduce(loss_obs, there),
+                "loss_reward": self.reward_coeff * self._reduce(loss_reward, there),
             }
+        )
+
+    def _earned(self, view: BatchView, predicted: Tensor) -> Tensor:
+        """The reward of each agent; a team's ``[*B, 1]`` is that of each."""
+        reward, name = view.get("reward"), self._key("reward")
+        if reward.shape == (*predicted.shape[:-2], 1):
+            reward = reward.unsqueeze(-2).expand(predicted.shape)
+        check_target(name, predicted, reward)
+        return mask_and_detach(name, reward, view.there)
+
+
+def check_target(name: NestedKey, prediction: Tensor, target: Tensor) -> None:
+    """Refuses a target of another shape than the prediction.
+
+    Raises:
+        ValueError: The message names the entry and gives both shapes.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"Expected one shape, got prediction {list(prediction.shape)}, target "
+            f"{list(target.shape)}: the target is {name!r}."
         )
 
 

@@ -1,4 +1,4 @@
-"""Entries of a batch: found or named as missing, masks brought to shape, masked values zeroed."""
+"""Entries that are there or named as missing; masks brought to shape; masked values zeroed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torchrl_moawm._checks import check_mask
 from torchrl_moawm._values import check_finite
 
 
-def last(key: NestedKey) -> str:
+def leaf_name(key: NestedKey) -> str:
     """The innermost name of a key."""
     return key if isinstance(key, str) else key[-1]
 
 
-def require(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
+def get_required(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
     """An entry that must be there.
 
     Raises:
@@ -34,7 +34,25 @@ def require(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
     return entry
 
 
-def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+def get_mask(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
+    """A mask that may be absent.
+
+    Raises:
+        TypeError: It is not boolean.
+    """
+    mask = tensordict.get(key, None)
+    if mask is not None:
+        check_mask(**{str(key): mask})
+    return mask
+
+
+def get_flag(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
+    """A done flag ``[*B, N, 1]`` that may be absent, as a mask ``[*B, N]``."""
+    flag = get_mask(tensordict, key)
+    return flag.squeeze(-1) if flag is not None and flag.ndim > 1 else flag
+
+
+def mask_and(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     """And of two masks that begin with the same dimensions; ``None`` is all True."""
     if first is None or second is None:
         return second if first is None else first
@@ -42,10 +60,10 @@ def both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
         raise ValueError(f"Expected masks on one device, got {first.device} and {second.device}.")
     if first.ndim < second.ndim:
         first, second = second, first
-    return first & expand_left(second, first.shape, "another mask")
+    return first & broadcast_mask(second, first.shape, "another mask")
 
 
-def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
+def broadcast_mask(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
     """The mask over a shape that begins with the mask's own.
 
     Raises:
@@ -54,23 +72,12 @@ def expand_left(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
     if tuple(mask.shape) != tuple(shape[: mask.ndim]):
         raise ValueError(
             f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}: one of the two is of another batch or team."
+            f"{list(mask.shape)}: one of the two is of another batch or group."
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
 
 
-def checked_mask(key: NestedKey, mask: Tensor | None) -> Tensor | None:
-    """The mask.
-
-    Raises:
-        TypeError: It is not boolean.
-    """
-    if mask is not None:
-        check_mask(**{str(key): mask})
-    return mask
-
-
-def clean(name: object, entry: Any, mask: Tensor | None, fill: bool = False) -> Any:
+def mask_and_detach(name: object, entry: Any, mask: Tensor | None, fill: bool = False) -> Any:
     """The entry, or each of a nested one, as data: without gradient, filled behind the mask.
 
     Raises:
@@ -78,12 +85,12 @@ def clean(name: object, entry: Any, mask: Tensor | None, fill: bool = False) -> 
             is on another device or of another shape.
     """
     if isinstance(entry, TensorDictBase):
-        return entry.apply(lambda x: clean(name, x, mask, fill))
+        return entry.apply(lambda x: mask_and_detach(name, x, mask, fill))
     kept = entry.detach()
     if mask is not None:
         if mask.device != entry.device:
             raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
-        kept = torch.where(expand_left(mask, entry.shape, name), kept, fill)
+        kept = torch.where(broadcast_mask(mask, entry.shape, name), kept, fill)
     check_finite(name, entry, kept)
     return kept
 
@@ -92,4 +99,4 @@ def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:
     """The entry, 0 where the mask is False, so that a NaN there is harmless."""
     if mask is None:
         return entry
-    return torch.where(expand_left(mask, entry.shape, name), entry, 0)
+    return torch.where(broadcast_mask(mask, entry.shape, name), entry, 0)

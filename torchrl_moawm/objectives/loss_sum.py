@@ -13,7 +13,7 @@ from torch import nn
 from torchrl.objectives import LossModule
 
 from torchrl_moawm._values import looked_at_once
-from torchrl_moawm.objectives.common import ScheduledLoss
+from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 
 class LossSum(ScheduledLoss):
@@ -60,10 +60,11 @@ class LossSum(ScheduledLoss):
         coeffs: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        check_names(losses)
         self.losses: Any = nn.ModuleDict(losses)
         self._names = output_names(losses)
         self._coeff_names: dict[str, str] = {}
-        terms = [key for key in self.out_keys if key.startswith("loss")]
+        terms = [key for key in self._written_keys() if key.startswith("loss")]
         for term, coeff in (coeffs or {}).items():
             if term not in terms:
                 raise KeyError(f"coeffs names the term {term!r}; the losses return {terms}.")
@@ -92,10 +93,34 @@ class LossSum(ScheduledLoss):
         )
         return [leaf for part in parts for leaf in part]
 
-    @property
-    def out_keys(self) -> list[str]:
-        """Entries that the losses return, by their names in the sum."""
+    def _written_keys(self) -> list[str]:
         return [new for names in self._names.values() for new in names.values()]
+
+    @property
+    def loss_mask_key(self) -> Any:
+        """Which entry marks the valid samples, as TorchRL has it; handed on to every loss."""
+        return self._loss_mask_key
+
+    @loss_mask_key.setter
+    def loss_mask_key(self, key: NestedKey | None) -> None:
+        LossModule.loss_mask_key.fset(self, key)
+        for loss in self._parts():
+            loss.loss_mask_key = key
+
+    @property
+    def reduction(self) -> Any:
+        """That of the losses, where they agree, else ``None``; handed on to every loss."""
+        found = {getattr(loss, "reduction", None) for loss in self._parts()}
+        return found.pop() if len(found) == 1 else None
+
+    @reduction.setter
+    def reduction(self, reduction: str) -> None:
+        for loss in self._parts():
+            if hasattr(loss, "reduction"):
+                loss.reduction = reduction
+
+    def _parts(self) -> list[Any]:
+        return list(self._modules["losses"].values()) if "losses" in self._modules else []
 
     def set_keys(self, **keys: NestedKey | None) -> None:
         """Renames an entry in every loss that has it.
@@ -183,6 +208,21 @@ class MOAWMLoss(LossSum):
             **{names["world_model"][key]: coeff for key, coeff in own.items()},
             **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
         }
+
+
+def check_names(losses: Mapping[str, LossModule]) -> None:
+    """Refuses names that a module's parts cannot have.
+
+    Raises:
+        ValueError: The message says which name, and why.
+    """
+    taken = nn.ModuleDict()
+    for name in losses:
+        if not isinstance(name, str) or not name or "." in name or hasattr(taken, name):
+            raise ValueError(
+                f"{name!r} cannot be the name of a loss (or of a group that has one): expected a "
+                "word without a dot that torch's modules do not use themselves."
+            )
 
 
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:

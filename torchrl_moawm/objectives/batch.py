@@ -1,0 +1,278 @@
+"""The view of a batch: its entries, its masks, and what a network reads of it.
+
+Two questions are kept apart for every agent and step.
+
+- **Who is there**: the observation is real and the return still runs. ``(group, "alive")`` says so
+  where it is written; else the group's own ``done`` at the root (there is who is not done); else
+  ``(group, "mask")``; else all are there. At t+1 there is whoever was there at t, or has come, and
+  is not terminated: the last observation of a truncated episode is real.
+- **Who acts**: the action of step t is the agent's own choice. ``(group, "mask")`` says so where it
+  is written, and nobody acts who is not there; without one, all who are there act.
+
+An agent that waits for its turn, or pauses, is there and does not act.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from torchrl_moawm._checks import check_fits, check_mask
+from torchrl_moawm.objectives.masks import (
+    broadcast_mask,
+    get_flag,
+    get_mask,
+    get_required,
+    leaf_name,
+    mask_and,
+    mask_and_detach,
+)
+
+Key = str | tuple[str, ...]
+
+GROUP_MASKS = ("mask", "alive", "done", "previous_mask", "previous_alive")
+"""Entries of a group that answer the two questions, at t and at t-1."""
+
+FLAGS = (*GROUP_MASKS, "target_mask", "terminated", "truncated", "is_init", "traj_ids")
+"""Entries that are read as they are."""
+
+CHOICES = ("action", "action_log_prob", "action_mask", "advantage")
+"""Entries that are real where the agent acts; every other one is real where it is there."""
+
+
+@dataclass
+class Keys:
+    """What a loss calls the entries it reads."""
+
+    owner: str = ""
+    """The loss's name, for messages."""
+    group: tuple[str, ...] = ()
+    """Its agents."""
+    keys: dict[str, Key] = field(default_factory=dict)
+    """Entry by field, under ``next`` where it belongs there."""
+    fields: dict[Key, str] = field(default_factory=dict)
+    """Field by entry of step t."""
+    named: frozenset[str] = frozenset()
+    """Fields that the user has named: their entries must be there."""
+    masks: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+    """By group: the fields that stand for its masks."""
+
+
+@dataclass
+class GroupMasks:
+    """The answers for one group, ``[*B, N]`` (or ``[*B]``); ``None`` is all True."""
+
+    there: Tensor | None
+    acts: Tensor | None
+    was_there: Tensor | None
+    acted: Tensor | None
+
+
+class BatchView:
+    """One batch as one loss reads it, made once per ``forward``.
+
+    Args:
+        keys: What the loss calls the entries.
+        tensordict: The batch, or its ``next``.
+        samples: True where a sample is valid, ``[*B]``: TorchRL's own masks.
+        before: The view of step t where this one is of ``next``.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        tensordict: TensorDictBase,
+        samples: Tensor | None,
+        before: BatchView | None = None,
+    ) -> None:
+        self.keys = keys
+        self.tensordict = tensordict
+        self.samples = samples
+        self.before = before
+        self._groups: dict[tuple[str, ...], GroupMasks] = {}
+
+    # --------------------------------------------------------------- entries
+
+    def get(self, name: str) -> Tensor:
+        """The entry of a field, which must be there."""
+        return get_required(self.tensordict, self.keys.keys[name], f"{self.keys.owner} ({name})")
+
+    def optional(self, name: str) -> Tensor | None:
+        """The entry of a field, which may be absent under its default name."""
+        if name in self.keys.named and self.before is None:
+            return self.get(name)
+        return self.tensordict.get(self.keys.keys[name], None)
+
+    def data(self, name: str, mask: Tensor | None) -> Tensor:
+        """What the loss compares with: checked, 0 behind the mask, without gradient."""
+        return mask_and_detach(self.keys.keys[name], self.get(name), mask)
+
+    # ----------------------------------------------------------------- masks
+
+    @property
+    def there(self) -> Tensor | None:
+        """True where an agent of the loss's group is there."""
+        return self.masks(self.keys.group).there
+
+    @property
+    def acts(self) -> Tensor | None:
+        """True where an agent of the loss's group acts."""
+        return self.masks(self.keys.group).acts
+
+    @property
+    def was_there(self) -> Tensor | None:
+        """True where an agent of the loss's group was there at t-1."""
+        return self.masks(self.keys.group).was_there
+
+    def masks(self, group: tuple[str, ...]) -> GroupMasks:
+        """The masks of a group, each with the samples' own."""
+        if group not in self._groups:
+            mask, there = self._mask(group), self._there(group)
+            acted = self._group_mask(group, "previous_mask")
+            was_there = self._group_mask(group, "previous_alive")
+            was_there = acted if was_there is None else was_there
+            acts = mask if mask is there else mask_and(mask, there)
+            found = (there, acts, was_there, acted)
+            self._groups[group] = GroupMasks(*(mask_and(self.samples, x) for x in found))
+        return self._groups[group]
+
+    def _group_mask(self, group: tuple[str, ...], name: str) -> Tensor | None:
+        """A mask of a group, under the name that the loss has for it."""
+        named = self.keys.masks.get(group, {}).get(name)
+        return get_mask(self.tensordict, (*group, name)) if named is None else self.mask(named)
+
+    def mask(self, name: str) -> Tensor | None:
+        """The mask of a field, which may be absent under its default name."""
+        mask = self.optional(name)
+        if mask is not None:
+            check_mask(**{str(self.keys.keys[name]): mask})
+        return mask
+
+    def _mask(self, group: tuple[str, ...]) -> Tensor | None:
+        mask = self._group_mask(group, "mask")
+        return self.before._mask(group) if mask is None and self.before is not None else mask
+
+    def _there(self, group: tuple[str, ...]) -> Tensor | None:
+        there = self._says(group, self._source(group))
+        if self.before is None:
+            return there
+        before = self.before._there(group)
+        there = None if before is None else before if there is None else before | there
+        terminated = get_flag(self.tensordict, (*group, "terminated"))
+        return there if terminated is None else mask_and(there, ~terminated)
+
+    def _source(self, group: tuple[str, ...]) -> str:
+        """The entry that says who is there: the same at t+1 as at t."""
+        if self.before is not None:
+            return self.before._source(group)
+        if self._group_mask(group, "alive") is not None:
+            return "alive"
+        return "mask" if self.tensordict.get((*group, "done"), None) is None else "done"
+
+    def _says(self, group: tuple[str, ...], source: str) -> Tensor | None:
+        if source != "done":
+            return self._group_mask(group, source)
+        done = get_flag(self.tensordict, (*group, "done"))
+        return None if done is None else ~done
+
+    def group_of(self, key: Key) -> tuple[str, ...] | None:
+        """The group that an entry belongs to: the longest beginning of its key that is one."""
+        if isinstance(key, str):
+            return None
+        for depth in range(len(key) - 1, 0, -1):
+            group = key[:depth]
+            if group == self.keys.group or group in self._groups:
+                return group
+            if any(self.tensordict.get((*group, name), None) is not None for name in GROUP_MASKS):
+                return group
+        return None
+
+    def mask_of(self, key: Key) -> Tensor | None:
+        """Where an entry of this step is real."""
+        name = self.keys.fields.get(key, leaf_name(key))
+        if name in FLAGS:
+            return None
+        group = self.group_of(key)
+        if group is None:
+            return self.samples
+        masks, path = self.masks(group), (*key, name)
+        if name.startswith("previous_"):
+            chosen = "action" in path or "previous_action" in path
+            return masks.acted if chosen else masks.was_there
+        return masks.acts if any(part in CHOICES for part in path) else masks.there
+
+    # ---------------------------------------------------------------- inputs
+
+    def inputs(self, network: TensorDictModuleBase) -> TensorDictBase:
+        """A shallow copy with just what the network reads: what it read when it acted.
+
+        Entries are 0 where they are not real, so that a NaN there is harmless. A hidden state that
+        is carried (the network writes it under ``next``) is read as it was stored.
+        """
+        carried = {unravel_key(key) for key in network.out_keys}
+        keys = [unravel_key(key) for key in (*network.in_keys, *optional_keys(network))]
+        inputs = self.tensordict.select(*keys, strict=False).detach()  # what was collected is data
+        like = next((p for p in network.parameters() if p.is_floating_point()), None)
+        for key in keys:
+            entry = self.tensordict.get(key, None)
+            if entry is None:
+                continue
+            name = key if self.before is None else unravel_key(("next", key))
+            if not entry.numel():
+                raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
+            if like is not None and isinstance(entry, Tensor):
+                check_fits(name, entry, like)
+            if leaf_name(key) == "mask":
+                inputs.set(key, self._acting(key, entry))
+                continue
+            fill = leaf_name(key) == "action_mask"  # a masked row must stay a distribution
+            mask = self.mask_of(key)
+            if mask is not None and unravel_key(("next", key)) in carried:
+                finite = entry.isfinite().flatten(mask.ndim).all(-1)
+                mask = mask | finite
+            inputs.set(key, mask_and_detach(name, entry, mask, fill))
+        return inputs
+
+    def _acting(self, key: Key, mask: Tensor) -> Tensor:
+        """The agents' mask for a memory, which rests where they do not act.
+
+        At the end of an episode nobody acts any more, but the last observation is remembered.
+        """
+        if self.before is None:
+            return mask
+        done = get_flag(self.tensordict, (*key[:-1], "done"))
+        done = get_flag(self.tensordict, "done") if done is None else done
+        return mask if done is None else mask | broadcast_mask(done, mask.shape, key)
+
+
+def optional_keys(network: TensorDictModuleBase) -> list[Any]:
+    """Entries that modules of a network read where they are there: a memory's mask."""
+    return [key for module in network.modules() for key in getattr(module, "optional_keys", ())]
+
+
+def sample_mask(
+    tensordict: TensorDictBase, keys: tuple[NestedKey, ...], required: str = ""
+) -> Tensor | None:
+    """TorchRL's own masks, one value per sample, ``[*B]`` after its trailing ones are gone.
+
+    Args:
+        tensordict: The batch.
+        keys: The masks.
+        required: Who needs them, if they must be there.
+    """
+    mask = None
+    for key in keys:
+        found = tensordict.get(key, None)
+        if required:
+            found = get_required(tensordict, key, required)
+        if found is not None:
+            check_mask(**{str(key): found})
+            while found.ndim > 1 and found.shape[-1] == 1:
+                found = found.squeeze(-1)
+            mask = mask_and(mask, found)
+    return mask

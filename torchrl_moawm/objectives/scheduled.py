@@ -1,0 +1,76 @@
+"""Coefficients that a schedule may change while training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import NestedKey
+from torch import Tensor, nn
+from torchrl.objectives import LossModule
+
+from torchrl_moawm._checks import check_coefficient, check_option
+
+
+class ScheduledLoss(LossModule):
+    """A loss whose coefficients are buffers, filled by assignment so that they can be scheduled.
+
+    ``loss.moa_coeff = 0.5`` fills the buffer in place; a negative or non-finite number is refused.
+    ``select_out_keys`` and ``reset_parameters_recursive`` do what they do for TorchRL's losses.
+    """
+
+    tensor_keys: Any
+    _selected_out_keys: list[str] | None = None
+
+    def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
+        """No estimator here; ``ClipPPOValueLoss`` has one."""
+
+    def _register_coeff(self, name: str, value: float | Tensor) -> None:
+        check_coefficient(name, value)
+        self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        buffer = self.__dict__.get("_buffers", {}).get(name)
+        if name == "reduction":
+            check_option("reduction", value, ("mean", "sum", "none"))
+        if buffer is not None and isinstance(value, (int, float, Tensor)):
+            check_coefficient(name, value)
+            buffer.fill_(float(value))
+        else:
+            super().__setattr__(name, value)
+
+    def _written_keys(self) -> list[str]:
+        """Entries that ``forward`` writes, in their order."""
+        raise NotImplementedError
+
+    @property
+    def out_keys(self) -> list[str]:
+        """Entries that the loss returns: terms first, then logs; fewer after select_out_keys."""
+        return self._written_keys() if self._selected_out_keys is None else self._selected_out_keys
+
+    @out_keys.setter
+    def out_keys(self, keys: list[str]) -> None:  # TorchRL's select_out_keys assigns here
+        written = self._written_keys()
+        unknown = [key for key in keys if key not in written]
+        if unknown:
+            raise ValueError(f"The loss returns {written}, and none of {unknown}.")
+        self._selected_out_keys = None if list(keys) == written else list(keys)
+
+    def reset_parameters_recursive(self, parameters: Any = None) -> None:
+        """Draws the parameters of every network anew, children before the modules that hold them.
+
+        A network whose first weights are special has a ``reset_parameters`` of its own, which runs
+        after that of its layers. What holds no parameter, or cannot be reset, stays as it is.
+
+        Args:
+            parameters: Not supported; parameters are those of the networks themselves.
+
+        Raises:
+            ValueError: ``parameters`` is given.
+        """
+        if parameters is not None:
+            raise ValueError("Expected no parameters: the networks hold their own.")
+        for module in reversed(list(self.modules())):
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset) and isinstance(module, nn.Module):
+                reset()
