@@ -7,7 +7,7 @@ from tensordict.nn import dispatch
 
 from torchrl_moawm import MOALoss, WorldModelLoss
 from torchrl_moawm._contract import RULES
-from torchrl_moawm.objectives.batch import BatchView, GroupMasks
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import get_required
 
 
@@ -95,7 +95,7 @@ class ReadsASecretFlag(Altered):
 class InKeysStay(Altered):
     @property
     def in_keys(self):
-        names = ("observation", "action", "mask")
+        names = ("observation", "action", "mask", "alive", "done")
         after = ("observation", "reward", "observation_mask")
         return [("agents", x) for x in names] + [("next", "agents", x) for x in after]
 
@@ -217,9 +217,8 @@ class CleansOnlyTheLoss(Altered):
 class Forgetful(BatchView):
     """A view that takes everybody to have acted at t-1."""
 
-    def masks(self, group):
-        masks = super().masks(group)
-        return GroupMasks(masks.there, masks.acts, self.samples, self.samples)
+    def _acted(self, group):
+        return None
 
 
 class IgnoresPreviousMask(MOALoss):
@@ -330,7 +329,7 @@ BROKEN = {  # the rule that must speak first, and those broken by the same defec
     DividesByBatchSize: ["padding", "mean_is_sum_over_count"],
     MultipliesByMask: ["padding", "masks_exclude"],
     CleansOnlyTheLoss: ["masks_exclude"],
-    IgnoresPreviousMask: ["masks_exclude"],
+    IgnoresPreviousMask: ["masks_exclude", "mean_is_sum_over_count"],
     IgnoresRowMask: ["padding", "masks_exclude", "mean_is_sum_over_count"],
     CountsTheDead: ["mean_is_sum_over_count"],
     MeanIsSum: ["mean_is_sum_over_count"],

@@ -57,15 +57,16 @@ def poisoned(batch):
     out = batch.clone()
     for group in GROUPS:
         dead = ~batch[group, "mask"]
-        after = ~batch["next", group, "mask"]
+        before = ~batch[group, "previous_mask"]
         for name, entry in out[group].items():
+            behind = before if name.startswith("previous_") else dead
             if entry.is_floating_point():
-                entry[dead] = torch.nan
+                entry[behind] = torch.nan
             elif name in ("action", "previous_action"):
-                entry[dead] = 5
+                entry[behind] = 5
         out["next", group, "reward"][dead] = torch.nan
         out["next", group, "observation"][dead] = torch.nan
-        out["next", group, "previous_observation"][after] = torch.nan
+        out["next", group, "previous_observation"][dead] = torch.nan
     return out
 
 

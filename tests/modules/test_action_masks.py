@@ -123,7 +123,7 @@ def logits_of(loss):
 
 def by_loop(batch, logits, target="agents"):
     """-log p of the action among the allowed ones, of the pairs that count."""
-    me = batch["agents", "mask"] & batch["agents", "previous_mask"]
+    me = batch["agents", "previous_mask"]
     expected = torch.zeros(logits.shape[:-1], dtype=torch.float64)
     for b in range(B):
         for i in range(N):

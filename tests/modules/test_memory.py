@@ -62,7 +62,7 @@ def by_hand(memory, batch):
         for n in range(N):
             h = batch["agents", "student_state"][e, 0, n]
             for t in range(T):
-                if batch["is_init"][e, t]:
+                if batch["is_init"][e, t] and t > 0:  # before it the stored state serves
                     h = torch.zeros(H, dtype=torch.float64)
                 if batch["agents", "mask"][e, t, n]:
                     h = memory.cell(batch["agents", "x"][e, t, n][None], h[None])[0]
@@ -402,11 +402,12 @@ def test_the_dead_change_nothing(two_episodes):
     for group in ("red", "blue"):
         batch[group, "mask"] = torch.ones_like(batch[group, "previous_mask"])
         batch[group, "mask"][0, 2:, 0] = False
+        batch[group, "previous_mask"][0, 3:, 0] = False
     bad = batch.clone()
     for group in ("red", "blue"):
-        for entry in bad[group].values():
+        for name, entry in bad[group].items():
             if entry.is_floating_point():
-                entry[0, 2:, 0] = torch.nan
+                entry[0, 3 if name.startswith("previous_") else 2 :, 0] = torch.nan
         bad["next", group, "reward"][0, 2:, 0] = torch.nan
         bad["next", group, "observation"][0, 2:, 0] = torch.nan
     torch.testing.assert_close(terms(losses(bad)), terms(losses(batch)), rtol=0.0, atol=0.0)

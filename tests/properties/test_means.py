@@ -48,7 +48,7 @@ def weight(name, batch):
         if name == "moa":
             agents = range(len(alive))
             count += sum(
-                alive[i] and acted[i] and alive[j] for i in agents for j in agents if i != j
+                acted[i] and alive[j] for i in agents for j in agents if i != j
             )
         else:
             count += sum(alive)

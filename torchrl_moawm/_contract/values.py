@@ -95,8 +95,9 @@ def mean_is_sum_over_count(loss: LossModule, batch: TensorDictBase) -> None:
     masked = batch.copy().set(ROW_MASK, rows)
     alive = {}
     for key, (shape, _) in masks(loss, batch).items():
-        if last(key) == "mask" and key != ROW_MASK:
+        if key != ROW_MASK:  # at t and at t-1
             masked.set(key, pattern(shape, batch.device))
+        if last(key) == "mask" and key != ROW_MASK:
             alive[shape] = right(rows, masked.get(key)) & masked.get(key)
     results = []
     for reduction in ("none", "sum", "mean"):

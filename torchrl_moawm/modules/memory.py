@@ -15,6 +15,9 @@ from torchrl.modules.tensordict_module import recurrent_mode
 from torchrl_moawm._checks import check_same_shape
 
 
+TRAJECTORY = ("collector", "traj_ids")
+
+
 class AgentGRU(TensorDictModuleBase):
     """A GRU per agent, with shared weights: what the agent has seen since the episode began.
 
@@ -25,8 +28,10 @@ class AgentGRU(TensorDictModuleBase):
       writes the new one under ``next``. The environment carries it: append
       :meth:`make_tensordict_primer` and TorchRL's ``InitTracker``, as ``MOAWM.from_env`` does.
     - *In a loss* (TorchRL's ``recurrent_mode``, which every ``LossModule`` sets), the last batch
-      dimension is time: it runs over the sequence from the stored state of its first step, and
-      starts anew at every ``is_init`` within. Minibatches are whole sequences ``[*B, T]``; what
+      dimension is time: it runs over the sequence from the stored state of its first step, whatever
+      ``is_init`` says there (after a reset it is 0, and ``SliceSampler`` marks every slice so). It
+      starts anew at every ``is_init`` within, and from the stored state where
+      ``("collector", "traj_ids")`` change. Minibatches are whole sequences ``[*B, T]``; what
       comes behind a reset has no influence on what is before it, nor the other way round.
 
     Beside TorchRL's ``GRUModule``, which has no agents' dimension (time must come last), cannot
@@ -44,10 +49,8 @@ class AgentGRU(TensorDictModuleBase):
         name: The entries are ``(group, name + "_memory")``, which is read by the network behind,
             and ``(group, name + "_state")``, which is carried.
         group: Where the entries are.
-        init_key: True ``[*B, 1]`` (or ``[*B, N, 1]``) at the first step of an episode.
-
-    Raises:
-        ValueError: In a loss, the input has no time dimension beside its batch.
+        init_key: True ``[*B, 1]`` (or ``[*B, N, 1]``) at the first step of an episode; where it is
+            not there, that of the group.
 
     References:
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
@@ -76,45 +79,72 @@ class AgentGRU(TensorDictModuleBase):
         self.state_key = unravel_key((group, f"{name}_state"))
         self.mask_key = unravel_key((group, "mask"))
         self.in_keys = [*self.feature_keys, self.state_key, init_key]
+        self.optional_keys = [self.mask_key, unravel_key((group, init_key)), TRAJECTORY]
         self.out_keys = [
             unravel_key((group, f"{name}_memory")),
             unravel_key(("next", self.state_key)),
         ]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the memory of step t, and the state for t+1."""
+        """Writes the memory of step t, and the state for t+1.
+
+        Raises:
+            KeyError: The state or ``is_init`` is missing: nobody carries it.
+            ValueError: In a loss, the input has no time dimension beside its batch.
+        """
         x = self.features(*(tensordict.get(key) for key in self.feature_keys))
-        state = tensordict.get(self.state_key)
-        starts = tensordict.get(self.init_key)
+        state = self._carried(tensordict, self.state_key)
+        starts = self._carried(tensordict, self.init_key, (self.group, self.init_key))
         while starts.ndim < state.ndim:
             starts = starts.unsqueeze(-2)
         starts = starts.expand(*state.shape[:-1], 1)
         acts = tensordict.get(self.mask_key, None)
         acts = torch.ones_like(starts) if acts is None else acts.unsqueeze(-1)
         check_same_shape(is_init=starts, mask=acts, state=state[..., :1])
-        memory = self._over_time(x, state, starts, acts)
+        if recurrent_mode():
+            memory = self._over_time(x, state, starts, acts, tensordict.get(TRAJECTORY, None))
+        else:
+            memory = self._step(x, torch.where(starts, 0.0, state), acts)
         for key in self.out_keys:
             tensordict.set(key, memory)
         return tensordict
 
-    def _over_time(self, x: Tensor, state: Tensor, starts: Tensor, acts: Tensor) -> Tensor:
-        """The states ``[*B, N, H]`` after each step; in a loss B ends with time."""
-        if not recurrent_mode():
-            return self._step(x, state, starts, acts)
+    def _carried(self, tensordict: TensorDictBase, *keys: NestedKey) -> Tensor:
+        """The first of these entries that is there."""
+        for key in keys:
+            entry = tensordict.get(unravel_key(key), None)
+            if entry is not None:
+                return entry
+        raise KeyError(
+            f"A network with memory needs the entry {keys[0]!r}, which is missing: let the "
+            "environment carry it, MOAWM.add_memory(env), or append InitTracker() and "
+            "make_tensordict_primer() to it."
+        )
+
+    def _over_time(
+        self, x: Tensor, state: Tensor, starts: Tensor, acts: Tensor, trajectory: Tensor | None
+    ) -> Tensor:
+        """The states ``[*B, T, N, H]`` after each step of a sequence."""
         if x.ndim < 4:
             raise ValueError(
                 f"A network with memory is trained on sequences [*B, T], got the batch "
                 f"{list(x.shape[:-2])}: sample whole sequences, and do not flatten time."
             )
         time = x.ndim - 3
-        h, states = state.select(time, 0), []
-        for step in zip(*(entry.unbind(time) for entry in (x, starts, acts)), strict=True):
-            h = self._step(step[0], h, *step[1:])
+        steps = [entry.unbind(time) for entry in (x, state, starts, acts)]
+        ids = None if trajectory is None else trajectory.flatten(time)[..., : len(steps[0])]
+        h, states = steps[1][0], []
+        for t, (features, stored, start, act) in enumerate(zip(*steps, strict=True)):
+            if t:
+                h = torch.where(start, 0.0, h)
+                if ids is not None:  # another trajectory's state is the one that was stored
+                    other = (ids[..., t] != ids[..., t - 1])[..., None, None]
+                    h = torch.where(other, stored, h)
+            h = self._step(features, h, act)
             states.append(h)
         return torch.stack(states, time)
 
-    def _step(self, x: Tensor, state: Tensor, starts: Tensor, acts: Tensor) -> Tensor:
-        state = torch.where(starts, 0.0, state)
+    def _step(self, x: Tensor, state: Tensor, acts: Tensor) -> Tensor:
         after = self.cell(x.flatten(0, -2), state.flatten(0, -2)).view_as(state)
         return torch.where(acts, after, state)
 

@@ -94,7 +94,7 @@ class LatentGAE(MultiAgentGAE):
         work.set(("next", key), next_value)
         time_dim = self._get_time_dim(keywords.get("time_dim"), work)
         self._set_signals(work, view, after, value, time_dim)
-        self.__dict__["_acts"] = view.acts
+        self.__dict__["_acts"] = view.acts()
         super().forward(work, **keywords)
         for key in (key, loss._key("advantage"), loss._key("value_target")):
             tensordict.set(key, work.get(key))
@@ -115,7 +115,7 @@ class LatentGAE(MultiAgentGAE):
         self, work: TensorDictBase, view: BatchView, after: BatchView, value: Tensor, time_dim: int
     ) -> None:
         """Writes reward, done and terminated as GAE has to read them, for each agent."""
-        loss, there = self.loss, view.there
+        loss, there = self.loss, view.there()
         key = unravel_key(("next", loss._key("reward")))
         reward = get_required(work, key, type(loss).__name__)
         if reward.ndim == value.ndim - 1:

@@ -33,7 +33,8 @@ from torchrl_moawm.objectives.masks import (
     mask_and_detach,
 )
 
-Key = str | tuple[str, ...]
+Group = tuple[str, ...]
+Key = str | Group
 
 GROUP_MASKS = ("mask", "alive", "done", "previous_mask", "previous_alive")
 """Entries of a group that answer the two questions, at t and at t-1."""
@@ -51,7 +52,7 @@ class Keys:
 
     owner: str = ""
     """The loss's name, for messages."""
-    group: tuple[str, ...] = ()
+    group: Group = ()
     """Its agents."""
     keys: dict[str, Key] = field(default_factory=dict)
     """Entry by field, under ``next`` where it belongs there."""
@@ -59,18 +60,8 @@ class Keys:
     """Field by entry of step t."""
     named: frozenset[str] = frozenset()
     """Fields that the user has named: their entries must be there."""
-    masks: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
+    masks: dict[Group, dict[str, str]] = field(default_factory=dict)
     """By group: the fields that stand for its masks."""
-
-
-@dataclass
-class GroupMasks:
-    """The answers for one group, ``[*B, N]`` (or ``[*B]``); ``None`` is all True."""
-
-    there: Tensor | None
-    acts: Tensor | None
-    was_there: Tensor | None
-    acted: Tensor | None
 
 
 class BatchView:
@@ -94,7 +85,7 @@ class BatchView:
         self.tensordict = tensordict
         self.samples = samples
         self.before = before
-        self._groups: dict[tuple[str, ...], GroupMasks] = {}
+        self._found: dict[tuple[str, Group], Tensor | None] = {}
 
     # --------------------------------------------------------------- entries
 
@@ -114,34 +105,71 @@ class BatchView:
 
     # ----------------------------------------------------------------- masks
 
-    @property
-    def there(self) -> Tensor | None:
-        """True where an agent of the loss's group is there."""
-        return self.masks(self.keys.group).there
+    def there(self, group: Group | None = None) -> Tensor | None:
+        """True where an agent is there, ``[*B, N]`` (or ``[*B]``); ``None`` is all True."""
+        return self._once("there", group)
 
-    @property
-    def acts(self) -> Tensor | None:
-        """True where an agent of the loss's group acts."""
-        return self.masks(self.keys.group).acts
+    def acts(self, group: Group | None = None) -> Tensor | None:
+        """True where an agent acts."""
+        return self._once("acts", group)
 
-    @property
-    def was_there(self) -> Tensor | None:
-        """True where an agent of the loss's group was there at t-1."""
-        return self.masks(self.keys.group).was_there
+    def was_there(self, group: Group | None = None) -> Tensor | None:
+        """True where an agent was there at t-1: what it saw then is real."""
+        return self._once("was_there", group)
 
-    def masks(self, group: tuple[str, ...]) -> GroupMasks:
-        """The masks of a group, each with the samples' own."""
-        if group not in self._groups:
-            mask, there = self._mask(group), self._there(group)
-            acted = self._group_mask(group, "previous_mask")
-            was_there = self._group_mask(group, "previous_alive")
-            was_there = acted if was_there is None else was_there
-            acts = mask if mask is there else mask_and(mask, there)
-            found = (there, acts, was_there, acted)
-            self._groups[group] = GroupMasks(*(mask_and(self.samples, x) for x in found))
-        return self._groups[group]
+    def acted(self, group: Group | None = None) -> Tensor | None:
+        """True where an agent acted at t-1."""
+        return self._once("acted", group)
 
-    def _group_mask(self, group: tuple[str, ...], name: str) -> Tensor | None:
+    def _once(self, question: str, group: Group | None) -> Tensor | None:
+        """The answer for the loss's group or another, with the samples' own mask; found once."""
+        group = self.keys.group if group is None else group
+        if (question, group) not in self._found:
+            answer = getattr(self, f"_{question}")(group)
+            self._found[question, group] = mask_and(self.samples, answer)
+        return self._found[question, group]
+
+    def _acts(self, group: Group) -> Tensor | None:
+        mask = self._mask(group)
+        if self._source(group) == "mask":
+            return mask
+        return mask_and(mask, self._there(group))
+
+    def _acted(self, group: Group) -> Tensor | None:
+        return self._group_mask(group, "previous_mask")
+
+    def _was_there(self, group: Group) -> Tensor | None:
+        was_there = self._group_mask(group, "previous_alive")
+        return self._acted(group) if was_there is None else was_there
+
+    def _mask(self, group: Group) -> Tensor | None:
+        mask = self._group_mask(group, "mask")
+        return self.before._mask(group) if mask is None and self.before is not None else mask
+
+    def _there(self, group: Group) -> Tensor | None:
+        there = self._says(group, self._source(group))
+        if self.before is None:
+            return there
+        before = self.before._there(group)
+        there = None if before is None else before if there is None else before | there
+        terminated = get_flag(self.tensordict, (*group, "terminated"))
+        return there if terminated is None else mask_and(there, ~terminated)
+
+    def _source(self, group: Group) -> str:
+        """The entry that says who is there: the same at t+1 as at t."""
+        if self.before is not None:
+            return self.before._source(group)
+        if self._group_mask(group, "alive") is not None:
+            return "alive"
+        return "mask" if self.tensordict.get((*group, "done"), None) is None else "done"
+
+    def _says(self, group: Group, source: str) -> Tensor | None:
+        if source != "done":
+            return self._group_mask(group, source)
+        done = get_flag(self.tensordict, (*group, "done"))
+        return None if done is None else ~done
+
+    def _group_mask(self, group: Group, name: str) -> Tensor | None:
         """A mask of a group, under the name that the loss has for it."""
         named = self.keys.masks.get(group, {}).get(name)
         return get_mask(self.tensordict, (*group, name)) if named is None else self.mask(named)
@@ -153,42 +181,15 @@ class BatchView:
             check_mask(**{str(self.keys.keys[name]): mask})
         return mask
 
-    def _mask(self, group: tuple[str, ...]) -> Tensor | None:
-        mask = self._group_mask(group, "mask")
-        return self.before._mask(group) if mask is None and self.before is not None else mask
-
-    def _there(self, group: tuple[str, ...]) -> Tensor | None:
-        there = self._says(group, self._source(group))
-        if self.before is None:
-            return there
-        before = self.before._there(group)
-        there = None if before is None else before if there is None else before | there
-        terminated = get_flag(self.tensordict, (*group, "terminated"))
-        return there if terminated is None else mask_and(there, ~terminated)
-
-    def _source(self, group: tuple[str, ...]) -> str:
-        """The entry that says who is there: the same at t+1 as at t."""
-        if self.before is not None:
-            return self.before._source(group)
-        if self._group_mask(group, "alive") is not None:
-            return "alive"
-        return "mask" if self.tensordict.get((*group, "done"), None) is None else "done"
-
-    def _says(self, group: tuple[str, ...], source: str) -> Tensor | None:
-        if source != "done":
-            return self._group_mask(group, source)
-        done = get_flag(self.tensordict, (*group, "done"))
-        return None if done is None else ~done
-
-    def group_of(self, key: Key) -> tuple[str, ...] | None:
+    def group_of(self, key: Key) -> Group | None:
         """The group that an entry belongs to: the longest beginning of its key that is one."""
         if isinstance(key, str):
             return None
         for depth in range(len(key) - 1, 0, -1):
             group = key[:depth]
-            if group == self.keys.group or group in self._groups:
-                return group
-            if any(self.tensordict.get((*group, name), None) is not None for name in GROUP_MASKS):
+            if group == self.keys.group or any(
+                self.tensordict.get((*group, name), None) is not None for name in GROUP_MASKS
+            ):
                 return group
         return None
 
@@ -200,11 +201,12 @@ class BatchView:
         group = self.group_of(key)
         if group is None:
             return self.samples
-        masks, path = self.masks(group), (*key, name)
+        path = (*key, name)
         if name.startswith("previous_"):
             chosen = "action" in path or "previous_action" in path
-            return masks.acted if chosen else masks.was_there
-        return masks.acts if any(part in CHOICES for part in path) else masks.there
+            return self.acted(group) if chosen else self.was_there(group)
+        chosen = any(part in CHOICES for part in path)
+        return self.acts(group) if chosen else self.there(group)
 
     # ---------------------------------------------------------------- inputs
 

@@ -13,12 +13,21 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm.functional import masked_mean
-from torchrl_moawm.objectives.batch import GROUP_MASKS, BatchView, Keys, optional_keys, sample_mask
+from torchrl_moawm.objectives.batch import (
+    GROUP_MASKS,
+    BatchView,
+    Keys,
+    optional_keys,
+    sample_mask,
+)
 from torchrl_moawm.objectives.data_parallel import n_ranks, rank_share
 from torchrl_moawm.objectives.masks import broadcast_mask, leaf_name
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 Reduction = Literal["mean", "sum", "none"]
+
+OWN_MASKS = ("mask", "alive", "previous_mask", "previous_alive")
+"""Masks that a loss may find under another name in its own group."""
 
 
 class MultiAgentLoss(ScheduledLoss):
@@ -46,11 +55,13 @@ class MultiAgentLoss(ScheduledLoss):
     class _AcceptedKeys:
         mask: NestedKey = "mask"
         alive: NestedKey = "alive"
+        previous_mask: NestedKey = "previous_mask"
+        previous_alive: NestedKey = "previous_alive"
 
     default_keys: Any
     _at_root: tuple[str, ...] = ()
     _next: tuple[str, ...] = ()
-    _optional: tuple[str, ...] = ("mask", "alive")
+    _optional: tuple[str, ...] = ()
     data_parallel = False
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
@@ -81,10 +92,10 @@ class MultiAgentLoss(ScheduledLoss):
         self._keys = Keys(
             owner=type(self).__name__,
             group=group,
-            keys={name: self._key(name) for name in names},
-            fields={self._key(name): name for name in names if name not in self._next},
+            keys={name: self._find_key(name) for name in names},
+            fields={self._find_key(name): name for name in names if name not in self._next},
             named=frozenset(named),
-            masks={group: {name: name for name in GROUP_MASKS if name in self._optional}},
+            masks={group: {name: name for name in GROUP_MASKS if name in OWN_MASKS}},
         )
 
     def set_keys(self, **keys: NestedKey | None) -> None:
@@ -129,18 +140,25 @@ class MultiAgentLoss(ScheduledLoss):
     def _masks(self) -> list[NestedKey]:
         """Every mask that is read where it is there: the loss's, and those of what networks read."""
         own = self._keys.group
-        found = [*(self._key(name) for name in self._optional), (*own, "done")]
+        found = [self._key("mask"), self._key("alive"), (*own, "done")]
+        found += [self._key(name) for name in self._optional]
         found += [unravel_key(key) for net in self._networks() for key in optional_keys(net)]
         for key in map(unravel_key, self._required_keys()):
             previous = leaf_name(key).startswith("previous_")
             names = [n for n in GROUP_MASKS if previous or not n.startswith("previous_")]
             for depth in range(1, 1 if isinstance(key, str) or key[0] == "next" else len(key)):
-                renamed = self._keys.masks.get(key[:depth], {})
-                found += [(*key[:depth], name) for name in names if name not in renamed]
+                fields = self._keys.masks.get(key[:depth], {})
+                found += [
+                    self._key(fields[name]) if name in fields else (*key[:depth], name)
+                    for name in names
+                ]
         return found
 
     def _key(self, name: str) -> Any:
         """The entry that the field ``name`` stands for, under ``next`` where it belongs there."""
+        return self._keys.keys[name]
+
+    def _find_key(self, name: str) -> Any:
         key = getattr(self.tensor_keys, name)
         return unravel_key(("next", key) if name in self._next else key)
 

@@ -38,7 +38,7 @@ class _VAELoss(MultiAgentLoss):
     """
 
     deterministic_sampling_mode = ExplorationType.RANDOM  # else a sampler returns the mean
-    _optional = ("mask", "alive", "latent_noise")
+    _optional = ("latent_noise",)
     _feature: str
     _loc: str
     _scale: str
@@ -64,13 +64,13 @@ class _VAELoss(MultiAgentLoss):
         inputs = view.inputs(network)
         noise = view.optional("latent_noise")
         if noise is not None:  # under its default name, which is where the sampler looks
-            noise = mask_and_detach(self._key("latent_noise"), noise, view.there)
+            noise = mask_and_detach(self._key("latent_noise"), noise, view.there())
             inputs.set(self.default_keys().latent_noise, noise)
         outputs = network(inputs)
         feature = outputs.get(self._key(self._feature), None)
         if feature is None:
-            return outputs, view.data(self._feature, view.there)
-        return outputs, zero_behind(view.there, feature.detach(), self._feature)
+            return outputs, view.data(self._feature, view.there())
+        return outputs, zero_behind(view.there(), feature.detach(), self._feature)
 
     def _scale_of(self, outputs: TensorDictBase, name: str, role: str) -> Tensor:
         """A standard deviation that a network has written."""
@@ -96,7 +96,8 @@ class _VAELoss(MultiAgentLoss):
         if valid is not None:
             valid = broadcast_mask(valid, error.shape, "the agents")
         logs = {}
-        if decoder := self._decoder(network):
+        decoder = self._decoder(network)
+        if decoder or self._latent in self._keys.named:
             latent = get_required(outputs, self._key(self._latent), "the sampler")
             shuffled = outputs.copy().set(self._key(self._latent), shuffle_valid(latent, valid))
             shuffled_error = masked_mean(self._error(run(decoder, shuffled), feature), valid)
@@ -151,15 +152,13 @@ class TeacherVAELoss(_VAELoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         teacher_feature: NestedKey = "teacher_feature"
         teacher_loc: NestedKey = "teacher_loc"
         teacher_scale: NestedKey = "teacher_scale"
         teacher_latent: NestedKey = "teacher_latent"
         teacher_reconstruction: NestedKey = "teacher_reconstruction"
         latent_noise: NestedKey = "latent_noise"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
 
     _feature = "teacher_feature"
     _loc = "teacher_loc"
@@ -190,7 +189,7 @@ class TeacherVAELoss(_VAELoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Encodes, samples and reconstructs what everybody sees and does at t."""
         view = self._view(tensordict)
-        there = view.there
+        there = view.there()
         outputs, feature = self._autoencode(view, self.teacher)
         loc = get_required(outputs, self._key(self._loc), "the encoder")
         scale = self._scale_of(outputs, self._scale, "the encoder")
@@ -250,7 +249,7 @@ class TeacherCVAELoss(_VAELoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         feature: NestedKey = "feature"
         latent_loc: NestedKey = "latent_loc"
         latent_scale: NestedKey = "latent_scale"
@@ -259,8 +258,6 @@ class TeacherCVAELoss(_VAELoss):
         teacher_loc: NestedKey = "teacher_loc"
         teacher_scale: NestedKey = "teacher_scale"
         latent_noise: NestedKey = "latent_noise"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
 
     _feature = "feature"
     _loc = "latent_loc"
@@ -298,7 +295,7 @@ class TeacherCVAELoss(_VAELoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Encodes what the agent sees at t, and compares the posterior with the teacher's."""
         view = self._view(tensordict)
-        there = view.there
+        there = view.there()
         outputs, feature = self._autoencode(view, self.student)
         loc = get_required(outputs, self._key(self._loc), "the encoder")
         scale = self._scale_of(outputs, self._scale, "the encoder")

@@ -72,7 +72,7 @@ def broadcast_mask(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
     if tuple(mask.shape) != tuple(shape[: mask.ndim]):
         raise ValueError(
             f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}: one of the two is of another batch or group."
+            f"{list(mask.shape)}: one of the two is of another batch or team."
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
 

@@ -81,28 +81,17 @@ class MOALoss(MultiAgentLoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         action: NestedKey = "action"
         moa_logits: NestedKey = "moa_logits"
         moa_loc: NestedKey = "moa_loc"
         moa_scale: NestedKey = "moa_scale"
         previous_observation: NestedKey = "previous_observation"
         previous_action: NestedKey = "previous_action"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
         target_mask: NestedKey = "mask"
-        previous_mask: NestedKey = "previous_mask"
-        previous_alive: NestedKey = "previous_alive"
         action_mask: NestedKey = "action_mask"
 
-    _optional = (
-        "mask",
-        "alive",
-        "target_mask",
-        "previous_mask",
-        "previous_alive",
-        "action_mask",
-    )
+    _optional = ("target_mask", "previous_mask", "previous_alive", "action_mask")
 
     def __init__(
         self,
@@ -159,14 +148,14 @@ class MOALoss(MultiAgentLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts what the others do at t from t-1 and compares it with what they did."""
         view = self._view(tensordict)
-        inputs = view.inputs(self.moa_network)
+        inputs, allowed = view.inputs(self.moa_network), view.mask("action_mask")
         if self._writes("moa_logits"):
             logits = get_required(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
             self._check_prediction(view, "moa_logits", logits)
             if view.get("action").ndim == logits.ndim - 2:  # else one-hot
                 self._check_kind(view, discrete=True)
             target, valid = self._pairs(view, logits.shape[:-1], n_actions=logits.shape[-1])
-            logits = self._restricted(view, logits)
+            logits = self._restricted(view, logits, allowed)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
             hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
             return TensorDict({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
@@ -219,7 +208,7 @@ class MOALoss(MultiAgentLoss):
         target = self._spread(action, agent_dim, shape[agent_dim])
         expected = (*shape, *target.shape[len(shape) :])
         check_shape("the others' action", target, expected, "as moa_network predicts them")
-        mine = view.was_there
+        mine = view.was_there()
         valid = None if mine is None else broadcast_mask(mine, shape, "the pairs")
         if theirs is not None:
             theirs = broadcast_mask(theirs, action.shape[: agent_dim + 1], "the agents")
@@ -228,7 +217,7 @@ class MOALoss(MultiAgentLoss):
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
         """True where those act who are predicted."""
-        acts = view.masks(target_path(self.target_group)).acts
+        acts = view.acts(target_path(self.target_group))
         if self.target_group == self.group and self._key("target_mask") != self._key("mask"):
             acts = mask_and(acts, view.mask("target_mask"))
         return acts
@@ -243,11 +232,11 @@ class MOALoss(MultiAgentLoss):
                 f"{self._key('action')!r} is {action.dtype}."
             )
 
-    def _restricted(self, view: BatchView, logits: Tensor) -> Tensor:
+    def _restricted(self, view: BatchView, logits: Tensor, mask: Tensor | None) -> Tensor:
         """The logits, least where the other's action mask forbids the action."""
-        mask, name = view.mask("action_mask"), self._key("action_mask")
         if mask is None:
             return logits
+        name = self._key("action_mask")
         action, theirs = view.get("action"), self._target_acts(view)
         agent_dim = logits.ndim - 3
         index = action.argmax(-1) if action.ndim == mask.ndim else action

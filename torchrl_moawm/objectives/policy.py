@@ -80,12 +80,10 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         action: NestedKey = "action"
         sample_log_prob: NestedKey = "action_log_prob"
         advantage: NestedKey = "advantage"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
 
     def __init__(
         self,
@@ -124,7 +122,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares the current policy with the one that acted, at the stored z_t and a_t."""
         view = self._view(tensordict)
-        acts, stored = view.acts, view.get("sample_log_prob")
+        acts, stored = view.acts(), view.get("sample_log_prob")
         self._check_log_prob(view, stored)
         inputs = view.inputs(self.actor_network)
         advantage = view.data("advantage", acts)

@@ -82,7 +82,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         value: NestedKey = "state_value"
         value_target: NestedKey = "value_target"
         advantage: NestedKey = "advantage"
@@ -91,8 +91,6 @@ class ClipPPOValueLoss(MultiAgentLoss):
         terminated: NestedKey = "terminated"
         latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
 
     clip_value: Any
     _at_root = ("done", "terminated")
@@ -137,7 +135,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares V(s_t, z_t) under the current critic with the stored return."""
         view = self._view(tensordict)
-        value, there = self._value(view), view.there
+        value, there = self._value(view), view.there()
         check_same_shape(value=value, value_target=view.get("value_target"))
         target = self._stored(view, "value_target", value)
         if there is not None:
@@ -160,8 +158,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
 
     def _stored(self, view: BatchView, name: str, value: Tensor) -> Tensor:
         """A value in the batch, 0 where nobody is there, in the precision of V."""
-        (stored,) = full_precision(view.data(name, view.there))
-        check_floating(V=value, **{name: stored})
+        (stored,) = full_precision(view.data(name, view.there()))
+        check_floating(**{"value": value, "old_value" if name == "value" else name: stored})
         return stored
 
     def _value(self, view: BatchView) -> Tensor:

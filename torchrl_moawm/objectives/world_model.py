@@ -66,17 +66,15 @@ class WorldModelLoss(MultiAgentLoss):
     """
 
     @dataclass
-    class _AcceptedKeys:
+    class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
         observation: NestedKey = "observation"
         reward: NestedKey = "reward"
         predicted_observation: NestedKey = "predicted_observation"
         predicted_reward: NestedKey = "predicted_reward"
         observation_mask: NestedKey = "observation_mask"
-        mask: NestedKey = "mask"
-        alive: NestedKey = "alive"
 
     _next = ("observation", "reward", "observation_mask")
-    _optional = ("observation_mask", "mask", "alive")
+    _optional = ("observation_mask",)
 
     def __init__(
         self,
@@ -107,7 +105,7 @@ class WorldModelLoss(MultiAgentLoss):
         outputs = self.world_model(view.inputs(self.world_model))
         predicted = get_required(outputs, self._key("predicted_observation"), "world_model")
         predicted_reward = get_required(outputs, self._key("predicted_reward"), "world_model")
-        there, name = view.there, self._key("observation")
+        there, name = view.there(), self._key("observation")
         observation = flat(view.get("observation"), predicted)
         check_target(name, predicted, observation)
         features = view.mask("observation_mask")
@@ -128,7 +126,7 @@ class WorldModelLoss(MultiAgentLoss):
         if reward.shape == (*predicted.shape[:-2], 1):
             reward = reward.unsqueeze(-2).expand(predicted.shape)
         check_target(name, predicted, reward)
-        return mask_and_detach(name, reward, view.there)
+        return mask_and_detach(name, reward, view.there())
 
 
 def check_target(name: NestedKey, prediction: Tensor, target: Tensor) -> None:

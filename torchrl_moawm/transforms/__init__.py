@@ -1,6 +1,6 @@
 """Environment transforms."""
 
 from torchrl_moawm.transforms.partner_pool import Partner, PartnerPool
-from torchrl_moawm.transforms.previous_step import PreviousStep
+from torchrl_moawm.transforms.previous_step import PreviousStep, action_groups
 
-__all__ = ["Partner", "PartnerPool", "PreviousStep"]
+__all__ = ["Partner", "PartnerPool", "PreviousStep", "action_groups"]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.utils import expand_as_right
+from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
-from torchrl.envs import Transform
+from torchrl.envs import EnvBase, Transform
+
+Path = tuple[str, ...]
 
 
 class PreviousStep(Transform):
@@ -19,19 +23,25 @@ class PreviousStep(Transform):
     needs a time dimension, and minibatches may be shuffled.
 
     ``previous_mask`` is False on the first step of an episode and for an agent that did not act at
-    t-1 (its ``(group, "mask")`` was False); the entries are zero there, and the specs admit that,
-    one-hot included. Exact under partial resets: the environments that go on keep their entries.
+    t-1 (its ``(group, "mask")`` was False). Actions are zero there, and the specs admit that,
+    one-hot included. Where the environment also says who is *there* (``(group, "alive")``, or the
+    group's own ``done``), an agent that waits for its turn has seen something though it did not
+    act: ``(group, "previous_alive")`` is written as well, and observations are zero where that is
+    False. Exact under partial resets: the environments that go on keep their entries.
 
     TorchRL has no such transform; shifting a collected batch instead loses the step at every batch
-    boundary and crosses episodes.
+    boundary and crosses episodes. A transform that changes an observation or an action belongs
+    before this one.
 
     Args:
-        in_keys: Entries to remember, each ``(group, name)``. ``None`` is every group's observation
-            and action.
-        out_keys: Where they go; ``None`` is ``(group, "previous_" + name)``.
+        in_keys: Entries to remember, each ``(group, ..., name)``. ``None`` is every group's
+            observation and action.
+        out_keys: Where they go; ``None`` is ``(group, ..., "previous_" + name)``.
 
     Raises:
-        ValueError: The two lists differ in length, or a key has no group.
+        ValueError: The two lists differ in length, a key has no group, or two entries would be
+            written to one.
+        RuntimeError: It is called without an environment (in a replay buffer).
 
     Example:
         >>> from torchrl.envs import TransformedEnv, VmasEnv
@@ -52,55 +62,83 @@ class PreviousStep(Transform):
         if in_keys is None and out_keys is not None:
             raise ValueError("Expected in_keys beside out_keys, got out_keys alone.")
         self._chosen = None if in_keys is None else self._paired(in_keys, out_keys)
+        self._found: dict[Path, Path] | None = None
+
+    def clone(self) -> PreviousStep:
+        """One for another environment: keys that were not given are found there anew."""
+        other: PreviousStep = super().clone()
+        other._found = None
+        return other
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Not supported: there is no previous step outside an environment."""
+        raise RuntimeError("PreviousStep cannot be executed without a parent environment.")
 
     @staticmethod
     def _paired(
         in_keys: Sequence[NestedKey], out_keys: Sequence[NestedKey] | None = None
-    ) -> dict[tuple[str, ...], tuple[str, ...]]:
+    ) -> dict[Path, Path]:
         keys = [unravel_key(key) for key in in_keys]
+        for key in keys:
+            if isinstance(key, str):
+                raise ValueError(f"Expected keys of the form (group, name), got {key!r}.")
         if out_keys is None:
-            out_keys = [(key[0], f"previous_{key[-1]}") for key in keys]
+            out_keys = [(*key[:-1], f"previous_{key[-1]}") for key in keys]
         written = [unravel_key(key) for key in out_keys]
-        for key in (*keys, *written):
+        for key in written:
             if isinstance(key, str):
                 raise ValueError(f"Expected keys of the form (group, name), got {key!r}.")
         if len(keys) != len(written):
             raise ValueError(f"Expected one out_key per in_key, got {in_keys} and {out_keys}.")
+        if len(set(written)) < len(written):
+            raise ValueError(f"Expected different out_keys, got {written}.")
         return dict(zip(keys, written, strict=True))
 
     @property
-    def _keys(self) -> dict[tuple[str, ...], tuple[str, ...]]:
+    def _keys(self) -> dict[Path, Path]:
         """Entry remembered -> entry written."""
-        if self._chosen is None:
+        if self._chosen is not None:
+            return self._chosen
+        if self._found is None:
             parent = self.parent
             if parent is None:
                 raise RuntimeError("PreviousStep finds its keys in an environment; append it.")
-            actions = [unravel_key(key) for key in parent.action_keys]
-            groups = {key[0] for key in actions if isinstance(key, tuple)}
+            groups = action_groups(parent)
             observed = [
                 key
                 for key in map(unravel_key, parent.observation_keys)
-                if key[0] in groups and key[-1] == "observation"
+                if key[-1] == "observation" and key[:-1] in groups
             ]
-            self._chosen = self._paired([*observed, *actions])
-        return self._chosen
+            actions = [key for key in map(unravel_key, parent.action_keys) if not is_root(key)]
+            self._found = self._paired([*observed, *actions])
+        return self._found
+
+    def _group_of(self, key: Path) -> Path:
+        """The group of an entry: the longest beginning that acts, else all but the last name."""
+        groups = [] if self.parent is None else action_groups(self.parent)
+        beginnings = (key[:depth] for depth in range(len(key) - 1, 0, -1))
+        return next((group for group in beginnings if group in groups), key[:-1])
 
     @property
-    def _groups(self) -> list[str]:
-        return list(dict.fromkeys(key[0] for key in self._keys))
+    def _groups(self) -> list[Path]:
+        return list(dict.fromkeys(map(self._group_of, self._keys)))
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         for key, out_key in self._keys.items():
-            entry = tensordict.get(key)
-            acted = tensordict.get((key[0], "mask"), None)
+            group, entry = self._group_of(key), tensordict.get(key)
+            there, acted = who(tensordict, group)
+            real = acted if "action" in key else there
+            if real is not None:
+                entry = torch.where(expand_as_right(real, entry), entry, 0)
             if acted is None:  # the environment knows no mask: everybody acts
                 shape = entry.shape[: tensordict.batch_dims + 1]
                 acted = torch.ones(shape, dtype=torch.bool, device=entry.device)
-            else:
-                entry = torch.where(expand_as_right(acted, entry), entry, 0)
             # clones: a ParallelEnv writes the next root over the memory of this one
             next_tensordict.set(out_key, entry.clone())
-            next_tensordict.set((key[0], "previous_mask"), acted.clone())
+            next_tensordict.set((*group, "previous_mask"), acted.clone())
+            if group in self._waiting:
+                saw = acted if there is None else there
+                next_tensordict.set((*group, "previous_alive"), saw.clone())
         return next_tensordict
 
     def _reset(
@@ -112,9 +150,33 @@ class PreviousStep(Transform):
             tensordict_reset.set(out_key, spec[out_key].zero())
         return tensordict_reset
 
+    def _reset_on_native_autoreset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        """The environment has reset itself, in some places: the others keep their entries."""
+        for out_key in self._written:
+            entry = tensordict_reset.get(out_key)
+            reset = reset_mask(tensordict, out_key)
+            zeroed = entry if reset is None else entry.where(~expand_as_right(reset, entry), 0)
+            tensordict_reset.set(out_key, zeroed.to(entry.dtype))
+        return tensordict_reset
+
     @property
-    def _written(self) -> list[tuple[str, ...]]:
-        return [*self._keys.values(), *((group, "previous_mask") for group in self._groups)]
+    def _waiting(self) -> list[Path]:
+        """Groups whose agents may be there without acting: the environment says both."""
+        parent: Any = self.parent
+        seen = set(parent.full_observation_spec.keys(True, True))
+        ends = set(parent.full_done_spec.keys(True, True))
+        return [
+            group
+            for group in self._groups
+            if (*group, "mask") in seen and ((*group, "alive") in seen or (*group, "done") in ends)
+        ]
+
+    @property
+    def _written(self) -> list[Path]:
+        masks = [(*group, "previous_mask") for group in self._groups]
+        return [*self._keys.values(), *masks, *((*g, "previous_alive") for g in self._waiting)]
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Declares what is written; zeros are admitted whatever the action."""
@@ -122,14 +184,49 @@ class PreviousStep(Transform):
         sources = {**dict(parent.full_observation_spec.items(True, True))}
         sources.update(parent.full_action_spec.items(True, True))
         for key, out_key in self._keys.items():
-            source = sources[key]
+            source, group = sources[key], self._group_of(key)
             observation_spec[out_key] = Unbounded(
                 shape=source.shape, dtype=source.dtype, device=source.device
             )
-            observation_spec[key[0], "previous_mask"] = Categorical(
-                2,
-                shape=source.shape[: len(parent.batch_size) + 1],
-                dtype=torch.bool,
-                device=source.device,
-            )
+            for name in ("previous_mask", *(["previous_alive"] if group in self._waiting else [])):
+                observation_spec[(*group, name)] = Categorical(
+                    2,
+                    shape=source.shape[: len(parent.batch_size) + 1],
+                    dtype=torch.bool,
+                    device=source.device,
+                )
         return observation_spec
+
+
+def is_root(key: NestedKey) -> bool:
+    """Whether an entry belongs to no group."""
+    return isinstance(key, str)
+
+
+def action_groups(env: EnvBase) -> list[Path]:
+    """The groups that act, in the order of the action keys: what stands before ``"action"``."""
+    keys = [key for key in map(unravel_key, env.action_keys) if not is_root(key)]
+    return list(dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys))
+
+
+def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor | None]:
+    """Who is there and who acts, ``[*B, N]`` each, as the environment says; ``None`` is all.
+
+    The same answers as :class:`~torchrl_moawm.objectives.batch.BatchView` gives.
+    """
+    mask, there = tensordict.get((*group, "mask"), None), tensordict.get((*group, "alive"), None)
+    if there is None:
+        done = tensordict.get((*group, "done"), None)
+        there = mask if done is None else ~done.squeeze(-1)
+        if mask is None or there is mask:
+            return there, there
+    return there, there if mask is None else mask & there
+
+
+def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
+    """Which environments, or agents, are reset: the nearest ``_reset`` above an entry."""
+    for depth in range(len(key) - 1, -1, -1):
+        reset = tensordict.get((*key[:depth], "_reset") if depth else "_reset", None)
+        if reset is not None:
+            return reset.squeeze(-1)
+    return None
