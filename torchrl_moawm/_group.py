@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase
 from torchrl.modules import ValueNorm
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._teams import actor_settings
+from torchrl_moawm._teams import actor_settings, name_of, path_of, reward_key
 from torchrl_moawm.modules import (
     AgentGRU,
     FreshLogProb,
@@ -39,6 +39,40 @@ from torchrl_moawm.objectives import (
 from torchrl_moawm.objectives.cvae import split_at
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
+
+
+SETTINGS = {
+    "gamma": 0.99,
+    "lmbda": 0.95,
+    "clip_epsilon": 0.2,
+    "clip_value": 0.2,
+    "entropy_coeff": 0.01,
+    "critic_coeff": 1.0,
+    "value_norm": None,
+    "moa_coeff": 1.0,
+    "obs_coeff": 1.0,
+    "reward_coeff": 1.0,
+    "cvae_coeff": 1.0,
+    "student_kl_coeff": 1.0,
+    "teacher_kl_coeff": 1.0,
+    "act_on": "sample",
+    "done_key": "done",
+    "terminated_key": "terminated",
+    "reward_key": None,
+}
+"""Settings of the losses of a group, with their defaults."""
+
+
+def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, complete.
+
+    Raises:
+        TypeError: One is unknown; the message lists those there are.
+    """
+    unknown = [name for name in settings if name not in SETTINGS]
+    if unknown:
+        raise TypeError(f"Unknown setting {unknown[0]!r}; there are {', '.join(SETTINGS)}.")
+    return {**SETTINGS, **settings}
 
 
 class GroupSystem:
@@ -68,65 +102,50 @@ class GroupSystem:
         world_model: TensorDictModuleBase,
         student: TensorDictModuleBase,
         teacher: TensorDictModuleBase,
-        group: str = "agents",
-        gamma: float = 0.99,
-        lmbda: float = 0.95,
-        clip_epsilon: float = 0.2,
-        clip_value: float | None = 0.2,
-        entropy_coeff: float = 0.01,
-        critic_coeff: float = 1.0,
-        value_norm: ValueNorm | None = None,
-        moa_coeff: float = 1.0,
-        obs_coeff: float = 1.0,
-        reward_coeff: float = 1.0,
-        cvae_coeff: float = 1.0,
-        student_kl_coeff: float = 1.0,
-        teacher_kl_coeff: float = 1.0,
-        act_on: Literal["sample", "mean"] = "sample",
-        done_key: NestedKey = "done",
-        terminated_key: NestedKey = "terminated",
+        group: NestedKey = "agents",
+        **settings: Any,
     ) -> None:
+        given = checked_settings(settings)
         self.group = group
         self.actor = actor
         self.critic = critic
         self.moa_networks = dict(moa_networks)
+        self.targets: dict[str, NestedKey] = {name_of(group): group}
         self.world_model = world_model
         self.student = student
         self.teacher = teacher
-        self._gae: dict[str, Any] = {"gamma": gamma, "lmbda": lmbda}
-        self._policy: dict[str, Any] = {
-            "clip_epsilon": clip_epsilon,
-            "entropy_coeff": entropy_coeff,
+
+        def chosen(*names: str) -> dict[str, Any]:
+            return {name: given[name] for name in names}
+
+        self._gae = chosen("gamma", "lmbda")
+        self._policy = chosen("clip_epsilon", "entropy_coeff")
+        self._value = chosen("clip_value", "critic_coeff", "value_norm")
+        self._moawm = chosen("moa_coeff", "obs_coeff", "reward_coeff", "cvae_coeff")
+        reward = given["reward_key"]
+        self._reward: dict[str, Any] = {} if reward is None else {"reward": reward}
+        self._value_keys: dict[str, Any] = {
+            "done": given["done_key"],
+            "terminated": given["terminated_key"],
+            **self._reward,
         }
-        self._value: dict[str, Any] = {
-            "clip_value": clip_value,
-            "critic_coeff": critic_coeff,
-            "value_norm": value_norm,
-        }
-        self._value_keys: dict[str, Any] = {"done": done_key, "terminated": terminated_key}
-        self._moawm: dict[str, Any] = {
-            "moa_coeff": moa_coeff,
-            "obs_coeff": obs_coeff,
-            "reward_coeff": reward_coeff,
-            "cvae_coeff": cvae_coeff,
-        }
-        self._alpha = student_kl_coeff
-        self._beta = teacher_kl_coeff
-        check_option("act_on", act_on, ("sample", "mean"))
-        self._act_on = act_on
+        self._alpha = given["student_kl_coeff"]
+        self._beta = given["teacher_kl_coeff"]
+        check_option("act_on", given["act_on"], ("sample", "mean"))
+        self._act_on = given["act_on"]
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
             raise RuntimeError(f"Replace {name} before policy or loss_module is first used.")
         if name == "moa_network":
-            self.moa_networks[self.group] = value
+            self.moa_networks[name_of(self.group)] = value
         else:
             super().__setattr__(name, value)
 
     @property
     def moa_network(self) -> TensorDictModuleBase:
         """The model of the other agents of this group."""
-        return self.moa_networks[self.group]
+        return self.moa_networks[name_of(self.group)]
 
     @property
     def networks(self) -> dict[str, TensorDictModuleBase]:
@@ -135,7 +154,7 @@ class GroupSystem:
         others = {
             f"moa_network_{group}": network
             for group, network in self.moa_networks.items()
-            if group != self.group
+            if group != name_of(self.group)
         }
         return {**own, **others}
 
@@ -145,6 +164,9 @@ class GroupSystem:
         networks = (self.student, *self.moa_networks.values())
         return [m for network in networks for m in network.modules() if isinstance(m, AgentGRU)]
 
+    def _key(self, name: str) -> NestedKey:
+        return (*path_of(self.group), name)
+
     @cached_property
     def policy(self) -> TensorDictSequential:
         """Encoder, sampler, actor; deterministic under deterministic exploration.
@@ -152,37 +174,40 @@ class GroupSystem:
         The memories of the models of the others run along, so that their state is carried.
         """
         if self._act_on == "mean":
-            loc, z = (self.group, "latent_loc"), (self.group, "latent")
+            loc, z = self._key("latent_loc"), self._key("latent")
             encoder = split_at(self.student, loc)[0]
             encoder = [*encoder, TensorDictModule(nn.Identity(), [loc], [z])]
         else:
-            encoder = split_at(self.student, (self.group, "latent"))[0]
+            encoder = split_at(self.student, self._key("latent"))[0]
         own = {id(module) for part in encoder for module in part.modules()}
         memories = [memory for memory in self.memories if id(memory) not in own]
-        log_prob = FreshLogProb(self.actor, (self.group, "action"), (self.group, "action_log_prob"))
+        keys = self._key("action"), self._key("action_log_prob")
+        log_prob = FreshLogProb(self.actor, *keys)
         return TensorDictSequential(*memories, *encoder, self.actor, log_prob)
 
     @cached_property
     def loss_module(self) -> LossSum:
         """Every loss, weighted, sharing the networks."""
         group: dict[str, Any] = {"group": self.group}
-        encoder = split_at(self.student, (self.group, "latent_loc"))[0]
+        encoder = split_at(self.student, self._key("latent_loc"))[0]
         value = ClipPPOValueLoss(
             self.critic, latent_network=TensorDictSequential(*encoder), **self._value, **group
         )
         value.set_keys(**self._value_keys)
         value.make_value_estimator(**self._gae)
         moa = {
-            target: MOALoss(network, target_group=target, **group)
-            for target, network in self.moa_networks.items()
+            name: MOALoss(network, target_group=self.targets[name], **group)
+            for name, network in self.moa_networks.items()
         }
+        world_model = WorldModelLoss(self.world_model, **group)
+        world_model.set_keys(**self._reward)
         return LossSum(
             {
                 "policy": ClipPPOPolicyLoss(self.actor, **self._policy, **group),
                 "value": value,
                 "moawm": MOAWMLoss(
-                    LossSum(moa) if len(moa) > 1 else moa[self.group],
-                    WorldModelLoss(self.world_model, **group),
+                    LossSum(moa) if len(moa) > 1 else moa[name_of(self.group)],
+                    world_model,
                     TeacherCVAELoss(self.student, self.teacher, kl_coeff=self._alpha, **group),
                     **self._moawm,
                 ),
@@ -193,17 +218,18 @@ class GroupSystem:
 
 def make_group_system(
     env: EnvBase,
-    group: str,
-    teams: Mapping[str, Team],
+    group: NestedKey,
+    teams: Mapping[NestedKey, Team],
     latent_dim: int,
     settings: Mapping[str, Any],
     *,
-    privileged: Mapping[str, Team],
+    privileged: Mapping[NestedKey, Team],
     reconstruct: Literal["own", "privileged"],
     num_cells: Sequence[int],
     recurrent: bool,
     moa_head: Literal["slots", "pairwise"],
     shared_value: bool,
+    critic_state: Mapping[NestedKey, int],
 ) -> GroupSystem:
     """The default networks of a group that is among the teams."""
     check_option("reconstruct", reconstruct, ("own", "privileged"))
@@ -220,7 +246,9 @@ def make_group_system(
     actor = make_actor(obs_dim=team.obs_dim, **actor_settings(env, group), **z, **common)
     parts: dict[str, Any] = {
         "actor": actor,
-        "critic": make_critic(other_groups=others, shared_value=shared_value, **z, **seen),
+        "critic": make_critic(
+            other_groups=others, shared_value=shared_value, state=critic_state, **z, **seen
+        ),
         "world_model": make_world_model(**everybody),
         "student": make_student(
             recurrent=recurrent,
@@ -230,20 +258,25 @@ def make_group_system(
         ),
         "teacher": make_teacher(**{**z, **everybody, "other_groups": [*others, *unseen]}),
     }
+    targets = (group, *(name for name in teams if name != group), *privileged)
     moa = {
-        target: make_moa_network(
+        name_of(target): make_moa_network(
             target_group=target,
             unseen_groups=unseen,
             head="slots" if target in privileged else moa_head,
             recurrent=recurrent,
             **everybody,
         ).to(env.device)
-        for target in (group, *(name for name in teams if name != group), *privileged)
+        for target in targets
     }
     parts = {name: part.to(env.device) for name, part in parts.items()}
-    if (group, "done") in env.done_keys:  # each agent ends by itself
-        ends = {"done_key": (group, "done"), "terminated_key": (group, "terminated")}
-        settings = {**ends, **settings}
+    found: dict[str, Any] = {"reward_key": reward_key(env, group)}
+    path = path_of(group)
+    if (*path, "done") in env.done_keys:  # each agent ends by itself
+        found |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
+    settings = {**found, **settings}
     if len(teams) > 1:  # the returns of groups differ: statistics of their own
         settings = {**settings, "value_norm": deepcopy(settings.get("value_norm"))}
-    return GroupSystem(**parts, moa_networks=moa, group=group, **settings)
+    system = GroupSystem(**parts, moa_networks=moa, group=group, **settings)
+    system.targets = {name_of(target): target for target in targets}
+    return system

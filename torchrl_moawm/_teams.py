@@ -1,22 +1,61 @@
-"""What the specs of an environment say about its groups of agents."""
+"""What the specs of an environment say about its groups of agents, and what speaks against them.
+
+Everything that can be known before the first step is checked here, each with one sentence that
+says what to do.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from tensordict import NestedKey, unravel_key
+from torch import nn
 from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_one_shape
 from torchrl_moawm.modules import Team
+from torchrl_moawm.transforms import action_groups
+
+LARGEST_BOUND = 1e6
+"""A bound beyond this stands for none."""
 
 
-def groups_of(env: EnvBase) -> list[str]:
-    """The groups that act, in the order of the action keys."""
-    return list(dict.fromkeys(key[0] for key in env.action_keys if isinstance(key, tuple)))
+def path_of(group: NestedKey) -> tuple[str, ...]:
+    """A group as a tuple of names."""
+    key = unravel_key((group,))
+    return (key,) if isinstance(key, str) else key
 
 
-def read_team(env: EnvBase, group: str, *, privileged: bool = False) -> Team:
+def name_of(group: NestedKey) -> str:
+    """A group as one word: ``("team", "red")`` is ``team_red``."""
+    return "_".join(path_of(group))
+
+
+def groups_of(env: EnvBase) -> list[Any]:
+    """The groups that act, in the order of the action keys: a word each, or a tuple where nested.
+
+    Raises:
+        ValueError: Nobody acts in a group, or a group has a name that it cannot have.
+    """
+    groups = action_groups(env)
+    if not groups:
+        raise ValueError(
+            f"The environment has no group of agents; its actions are {env.action_keys}. Give it "
+            "one, as TorchRL's multi-agent environments have: (group, 'action') [*B, N, ...]."
+        )
+    taken = nn.ModuleDict()
+    for group in groups:
+        if "." in name_of(group) or "next" in group or hasattr(taken, name_of(group)):
+            raise ValueError(
+                f"{name_of(group)!r} cannot be the name of a group here (torch's modules and "
+                "TensorDicts use it, or it has a dot): choose another with group_map=."
+            )
+    return [group[0] if len(group) == 1 else group for group in groups]
+
+
+def read_team(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> Team:
     """Number and sizes of a group.
 
     Args:
@@ -33,6 +72,7 @@ def read_team(env: EnvBase, group: str, *, privileged: bool = False) -> Team:
             default networks cannot read. The message names group and key. Or a privileged group is
             one that acts.
     """
+    path = path_of(group)
     if privileged and group in groups_of(env):
         raise ValueError(
             f"The group {group!r} acts, so it cannot be privileged: let the environment play it, "
@@ -41,30 +81,25 @@ def read_team(env: EnvBase, group: str, *, privileged: bool = False) -> Team:
     if not privileged and group not in groups_of(env):
         raise ValueError(f"Unknown group {group!r}; the environment has {groups_of(env)}.")
     specs = env.full_observation_spec
-    observation = _one_shape(specs, group, "observation")
-    if not privileged and (group, "previous_observation") not in specs.keys(True, True):
-        raise ValueError(
-            f"The environment writes no {(group, 'previous_observation')}: append PreviousStep() "
-            "to it, or make it with make_vmas_env() or make_pettingzoo_env()."
-        )
+    observation = _observation(specs, path)
+    if not privileged:
+        _check_previous_step_there(specs, path)
     n_agents, *shape = observation.shape[len(env.batch_size) :]
-    if not observation.dtype.is_floating_point:
-        raise ValueError(
-            f"The default networks read floating observations; {(group, 'observation')} is "
-            f"{observation.dtype}. Cast it with TorchRL's DTypeCastTransform."
-        )
+    _check_dtype((*path, "observation"), observation.dtype)
     if len(shape) not in (1, 2, 3):
         raise ValueError(
             f"The default networks read observations of one, two or three (image: C, H, W) "
-            f"dimensions; {(group, 'observation')} has {list(shape)}. Flatten it with a transform, "
+            f"dimensions; {(*path, 'observation')} has {list(shape)}. Flatten it with a transform, "
             "or bring your own networks."
         )
     settings = actor_settings(env, group, specs if privileged else None)
+    if not privileged:
+        _check_previous_step_last(env, path)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
     return Team(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
 
 
-def actor_settings(env: EnvBase, group: str, specs: Any = None) -> dict[str, Any]:
+def actor_settings(env: EnvBase, group: NestedKey, specs: Any = None) -> dict[str, Any]:
     """What ``make_actor`` needs beside the observation.
 
     Args:
@@ -76,35 +111,148 @@ def actor_settings(env: EnvBase, group: str, specs: Any = None) -> dict[str, Any
         ``action_dim``, ``n_actions``, ``one_hot``, ``masked``, ``low`` and ``high``.
 
     Raises:
-        ValueError: The actions are of a kind the default networks cannot serve, or their agents
-            differ in shape.
+        ValueError: The actions are of a kind the default networks cannot serve, have no finite
+            bounds, or differ between agents (shape) or environments (bounds).
     """
-    spec = _one_shape(env.full_action_spec if specs is None else specs, group, "action")
+    path = path_of(group)
+    key = (*path, "action")
+    spec = _one_shape(env.full_action_spec if specs is None else specs, path, "action")
     settings = {"n_actions": None, "one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
     if type(spec) in (OneHot, Categorical):  # their subclasses hold several choices
         n = int(spec.space.n)
-        masked = (group, "action_mask") in env.full_observation_spec.keys(True, True)
+        masked = (*path, "action_mask") in env.full_observation_spec.keys(True, True)
         one_hot = isinstance(spec, OneHot)
         return {**settings, "action_dim": n, "n_actions": n, "one_hot": one_hot, "masked": masked}
     if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
-        low, high = spec.space.low, spec.space.high
-        while low.ndim > 2:  # the same in every environment
-            low, high = low[0], high[0]
-        bounds = {} if (low == -1).all() and (high == 1).all() else {"low": low, "high": high}
+        _check_dtype(key, spec.dtype)
+        bounds = {name: _bound(key, name, spec) for name in ("low", "high")}
+        if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
+            bounds = {}
         return {**settings, "action_dim": spec.shape[-1], **bounds}
     raise ValueError(
         f"The default networks serve continuous (bounded), categorical and one-hot actions; "
-        f"{(group, 'action')} is {type(spec).__name__}. Build the parts by hand."
+        f"{key} is {type(spec).__name__}. Build the parts by hand."
     )
 
 
-def _one_shape(specs: Any, group: str, name: str) -> TensorSpec:
+def reward_key(env: EnvBase, group: NestedKey) -> NestedKey:
+    """Where the reward of a group is: its own, or the team's at the root.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    rewards = list(map(unravel_key, env.reward_keys))
+    own = (*path_of(group), "reward")
+    if own in rewards:
+        return own
+    at_root = [key for key in rewards if isinstance(key, str)]
+    if len(at_root) == 1:
+        return at_root[0]
+    raise ValueError(
+        f"The environment writes no reward {own}, nor one of the whole team at the root; it writes "
+        f"{rewards}. Rename yours with TorchRL's RenameTransform."
+    )
+
+
+def state_dim(env: EnvBase, key: NestedKey) -> int:
+    """Features of an entry of the whole environment that a critic may read.
+
+    Raises:
+        ValueError: There is none, or it is not floating.
+    """
+    key, specs = unravel_key(key), env.full_observation_spec
+    if key not in specs.keys(True, True):
+        found = [each for each in specs.keys(True, True) if isinstance(each, str)]
+        raise ValueError(f"The environment has no entry {key!r} for the critic; it has {found}.")
+    _check_dtype(key, specs[key].dtype)
+    return int(specs[key].shape[len(env.batch_size) :].numel())
+
+
+# ------------------------------------------------------------------------- checks
+
+
+def _check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
+    """Refuses what networks of the default dtype cannot read."""
+    if not dtype.is_floating_point:
+        raise ValueError(
+            f"The default networks read floating observations; {key} is {dtype}. Cast it with "
+            "TorchRL's DTypeCastTransform, before PreviousStep."
+        )
+    if dtype != torch.get_default_dtype():
+        raise ValueError(
+            f"{key} is {dtype}, and the networks are {torch.get_default_dtype()}: cast it with "
+            "TorchRL's DoubleToFloat or DTypeCastTransform (actions by in_keys_inv), before "
+            "PreviousStep."
+        )
+
+
+def _bound(key: NestedKey, name: str, spec: TensorSpec) -> torch.Tensor:
+    """The lower or upper bound of a continuous action, ``[N, D]``."""
+    bound = getattr(spec.space, name)
+    if not bool((bound.abs() <= LARGEST_BOUND).all()):  # infinite ones too
+        raise ValueError(
+            f"{key} has no usable bounds, {name} is {bound.flatten()[0].item():.3g}: the actor "
+            f"squashes its actions between finite ones, of at most {LARGEST_BOUND:.0e}. Bound it "
+            "in the environment, or with TorchRL's ActionScaling."
+        )
+    while bound.ndim > 2:
+        if not bool((bound == bound[:1]).all()):
+            raise ValueError(
+                f"{key} has another bound ({name}) in some of the vectorised environments: one "
+                "actor serves them all. Scale the actions to one range in the environment."
+            )
+        bound = bound[0]
+    return bound
+
+
+def _check_previous_step_there(specs: Any, path: tuple[str, ...]) -> None:
+    """Refuses an environment whose previous step is not written."""
+    for name in ("previous_observation", "previous_action", "previous_mask"):
+        if (*path, name) not in specs.keys(True, True):
+            raise ValueError(
+                f"The environment writes no {(*path, name)}: append PreviousStep() to it (behind "
+                "every transform that renames or makes entries), or make it with make_vmas_env() "
+                "or make_pettingzoo_env()."
+            )
+
+
+def _check_previous_step_last(env: EnvBase, path: tuple[str, ...]) -> None:
+    """Refuses an environment whose entries change behind the transform that remembers them."""
+    observed, acted = env.full_observation_spec, env.full_action_spec
+    for name, specs in (("observation", observed), ("action", acted)):
+        previous = (*path, f"previous_{name}")
+        now, before = specs[(*path, name)], observed[previous]
+        if (now.shape, now.dtype) != (before.shape, before.dtype):
+            raise ValueError(
+                f"{(*path, name)} is {list(now.shape)} {now.dtype}, and {previous} is "
+                f"{list(before.shape)} {before.dtype}: a transform behind PreviousStep changes it; "
+                "put it before PreviousStep."
+            )
+
+
+def _observation(specs: Any, path: tuple[str, ...]) -> TensorSpec:
+    """The spec of a group's observation, which has to be one tensor."""
+    key = (*path, "observation")
+    parts = [each for each in specs.keys(True, True) if each[: len(key)] == key and each != key]
+    if parts:
+        raise ValueError(
+            f"{key} has the parts {[each[-1] for each in parts]}, and the default networks read one "
+            f"tensor: join them before PreviousStep, CatTensors({parts}, out_key="
+            f"{(*path, 'joined')}) and then RenameTransform([{(*path, 'joined')}], [{key}])."
+        )
+    return _one_shape(specs, path, "observation")
+
+
+def _one_shape(specs: Any, path: tuple[str, ...], name: str) -> TensorSpec:
     """The spec of an entry that is there, of one shape for all agents of the group."""
-    names = [key[1] for key in specs.keys(True) if isinstance(key, tuple) and key[0] == group]
+    depth = len(path)
+    keys = [key for key in specs.keys(True) if isinstance(key, tuple) and key[:depth] == path]
+    names = list(dict.fromkeys(key[depth] for key in keys if len(key) > depth))
+    group = path[0] if depth == 1 else path
     if name not in names:
         raise ValueError(
-            f"The group {group!r} has no entry {(group, name)}; it has {names}. Rename yours with "
-            "TorchRL's RenameTransform."
+            f"The group {group!r} has no entry {(*path, name)}; it has {names}. Rename yours with "
+            "TorchRL's RenameTransform, before PreviousStep."
         )
-    check_one_shape(group, name, specs[group, name].shape)
-    return specs[group, name]
+    check_one_shape(group, name, specs[(*path, name)].shape)
+    return specs[(*path, name)]

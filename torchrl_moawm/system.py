@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
-from torchrl_moawm._group import PARTS, GroupSystem, make_group_system
-from torchrl_moawm._teams import groups_of, read_team
+from torchrl_moawm._group import PARTS, GroupSystem, checked_settings, make_group_system
+from torchrl_moawm._teams import groups_of, name_of, read_team, state_dim
 from torchrl_moawm.modules.memory import carry
 from torchrl_moawm.objectives import LossSum
 
@@ -61,10 +61,10 @@ class MOAWM:
     def __init__(self, groups: Mapping[str, GroupSystem]) -> None:
         self.groups = dict(groups)
 
-    def __getitem__(self, group: str) -> GroupSystem:
-        if group not in self.groups:
+    def __getitem__(self, group: NestedKey) -> GroupSystem:
+        if name_of(group) not in self.groups:
             raise KeyError(f"Unknown group {group!r}; the system has {list(self.groups)}.")
-        return self.groups[group]
+        return self.groups[name_of(group)]
 
     def __getattr__(self, name: str) -> Any:
         if name in (*PARTS, "moa_networks", "group"):
@@ -91,14 +91,15 @@ class MOAWM:
         cls,
         env: EnvBase,
         *,
-        group: str | None = None,
-        privileged: Sequence[str] = (),
+        group: NestedKey | None = None,
+        privileged: Sequence[NestedKey] = (),
         reconstruct: Literal["own", "privileged"] = "own",
         latent_dim: int = 16,
         num_cells: Sequence[int] = (128, 128),
         recurrent: bool = False,
         moa_head: Literal["slots", "pairwise"] = "slots",
         shared_value: bool = False,
+        critic_state: NestedKey | None = None,
         **settings: Any,
     ) -> MOAWM:
         """Builds networks and losses from the specs of an environment.
@@ -128,16 +129,25 @@ class MOAWM:
             moa_head: Of the models of the others, see ``make_moa_network``.
             shared_value: Whether the agents of a group have one value in common, see
                 ``make_critic``.
-            **settings: Coefficients of the losses, as :class:`GroupSystem` names them.
+            critic_state: An entry of the whole environment that the critic reads beside all
+                observations, such as SMACv2's ``"state"``; at training time only.
+            **settings: Settings of the losses: ``gamma`` (0.99), ``lmbda`` (0.95), ``clip_epsilon``
+                (0.2), ``clip_value`` (0.2, in the unit of the return), ``entropy_coeff`` (0.01),
+                ``critic_coeff``, ``value_norm``, ``moa_coeff``, ``obs_coeff``, ``reward_coeff``,
+                ``cvae_coeff``, ``student_kl_coeff`` (alpha), ``teacher_kl_coeff`` (beta),
+                ``act_on`` (``"sample"`` or ``"mean"`` of z); ``done_key``, ``terminated_key`` and
+                ``reward_key``, which are found in the environment.
 
         Returns:
             The system, on the environment's device.
 
         Raises:
-            ValueError: The group is unknown, the environment lacks ``PreviousStep``, or an
-                observation or action is of a kind the default networks cannot read; the message
-                names group and key.
+            TypeError: A setting is unknown.
+            ValueError: The group is unknown, the environment lacks ``PreviousStep`` or changes
+                entries behind it, or an observation, action or reward is of a kind that the default
+                networks and losses cannot read; the message names the entry and says what to do.
         """
+        checked_settings(settings)
         names = groups_of(env) if group is None else [group]
         teams = {name: read_team(env, name) for name in names}
         networks: dict[str, Any] = {
@@ -147,10 +157,11 @@ class MOAWM:
             "recurrent": recurrent,
             "moa_head": moa_head,
             "shared_value": shared_value,
+            "critic_state": {} if critic_state is None else {critic_state: state_dim(env, critic_state)},
         }
         system = cls(
             {
-                name: make_group_system(env, name, teams, latent_dim, settings, **networks)
+                name_of(name): make_group_system(env, name, teams, latent_dim, settings, **networks)
                 for name in names
             }
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 
+from torchrl_moawm._checks import check_shape
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.features import (
     Eye,
@@ -45,7 +46,9 @@ class ActorNet(nn.Module):
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """``[*B, N, *shape]``, ``[*B, N, Z]``, bool ``[*B, N, A]``."""
         latent = inputs[:-1] if self.masked else inputs
-        out = self.head(self.net(torch.cat([self.eye(observation), *latent], -1)))
+        features = self.eye(observation)
+        latent = tuple(z.to(features.dtype) for z in latent)
+        out = self.head(self.net(torch.cat([features, *latent], -1)))
         if isinstance(out, Tensor):  # logits; a Gaussian head has done so
             (out,) = full_precision(out)
         if not self.masked:
@@ -68,9 +71,11 @@ class CentralisedCritic(nn.Module):
         latent_dim: int,
         num_cells: Sequence[int],
         shared_value: bool,
+        state: Mapping[NestedKey, int],
     ) -> None:
         super().__init__()
         self.shared_value = shared_value
+        self.states = [(str(key), features) for key, features in state.items()]
         teams = (team, *other_groups)
         eyes = [Eye(other.obs_dim, other.n_agents) for other in teams]
         self.eyes = nn.ModuleList(eyes)
@@ -78,21 +83,32 @@ class CentralisedCritic(nn.Module):
         seen, *others = (eye.features for eye in eyes)
         own = seen + latent_dim
         rest = sum(f * other.n_agents for f, other in zip(others, other_groups, strict=True))
+        rest += sum(features for _, features in self.states)
         self.net = make_mlp(team.n_agents * own + rest, 1, num_cells)
         latents = (i * own + seen + k for i in range(team.n_agents) for k in range(latent_dim))
         ignore_at_first(self.net, latents)
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor:
-        """Observation, latent where there is one, other groups' observations -> ``[*B, N, 1]``."""
-        n_latents = 1 if self.latent_dim else 0
-        latent, others = inputs[:n_latents], inputs[n_latents:]
-        eyes = list(self.eyes)
-        own = torch.cat([eyes[0](observation), *latent], -1)
+        """Observation, latent if any, other groups' observations, states -> ``[*B, N, 1]``."""
+        n_latents, eyes = 1 if self.latent_dim else 0, list(self.eyes)
+        latent, others = inputs[:n_latents], inputs[n_latents : n_latents + len(eyes) - 1]
+        features = eyes[0](observation)
+        own = torch.cat([features, *(z.to(features.dtype) for z in latent)], -1)
         seen = [eye(entry) for eye, entry in zip(eyes[1:], others, strict=True)]
+        seen += self._states(inputs[n_latents + len(others) :], own)
         if not self.shared_value:
             return self.net(everybody(own, *seen))
         value = self.net(torch.cat([x.flatten(-2) for x in (own, *seen)], -1))  # [*B, 1]
         return value.unsqueeze(-2).expand(*own.shape[:-1], 1)
+
+    def _states(self, states: Sequence[Tensor], own: Tensor) -> list[Tensor]:
+        """Entries of the whole environment ``[*B, *shape]``, each as one more agent's features."""
+        found = []
+        for (name, features), state in zip(self.states, states, strict=True):
+            flat = state.flatten(own.ndim - 2)
+            check_shape(name, flat, (*own.shape[:-2], features), "as the critic was built for")
+            found.append(flat.unsqueeze(-2))
+        return found
 
 
 class FreshLogProb(TensorDictModuleBase):
@@ -206,6 +222,7 @@ def make_critic(
     other_groups: Sequence[Team] = (),
     num_cells: Sequence[int] = (128, 128),
     shared_value: bool = False,
+    state: Mapping[NestedKey, int] | None = None,
 ) -> TensorDictModule:
     """A centralised critic ``V(s_t, z_t)``: all observations and the latents of the group.
 
@@ -218,14 +235,20 @@ def make_critic(
         num_cells: Widths of the hidden layers.
         shared_value: Whether the agents have one value in common, as TorchRL's centralised
             ``MultiAgentMLP`` gives: at an N-th of the cost, for rewards that the team shares.
+        state: Entries of the whole environment that it reads as well, with their number of
+            features: ``{"state": 120}``.
 
     Returns:
         A module that writes ``state_value`` ``[*B, N, 1]``.
     """
-    names = ["observation", *(["latent"] if latent_dim else [])]
+    names, state = ["observation", *(["latent"] if latent_dim else [])], state or {}
     team = Team(group, n_agents, obs_dim, action_dim=0)
     return TensorDictModule(
-        CentralisedCritic(team, other_groups, latent_dim, num_cells, shared_value),
-        [*((group, name) for name in names), *((h.group, "observation") for h in other_groups)],
+        CentralisedCritic(team, other_groups, latent_dim, num_cells, shared_value, state),
+        [
+            *((group, name) for name in names),
+            *((h.group, "observation") for h in other_groups),
+            *state,
+        ],
         [(group, "state_value")],
     )
