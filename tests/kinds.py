@@ -20,7 +20,9 @@ class Script:
 
     n_agents: int
     waits: dict[int, list[int]] = field(default_factory=dict)  # agent -> steps at which it waits
-    dies: dict[int, int] = field(default_factory=dict)  # agent -> step at whose end it is terminated
+    dies: dict[int, int] = field(
+        default_factory=dict
+    )  # agent -> step at whose end it is terminated
     leaves: dict[int, int] = field(default_factory=dict)  # agent -> step at whose end: truncated
     turns: tuple[int, int] | None = None  # it acts at every k-th step, from the l-th on
 
@@ -115,8 +117,12 @@ class Kinds(EnvBase):
                 mask[:, agent] = alive and script.acts(t, agent)
             ended = torch.zeros(2, n, dtype=torch.bool)
             for agent in range(n):
-                ended[0, agent] = script.dies.get(agent, t) < t or (over and self.kind.end == "terminated")
-                ended[1, agent] = script.leaves.get(agent, t) < t or (over and self.kind.end == "truncated")
+                ended[0, agent] = script.dies.get(agent, t) < t or (
+                    over and self.kind.end == "terminated"
+                )
+                ended[1, agent] = script.leaves.get(agent, t) < t or (
+                    over and self.kind.end == "truncated"
+                )
                 if agent in gone:
                     ended[:, agent] = True
             done = ended.any(0)
@@ -126,7 +132,11 @@ class Kinds(EnvBase):
             out[group] = TensorDict({"observation": seen}, (envs, n))
             if self.kind.masked:
                 out[group, "mask"] = mask
-                for name, flag in (("terminated", ended[0]), ("truncated", ended[1]), ("done", done)):
+                for name, flag in (
+                    ("terminated", ended[0]),
+                    ("truncated", ended[1]),
+                    ("done", done),
+                ):
                     out[group, name] = flag.expand(envs, n).unsqueeze(-1).clone()
             del left
         flag = torch.full((envs, 1), over)

@@ -11,7 +11,6 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 from torchrl.envs import EnvBase
-from torchrl.modules import ValueNorm
 
 from torchrl_moawm._checks import check_option
 from torchrl_moawm._teams import actor_settings, name_of, path_of, reward_key

@@ -157,7 +157,9 @@ class MOAWM:
             "recurrent": recurrent,
             "moa_head": moa_head,
             "shared_value": shared_value,
-            "critic_state": {} if critic_state is None else {critic_state: state_dim(env, critic_state)},
+            "critic_state": {}
+            if critic_state is None
+            else {critic_state: state_dim(env, critic_state)},
         }
         system = cls(
             {

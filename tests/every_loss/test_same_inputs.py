@@ -18,7 +18,11 @@ STEPS = 12
 def acting_networks(one):
     """By name, the modules of a group's policy that read the batch."""
     found = {}
-    for name, network in (("actor", one.actor), ("student", one.student), *one.moa_networks.items()):
+    for name, network in (
+        ("actor", one.actor),
+        ("student", one.student),
+        *one.moa_networks.items(),
+    ):
         for module in network.modules():
             if isinstance(module, (ActorNet, StudentEncoder)):
                 found[name] = module
@@ -74,7 +78,10 @@ def played(request, recurrent):
 
 
 def paths(system):
-    return {name: (g.group,) if isinstance(g.group, str) else g.group for name, g in system.groups.items()}
+    return {
+        name: (g.group,) if isinstance(g.group, str) else g.group
+        for name, g in system.groups.items()
+    }
 
 
 def assert_same(found, expected, acting):

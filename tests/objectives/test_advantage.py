@@ -24,7 +24,8 @@ def value_loss(group, gamma=0.9, lmbda=0.7, critic=None):
     )
     loss = ClipPPOValueLoss(critic, group=group)
     return loss.make_value_estimator(
-        gamma=torch.tensor(gamma, dtype=torch.float64), lmbda=torch.tensor(lmbda, dtype=torch.float64)
+        gamma=torch.tensor(gamma, dtype=torch.float64),
+        lmbda=torch.tensor(lmbda, dtype=torch.float64),
     )
 
 
@@ -230,7 +231,9 @@ def duel():
     no, yes = [False, False], [True, True]
     reward = [[0.0, 0.0]] * 3 + [[-1.0, 1.0]]
     done = ([no, no, no, yes], [no] * 4)
-    return batch_of(seen, reward, mask, done, done=[False] * 3 + [True], terminated=[False] * 3 + [True])
+    return batch_of(
+        seen, reward, mask, done, done=[False] * 3 + [True], terminated=[False] * 3 + [True]
+    )
 
 
 def test_the_loser_hears_of_its_defeat():
@@ -297,7 +300,9 @@ def test_called_with_keywords():
     """As TorchRL's estimators: entries by name in, advantage and target out."""
     batch = rollout("all act")
     loss = value_loss(("agents",))
-    names = {key if isinstance(key, str) else "_".join(key): key for key in loss.value_estimator.in_keys}
+    names = {
+        key if isinstance(key, str) else "_".join(key): key for key in loss.value_estimator.in_keys
+    }
     given = {name: batch[key] for name, key in names.items() if batch.get(key, None) is not None}
     advantage, target = loss.value_estimator(**given)
     loss.value_estimator(batch)

@@ -5,8 +5,19 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torchrl.collectors import Collector
-from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import Compose, EnvBase, StepCounter, TransformedEnv, VmasEnv, check_env_specs
+from torchrl.data import Bounded, Composite, LazyTensorStorage, TensorDictReplayBuffer, Unbounded
+from torchrl.envs import (
+    Compose,
+    EnvBase,
+    ParallelEnv,
+    SerialEnv,
+    StepCounter,
+    TensorDictPrimer,
+    TransformedEnv,
+    VmasEnv,
+    check_env_specs,
+    set_auto_unwrap_transformed_env,
+)
 
 from torchrl_moawm import PreviousStep
 from torchrl_moawm.transforms import Partner, PartnerPool
@@ -198,3 +209,131 @@ def test_a_held_out_pool_keeps_the_number_of_types():
 def test_an_impossible_pool_is_refused(pool, n_types, message):
     with pytest.raises(ValueError, match=message):
         PartnerPool(pool, n_types=n_types)
+
+
+# ------------------------------------------------------------ memory, workers, elsewhere
+
+
+class Counter(torch.nn.Module):
+    """Plays how often it has played."""
+
+    def forward(self, count):
+        return count.clone(), count + 1.0
+
+
+def with_memory(out, behind=False):
+    """A partner whose state is carried, and a primer that makes the first."""
+    module = TensorDictModule(Counter(), [("partners", "count")], [("partners", "action"), out])
+    primer = TensorDictPrimer(
+        Composite(partners=Composite(count=Unbounded((2, 1)), shape=(2,))), expand_specs=True
+    )
+    pool = PartnerPool([Partner(module, 0)])
+    transforms = (pool, primer) if behind else (primer, pool)
+    return TransformedEnv(Count(3), Compose(*transforms, PreviousStep(), StepCounter(5)))
+
+
+@pytest.mark.parametrize("out", [("next", "partners", "count"), ("partners", "count")])
+def test_a_partner_remembers_what_it_has_done(out):
+    env = with_memory(out)
+    check_env_specs(env)
+    played = env.rollout(8, break_when_any_done=False)["partners", "action"][0, :, 0, 0]
+    assert played.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 1.0, 2.0]
+    batch = next(iter(Collector(env, None, frames_per_batch=15, total_frames=15)))
+    assert batch["partners", "action"][1, :, 1, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_state_that_is_made_behind_the_pool_is_refused():
+    module = TensorDictModule(
+        Counter(), [("partners", "count")], [("partners", "action"), ("next", "partners", "count")]
+    )
+
+    class Own(Count):
+        def _observe(self):
+            return super()._observe()
+
+    primer = TensorDictPrimer(
+        Composite(partners=Composite(count=Unbounded((2, 1)), shape=(2,))), expand_specs=True
+    )
+    env = TransformedEnv(Own(3), Compose(PartnerPool([Partner(module, 0)]), primer))
+    with pytest.raises((RuntimeError, KeyError), match=r"count|before the pool"):
+        env.rollout(3)
+
+
+def in_a_worker():
+    """A factory that gives every worker the same generator."""
+    return make(30, generator=seeded(0))
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ParallelEnv])
+def test_every_worker_draws_its_own_partners(batched):
+    env = batched(2, in_a_worker)
+    try:
+        one, two = env.reset()["partners", "member"]
+        assert not torch.equal(one, two)
+        env.set_seed(3)
+        first = env.reset()["partners", "member"].clone()
+        env.set_seed(3)
+        again = env.reset()["partners", "member"].clone()
+        env.set_seed(4)
+        other = env.reset()["partners", "member"].clone()
+    finally:
+        env.close()
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], first[1])
+
+
+@pytest.mark.parametrize("unwrap", [True, False])
+def test_a_seed_is_heard_without_a_generator_and_through_transforms(unwrap):
+    with set_auto_unwrap_transformed_env(unwrap):
+        env = TransformedEnv(make(50), StepCounter(step_count_key="more"))
+    draws = []
+    for seed in (1, 1, 2):
+        env.set_seed(seed)
+        draws.append(env.reset()["partners", "member"].clone())
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("transform", [PreviousStep(), PartnerPool(POOL)])
+def test_outside_an_environment_it_is_refused(transform):
+    with pytest.raises(RuntimeError, match="without a parent environment"):
+        transform(TensorDict({}, [2]))
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), transform=transform, batch_size=2)
+    buffer.extend(TensorDict({"x": torch.zeros(4)}, [4]))
+    with pytest.raises(RuntimeError, match="without a parent environment"):
+        buffer.sample()
+
+
+class ResetsItself(Count):
+    """Episodes of two steps, which the environment resets within ``step``."""
+
+    def __init__(self, num_envs=20):
+        super().__init__(num_envs)
+        self.__dict__["_torchrl_native_autoreset"] = True
+        self.time = 0
+
+    def _step(self, tensordict):
+        after = super()._step(tensordict)
+        self.time += 1
+        half = torch.arange(self.batch_size[0]) < self.batch_size[0] // 2
+        after["done"] = half.unsqueeze(-1) & (self.time % 2 == 0)
+        return after
+
+
+def test_an_environment_that_resets_itself():
+    env = TransformedEnv(ResetsItself(), Compose(PartnerPool(POOL), PreviousStep()))
+    td, members, masks = env.reset(), [], []
+    for _ in range(4):
+        td["agents", "action"] = torch.ones(20, 1, 1)
+        td, td_ = env.step_and_maybe_reset(td)
+        td = td_
+        members.append(td["partners", "member"].clone())
+        masks.append(td["agents", "previous_mask"][:, 0].clone())
+    assert masks[0].all()
+    assert not masks[1][:10].any()
+    assert masks[1][10:].all()
+    assert masks[2].all()
+    assert torch.equal(members[1][10:], members[0][10:])
+    assert not torch.equal(members[1][:10], members[0][:10])
+    assert td["partners", "observation"].shape[-1] == 1 + 3

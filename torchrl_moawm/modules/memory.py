@@ -14,7 +14,6 @@ from torchrl.modules.tensordict_module import recurrent_mode
 
 from torchrl_moawm._checks import check_same_shape
 
-
 TRAJECTORY = ("collector", "traj_ids")
 
 

@@ -171,4 +171,6 @@ def seams(trajectory: Tensor | None, time_dim: int) -> Tensor | None:
         return None
     ids = trajectory.flatten(time_dim + 1)[..., 0] if trajectory.ndim > time_dim + 1 else trajectory
     other = ids.diff(dim=time_dim) != 0
-    return torch.cat([other, torch.zeros_like(ids.narrow(time_dim, 0, 1), dtype=torch.bool)], time_dim)
+    return torch.cat(
+        [other, torch.zeros_like(ids.narrow(time_dim, 0, 1), dtype=torch.bool)], time_dim
+    )

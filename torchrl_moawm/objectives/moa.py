@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_mask, check_shape
+from torchrl_moawm._checks import check_shape
 from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_scale
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import expand_as_right
 from torch import Tensor
 from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
-from torchrl.envs import Transform
+from torchrl.envs import Compose, EnvBase, Transform
+
+from torchrl_moawm.transforms.previous_step import reset_mask
 
 
 class Partner(NamedTuple):
@@ -22,6 +27,10 @@ class Partner(NamedTuple):
     that writes ``(group, "action")``, which is not trained."""
     type: int
     """What matters to the learners, from 0. Several partners may be of one type."""
+
+
+_DRAWN: WeakSet[PartnerPool] = WeakSet()
+"""Pools of this process that have drawn."""
 
 
 class PartnerPool(Transform):
@@ -39,6 +48,11 @@ class PartnerPool(Transform):
     - ``(group, "type")``, ``(group, "member")``: int64 ``[*B, N]``, the latter by its place in the
       pool.
 
+    A partner with a memory is a module that writes its new state, under ``next`` or in place: the
+    state is carried to its next step. Its first state is what the environment has there after a
+    reset: append the memory's primer (``make_tensordict_primer()``) and ``InitTracker`` *before*
+    the pool.
+
     Put it before ``PreviousStep``. To have named agents played, make them a group of their own,
     with ``group_map`` of TorchRL's environment.
 
@@ -52,10 +66,14 @@ class PartnerPool(Transform):
         n_types: Number of types; by default those of the pool. A pool that is held out needs the
             number of the one that was trained with.
         show_type: Whether the partners' observation ends with their type.
-        generator: Of the draws; ``None`` is torch's global one.
+        generator: Of the draws; ``None`` is torch's global one. In several workers each pool draws
+            for itself, also where a factory gives all of them the same seed; and
+            ``env.set_seed(seed)`` seeds it anew.
 
     Raises:
         ValueError: The pool is empty, or a type is not in ``0 .. n_types - 1``.
+        RuntimeError: It is called without an environment (in a replay buffer), or a partner's
+            state is made behind it.
 
     Example:
         >>> from torchrl.envs import Compose, TransformedEnv, VmasEnv
@@ -95,24 +113,94 @@ class PartnerPool(Transform):
         self.group = group
         self.show_type = show_type
         self.generator = generator
+        self._drawn = False
+        self._seed_inner: Callable[..., int | None] | None = None
+        self._states: dict[int, list[NestedKey]] = {}  # by policy: what it carries
         # one column per policy, by identity: True for the members that it plays
         self._policies = list({id(each.policy): each.policy for each in partners}.values())
         plays = [[each.policy is policy for policy in self._policies] for each in partners]
         self.register_buffer("_plays", torch.tensor(plays))
         self.register_buffer("_types", torch.tensor(types))
 
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Not supported: partners play in an environment."""
+        raise RuntimeError("PartnerPool cannot be executed without a parent environment.")
+
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         member = tensordict.get((self.group, "member")).clone()
+        for key in (key for keys in self._states.values() for key in keys):
+            next_tensordict.set(key, tensordict.get(key))
         return self._fill(next_tensordict, member)
 
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:
         # drawn for all; TorchRL keeps what belongs to environments that are not reset
+        return self._fill(tensordict_reset, self._draw())
+
+    def _reset_on_native_autoreset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        """The environment has reset itself, in some places: there partners are drawn anew."""
+        before = tensordict_reset.get((self.group, "member"))
+        reset = reset_mask(tensordict, (self.group, "member"))
+        member = self._draw()
+        if reset is not None:
+            member = torch.where(expand_as_right(reset, member), member, before)
+        if self.show_type:  # the type is appended once
+            seen = tensordict_reset.get((self.group, "observation"))
+            tensordict_reset.set((self.group, "observation"), seen[..., : -self.n_types])
+        return self._fill(tensordict_reset, member)
+
+    def _draw(self) -> Tensor:
+        """Members for every environment and agent."""
+        if not self._drawn:
+            self._drawn = True
+            self._own_stream()
         shape = self.container.full_observation_spec[self.group, "member"].shape
         device = self._types.device
-        member = torch.randint(len(self.partners), shape, generator=self.generator, device=device)
-        return self._fill(tensordict_reset, member)
+        return torch.randint(len(self.partners), shape, generator=self.generator, device=device)
+
+    def _own_stream(self) -> None:
+        """Draws apart from those of pools that were given the same seed: in workers, by a factory.
+
+        The k-th such pool of a process, and the workers of a multi-process environment, take
+        streams of their own; the first keeps the given one.
+        """
+        twins = 0
+        if self.generator is not None:
+            seed = self.generator.initial_seed()
+            alive = [pool.generator for pool in _DRAWN if pool.generator is not None]
+            twins = sum(one.initial_seed() == seed for one in alive)
+        worker = [*multiprocessing.current_process()._identity, 0][0]
+        _DRAWN.add(self)
+        if twins or worker:
+            base = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+            self.seed(base + 1_000_003 * twins + 1_000_000_007 * worker)
+
+    def seed(self, seed: int | None) -> None:
+        """Begins a stream of draws of its own."""
+        if seed is not None:
+            self._drawn = True
+            device = self._types.device
+            self.generator = torch.Generator(device).manual_seed(seed % 2**63)
+
+    def set_container(self, container: Transform | EnvBase) -> None:
+        """Joins an environment, whose ``set_seed`` then seeds the pool too."""
+        super().set_container(container)
+        env: Any = container
+        while isinstance(env, Compose):
+            env = env.container if env.__dict__.get("_container") is not None else None
+        if isinstance(env, EnvBase):  # TorchRL's transforms hear of no seed
+            self._seed_inner = env.__dict__.get("set_seed")
+            env.__dict__["set_seed"] = self._set_env_seed
+
+    def _set_env_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        env: Any = self.container
+        inner = self._seed_inner or partial(type(env).set_seed, env)
+        following = inner(seed, static_seed=static_seed)
+        self.seed(None if seed is None else seed + 1)
+        return following
 
     @torch.no_grad()
     def _fill(self, tensordict: TensorDictBase, member: Tensor) -> TensorDictBase:
@@ -138,9 +226,40 @@ class PartnerPool(Transform):
         return tensordict
 
     def _action(self, policy: Callable[[TensorDictBase], Tensor], at: TensorDictBase) -> Tensor:
-        if isinstance(policy, TensorDictModuleBase):
-            return policy(at.copy()).get((self.group, "action"))
-        return policy(at)
+        if not isinstance(policy, TensorDictModuleBase):
+            return policy(at)
+        before = dict(at.items(True, True))
+        played = policy(at.copy())
+        action = played.get((self.group, "action"))
+        self._states[id(policy)] = self._carry(policy, before, played, at)
+        return action
+
+    def _carry(
+        self,
+        policy: TensorDictModuleBase,
+        before: dict[Any, Tensor],
+        played: TensorDictBase,
+        at: TensorDictBase,
+    ) -> list[NestedKey]:
+        """Keeps the state that a partner has written for its next step."""
+        carried = []
+        for key, entry in played.items(True, True):
+            key = unravel_key(key)
+            after = unravel_key(key[1:]) if key[0] == "next" else key
+            again = key[0] == "next" or entry is not before.get(key)
+            if again and after in map(unravel_key, policy.in_keys):
+                if self.parent is not None and self._made_behind(after):
+                    raise RuntimeError(
+                        f"{after!r}, the state of a partner, is made behind PartnerPool: append its "
+                        "primer before the pool."
+                    )
+                at.set(after, entry)
+                carried.append(after)
+        return carried
+
+    def _made_behind(self, key: NestedKey) -> bool:
+        here = self.parent.full_observation_spec.keys(True, True)
+        return key in self.container.full_observation_spec.keys(True, True) and key not in here
 
     def transform_action_spec(self, action_spec: Composite) -> Composite:
         """Without the group's action."""

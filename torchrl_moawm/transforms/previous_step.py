@@ -206,7 +206,9 @@ def is_root(key: NestedKey) -> bool:
 def action_groups(env: EnvBase) -> list[Path]:
     """The groups that act, in the order of the action keys: what stands before ``"action"``."""
     keys = [key for key in map(unravel_key, env.action_keys) if not is_root(key)]
-    return list(dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys))
+    return list(
+        dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys)
+    )
 
 
 def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor | None]:
