@@ -246,8 +246,7 @@ def test_batch_without_batch_dimension():
         ),
         (
             ForgetsItsGroup,
-            "default_keys: set_keys(observation=None) gave 'observation', expected "
-            "('agents', 'observation').",
+            "default_keys: set_keys(mask=None) gave 'mask', expected ('agents', 'mask').",
         ),
         (  # 24 rows of 3 agents: 16 rows valid, in each of which 2 agents live
             NoneKeepsTheMasked,

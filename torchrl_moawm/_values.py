@@ -146,6 +146,37 @@ def check_scale(name: object, scale: Tensor) -> None:
             refuse(name, wrong, "that are negative, NaN or infinite")
 
 
+def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tensor | None) -> None:
+    """Refuses log-probabilities of which most are exactly 0 though the policy is not certain.
+
+    So a collector stores them for its random frames (``init_random_frames``), whose actions no
+    policy has chosen: there is no ratio.
+
+    Raises:
+        ValueError: As :func:`check_finite`.
+    """
+    if looking(log_prob):
+        unknown = (log_prob == 0.0) & (log_ratio.detach().abs() > 1e-3)
+        if mask is not None:
+            unknown = unknown & mask
+        count = log_prob.numel() if mask is None else int(mask.sum())
+        if 2 * int(unknown.sum()) > count:
+            refuse(
+                name,
+                unknown,
+                "that are exactly 0, as a collector stores them for random actions "
+                "(init_random_frames): PPO cannot learn from these",
+            )
+
+
+def mean_change(change: Tensor, mask: Tensor | None) -> float:
+    """The mean absolute change of a value, 0 where values are not looked at."""
+    if not looking(change):
+        return 0.0
+    kept = change if mask is None else change[mask]
+    return kept.abs().mean().item() if kept.numel() else 0.0
+
+
 def refuse(name: object, wrong: Tensor, what: str) -> None:
     """Raises where anything is wrong.
 

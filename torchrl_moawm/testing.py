@@ -26,6 +26,7 @@ def make_batch(
     action_dim: int = 2,
     latent_dim: int = 3,
     dead_fraction: float = 0.0,
+    waiting_fraction: float = 0.0,
     group: NestedKey = "agents",
     generator: torch.Generator | None = None,
 ) -> TensorDict:
@@ -46,6 +47,8 @@ def make_batch(
         action_dim: ``D``.
         latent_dim: ``Z``.
         dead_fraction: Probability that an agent is dead; the entries of the dead are zero.
+        waiting_fraction: Probability that a living agent waits: it is there, and does not act.
+            Then ``(group, "alive")`` and ``(group, "previous_alive")`` say who is there.
         group: The agents.
         generator: Where the numbers come from; ``None`` is torch's own.
 
@@ -53,7 +56,7 @@ def make_batch(
         The batch, with ``("next", ...)``, done flags and the entries a value estimator writes.
 
     Raises:
-        ValueError: The action type is unknown.
+        ValueError: The action type is unknown, or a size or a fraction is not one.
 
     Example:
         >>> batch = make_batch((2,), n_agents=4, action_type="one-hot", n_actions=3)
@@ -61,6 +64,14 @@ def make_batch(
         torch.Size([2, 4, 3])
     """
     check_option("action_type", action_type, ("categorical", "one-hot", "continuous"))
+    counts = {"n_agents": n_agents, "obs_dim": obs_dim, "latent_dim": latent_dim}
+    counts |= {"n_actions": n_actions, "action_dim": action_dim}
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"Expected {name} to be an integer of at least 1, got {count!r}.")
+    for name, fraction in (("dead_fraction", dead_fraction), ("waiting_fraction", waiting_fraction)):
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"Expected {name} between 0 and 1, got {fraction!r}.")
     team = (*batch_size, n_agents)
 
     def normal(*features: int) -> Tensor:
@@ -79,8 +90,11 @@ def make_batch(
 
     width = action_dim if action_type == "continuous" else n_actions
     seen_of_others = (n_agents - 1) * (obs_dim + width)
-    previous_mask = boolean(0.8, team)
-    mask = ~boolean(dead_fraction, team)
+    was_there = previous_mask = boolean(0.8, team)
+    there = mask = ~boolean(dead_fraction, team)
+    if waiting_fraction:
+        mask = there & ~boolean(waiting_fraction, team)
+        previous_mask = was_there & ~boolean(waiting_fraction, team)
     now = {
         "observation": normal(obs_dim),
         "action": action(),
@@ -113,16 +127,24 @@ def make_batch(
         now["action_mask"] = torch.ones(*team, n_actions, dtype=torch.bool)
     after = {"observation": normal(obs_dim), "reward": normal(1)}
     for name, entry in now.items():
-        guard = mask & previous_mask if name.startswith("previous_") else mask
+        guard = mask if "action" in name or name == "advantage" else there
+        if name.startswith("previous_"):
+            before = previous_mask if name == "previous_action" else was_there
+            guard = there & before
         if name != "action_mask":
             now[name] = torch.where(right(guard, entry), entry, 0)
-    after = {name: torch.where(right(mask, x), x, 0) for name, x in after.items()}
+    after = {name: torch.where(right(there, x), x, 0) for name, x in after.items()}
     now["previous_mask"] = previous_mask
     after["observation_mask"] = boolean(0.9, (*team, obs_dim))
     after["previous_mask"] = mask
     after["previous_observation"], after["previous_action"] = now["observation"], now["action"]
     now["mask"] = mask
-    after["mask"] = mask & ~boolean(dead_fraction, team)
+    alive_after = there & ~boolean(dead_fraction, team)
+    after["mask"] = alive_after
+    if waiting_fraction:
+        now["alive"], now["previous_alive"] = there, was_there
+        after["alive"], after["previous_alive"] = alive_after, there
+        after["mask"] = alive_after & ~boolean(waiting_fraction, team)
     terminated = boolean(0.1, (*batch_size, 1))
     truncated = boolean(0.1, (*batch_size, 1))
     nothing = torch.zeros_like(terminated)

@@ -171,7 +171,7 @@ def test_an_unknown_reduction_is_refused(make, bad):
 @pytest.mark.parametrize(
     ("make", "name", "value"),
     [
-        (make_value, "loss_critic_type", "huber"),
+        (make_value, "loss_critic_type", "l3"),
         (make_policy, "normalize_advantage", "yes"),
         (make_cvae, "detach_teacher", "no"),
     ],

@@ -16,7 +16,6 @@ from torchrl.envs import (
     TransformedEnv,
     VmasEnv,
     check_env_specs,
-    set_auto_unwrap_transformed_env,
 )
 
 from torchrl_moawm import PreviousStep
@@ -285,8 +284,7 @@ def test_every_worker_draws_its_own_partners(batched):
 
 @pytest.mark.parametrize("unwrap", [True, False])
 def test_a_seed_is_heard_without_a_generator_and_through_transforms(unwrap):
-    with set_auto_unwrap_transformed_env(unwrap):
-        env = TransformedEnv(make(50), StepCounter(step_count_key="more"))
+    env = TransformedEnv(make(50), StepCounter(step_count_key="more"), auto_unwrap=unwrap)
     draws = []
     for seed in (1, 1, 2):
         env.set_seed(seed)

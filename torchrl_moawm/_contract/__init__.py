@@ -32,12 +32,12 @@ RULES: dict[str, Callable[[LossModule, TensorDictBase], None]] = {
 
 
 def check_loss_module(
-    loss: LossModule, batch: TensorDictBase, *, skip: Collection[str] = ()
-) -> None:
+    loss: LossModule, batch: TensorDictBase, *, skip: Collection[str] = (), report: bool = False
+) -> dict[str, str]:
     """Checks the contract of a loss, as ``check_env_specs`` does that of an environment.
 
-    Stops at the first broken rule. The loss is checked with its default keys, with the mean as its
-    reduction and in the mode it is in; afterwards it is as it was.
+    Every rule is checked, and every broken one told. The loss is checked with the keys it has, with
+    the mean as its reduction and in the mode it is in; afterwards it is as it was.
 
     Args:
         loss: Any :class:`~torchrl.objectives.LossModule`, sums of several included.
@@ -47,6 +47,10 @@ def check_loss_module(
 
     Keyword Args:
         skip: Rules to leave out, by name.
+        report: Whether broken rules are returned rather than raised.
+
+    Returns:
+        By broken rule, what was found and what was expected; empty where the contract holds.
 
     The rules:
 
@@ -63,8 +67,9 @@ def check_loss_module(
     - ``deepcopy``, ``state_dict``, ``pickle``: copies give the same result.
 
     Raises:
-        AssertionError: A rule is broken. The message begins with its name.
-        ValueError: ``skip`` names no rule, or the batch has no batch dimension.
+        AssertionError: Rules are broken; a line for each, which begins with its name.
+        ValueError: ``skip`` names no rule, the batch has no batch dimension or fewer than 4
+            samples, or the loss has no parameter to train.
 
     Example:
         >>> from torchrl_moawm.modules import make_world_model
@@ -72,13 +77,18 @@ def check_loss_module(
         >>> from torchrl_moawm.testing import check_loss_module, make_batch
         >>> world_model = make_world_model(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
         >>> check_loss_module(WorldModelLoss(world_model), make_batch())
+        {}
     """
     unknown = [name for name in skip if name not in RULES]
     if unknown:
         raise ValueError(f"Expected skip to name some of {list(RULES)}, got {unknown}.")
     if not batch.ndim:
         raise ValueError("Expected a batch of at least one batch dimension, got [].")
-    batch = batch.detach()
+    if batch.numel() < 4:
+        raise ValueError(f"Expected a batch of 4 samples or more, got {list(batch.shape)}.")
+    if not any(parameter.requires_grad for parameter in loss.parameters()):
+        raise ValueError("Expected a loss with a parameter that requires a gradient, got none.")
+    batch, broken = batch.detach(), {}
     for name, rule in RULES.items():
         if name in skip:
             continue
@@ -87,4 +97,7 @@ def check_loss_module(
                 rule(loss, batch.clone())
         except Exception as error:
             kind = "" if isinstance(error, AssertionError) else f"raised {type(error).__name__}: "
-            raise AssertionError(f"{name}: {kind}{error}") from error
+            broken[name] = f"{kind}{error}"
+    if broken and not report:
+        raise AssertionError("\n".join(f"{name}: {what}" for name, what in broken.items()))
+    return broken

@@ -113,12 +113,36 @@ def members(loss: LossModule) -> list[LossModule]:
 
 def network_keys(loss: LossModule, name: str) -> set[Key]:
     """The ``in_keys`` or ``out_keys`` of the networks within a loss."""
-    return {
+    functional = [module for one in members(loss) for module in one.__dict__.values()]
+    return {  # a functional loss holds its networks apart from its modules
         unravel_key(key)
-        for module in loss.modules()
+        for module in (*loss.modules(), *functional)
         if isinstance(module, TensorDictModuleBase) and not isinstance(module, LossModule)
         for key in getattr(module, name)
     }
+
+
+def default_tensor_keys(loss: LossModule, field: str) -> list[Key]:
+    """The default entry of a field, in each member that has the field."""
+    having = [member for member in members(loss) if hasattr(member.tensor_keys, field)]
+    keys = [getattr(member.default_keys(), field) for member in having]
+    return [unravel_key(key) for key in keys if isinstance(key, (str, tuple))]
+
+
+def moving(
+    loss: LossModule, batch: TensorDictBase, keys: Iterable[Key], expected: Mapping[str, Tensor]
+) -> list[Key]:
+    """The entries that change what a loss returns: each one alone, if all together do."""
+    keys = list(keys)
+
+    def moves(some: list[Key]) -> bool:
+        try:
+            same(run(loss, changed(batch, some)), expected, "")
+        except Exception:
+            return True
+        return False
+
+    return [key for key in keys if moves([key])] if moves(keys) else []
 
 
 def tensor_keys(loss: LossModule) -> dict[str, list[Key]]:

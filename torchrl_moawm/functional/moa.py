@@ -68,6 +68,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs, output[1])
+        ctx.save_for_forward(*inputs, output[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
@@ -76,6 +77,12 @@ class _CrossEntropy(torch.autograd.Function):
         softmax = (logits - total.unsqueeze(-1)).exp()
         grad = softmax * (grad_loss + grad_total).unsqueeze(-1)
         return grad.scatter_add(-1, actions.unsqueeze(-1), -grad_loss.unsqueeze(-1)), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, Tensor]:
+        logits, actions, total = ctx.saved_tensors
+        along = ((logits - total.unsqueeze(-1)).exp() * tangent).sum(-1)
+        return along - tangent.gather(-1, actions.unsqueeze(-1)).squeeze(-1), along
 
 
 def diagonal_gaussian_nll(loc: Tensor, scale: Tensor, target: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ MAX_LOG_RATIO = 20.0
 
 
 def clipped_policy_loss(
-    log_ratio: Tensor, advantage: Tensor, clip_epsilon: float | Tensor
+    log_ratio: Tensor,
+    advantage: Tensor,
+    clip_epsilon: float | Tensor | tuple[float | Tensor, float | Tensor],
 ) -> Tensor:
     """PPO's clipped surrogate, elementwise, in the form that is minimised.
 
@@ -27,7 +29,7 @@ def clipped_policy_loss(
     Args:
         log_ratio: ``log pi(a_t) - log pi_old(a_t)`` in nats, any shape; carries gradient.
         advantage: A_t of the same shape, of the unit of the return (or normalised).
-        clip_epsilon: eps, at least 0.
+        clip_epsilon: eps, at least 0; or the reach below and above 1, ``(low, high)``.
 
     Returns:
         The same shape, in the unit of the advantage.
@@ -50,8 +52,9 @@ def clipped_policy_loss(
     log_ratio, advantage = full_precision(log_ratio, advantage)
     check_floating(log_ratio=log_ratio, advantage=advantage)
     ratio = log_ratio.clamp_max(MAX_LOG_RATIO).exp()
-    reach = torch.as_tensor(clip_epsilon, dtype=ratio.dtype, device=ratio.device)
-    clipped_ratio = ratio.clamp(1.0 - reach, 1.0 + reach)
+    reach = clip_epsilon if isinstance(clip_epsilon, tuple) else (clip_epsilon, clip_epsilon)
+    low, high = (torch.as_tensor(x, dtype=ratio.dtype, device=ratio.device) for x in reach)
+    clipped_ratio = ratio.clamp(1.0 - low, 1.0 + high)
     return -torch.minimum(ratio * advantage, clipped_ratio * advantage)
 
 
@@ -77,7 +80,8 @@ def normalized_advantage(
             are then those of all (an all-reduce over processes). ``None`` where there are none.
 
     Returns:
-        The same shape, without unit; 0 where invalid, and 0 for an agent with one valid sample.
+        The same shape, without unit; 0 where invalid, and 0 for an agent with one valid sample. Of
+        float32 where the advantage is of a half precision.
 
     Raises:
         ValueError: The shapes differ.
@@ -89,6 +93,7 @@ def normalized_advantage(
         tensor([-0.7071,  0.7071])
     """
     check_floating(advantage=advantage)
+    (advantage,) = full_precision(advantage)  # squares of 300 overflow in float16
     if mask is None:
         mask = torch.ones_like(advantage, dtype=torch.bool)
     check_same_shape(advantage=advantage, mask=mask)

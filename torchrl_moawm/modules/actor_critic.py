@@ -43,6 +43,14 @@ class ActorNet(nn.Module):
         self.head = head
         self.masked = masked
 
+    def reset_parameters(self) -> None:
+        """Gives layers that were just drawn the first policy of ``make_actor``."""
+        net: Any = self.net
+        first, features = net[0].in_features, self.eye.features
+        ignore_at_first(net, range(features, first))
+        net[-1].weight.data *= 0.01  # a first policy that depends little on the observation
+        net[-1].bias.data.zero_()
+
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """``[*B, N, *shape]``, ``[*B, N, Z]``, bool ``[*B, N, A]``."""
         latent = inputs[:-1] if self.masked else inputs
@@ -85,8 +93,13 @@ class CentralisedCritic(nn.Module):
         rest = sum(f * other.n_agents for f, other in zip(others, other_groups, strict=True))
         rest += sum(features for _, features in self.states)
         self.net = make_mlp(team.n_agents * own + rest, 1, num_cells)
-        latents = (i * own + seen + k for i in range(team.n_agents) for k in range(latent_dim))
-        ignore_at_first(self.net, latents)
+        agents, z = range(team.n_agents), range(latent_dim)
+        self.latents = [i * own + seen + k for i in agents for k in z]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Makes layers that were just drawn begin without the latent."""
+        ignore_at_first(self.net, self.latents)
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor:
         """Observation, latent if any, other groups' observations, states -> ``[*B, N, 1]``."""
@@ -190,9 +203,6 @@ def make_actor(
     outputs = action_dim if n_actions is not None else 2 * action_dim
     eye = Eye(obs_dim)
     net = make_mlp(eye.features + latent_dim, outputs, num_cells)
-    ignore_at_first(net, range(eye.features, eye.features + latent_dim))
-    net[-1].weight.data *= 0.01  # a first policy that depends little on the observation
-    net[-1].bias.data.zero_()
     head: nn.Module = nn.Identity()
     settings: dict[str, Any] = {}
     if n_actions is None:
@@ -204,8 +214,10 @@ def make_actor(
         parameters = ["logits"]
         distribution = OneHotCategorical if one_hot else Categorical
     keys = [(group, name) for name in parameters]
+    actor = ActorNet(eye, net, head, masked)
+    actor.reset_parameters()
     return ProbabilisticActor(
-        TensorDictModule(ActorNet(eye, net, head, masked), [(group, name) for name in names], keys),
+        TensorDictModule(actor, [(group, name) for name in names], keys),
         in_keys=dict(zip(parameters, keys, strict=True)),
         out_keys=[(group, "action")],
         distribution_class=distribution,

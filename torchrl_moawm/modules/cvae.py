@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
+from torchrl.modules import MLP
 
 from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import gather_others
@@ -164,6 +166,20 @@ class GroupsFeatures(nn.Module):
         return torch.cat(to_each(latent, *theirs), -1)
 
 
+class Decoder(MLP):
+    """An MLP from the latent, which is of float32 where its own parameters may be of less."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """``[*B, N, Z]`` -> ``[*B, N, D]``."""
+        first: Any = self[0]
+        return super().forward(latent.to(first.weight.dtype))
+
+
+def make_decoder(latent_dim: int, outputs: int, num_cells: Sequence[int]) -> Decoder:
+    """A decoder with tanh layers."""
+    return Decoder(latent_dim, outputs, num_cells=list(num_cells), activation_class=nn.Tanh)
+
+
 class NoOthers(nn.Module):
     """The decoder of a teacher of one agent: there is nobody to reconstruct."""
 
@@ -245,7 +261,7 @@ def make_student(
         ),
         *target,
         TensorDictModule(
-            make_mlp(latent_dim, target_dim, num_cells),
+            make_decoder(latent_dim, target_dim, num_cells),
             [(group, "latent")],
             [(group, "reconstruction")],
         ),
@@ -300,7 +316,7 @@ def make_teacher(
             (group, "latent_noise"),
         ),
         TensorDictModule(
-            make_mlp(latent_dim, others, num_cells) if others else NoOthers(),
+            make_decoder(latent_dim, others, num_cells) if others else NoOthers(),
             [(group, "teacher_latent")],
             [(group, "teacher_reconstruction")],
         ),

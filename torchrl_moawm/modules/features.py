@@ -71,6 +71,12 @@ class Team:
             check_index((self.group, name), action, self.n_actions)
             actions = torch.arange(self.n_actions, device=action.device)
             action = action.unsqueeze(-1) == actions
+        if self.n_actions is None and not action.dtype.is_floating_point:
+            raise TypeError(
+                f"Expected {name} of {self.group!r} to be floating, as continuous actions are, got "
+                f"{action.dtype}. Of discrete actions the number is needed, n_actions=; several "
+                "choices at once are not supported."
+            )
         features = action.to(like.dtype)
         check_team(self.n_agents, **{name: (features, self.action_dim)})
         return features

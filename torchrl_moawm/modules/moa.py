@@ -66,6 +66,11 @@ class MOANet(nn.Module):
         self.head = GaussianHead(min_scale) if aim.n_actions is None else nn.Identity()
         self._build(memory_dim, num_cells)
 
+    def reset_parameters(self) -> None:
+        """Agents are not expected to go on as they did."""
+        if self.seen:
+            nn.init.zeros_(self.persistence)
+
     def _build(self, memory_dim: int, num_cells: Sequence[int]) -> None:
         outputs = max(self.n_others, 1) * self.outputs
         self.net = make_mlp(self.previous.features + memory_dim, outputs, num_cells)

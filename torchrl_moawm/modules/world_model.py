@@ -24,6 +24,10 @@ class WorldModelNet(nn.Module):
         self.eye = Eye(team.obs_dim, team.n_agents)
         joint = sum(other.n_agents * other.action_dim for other in self.teams)
         self.net = make_mlp(self.eye.features + joint, team.n_features + 1, num_cells)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets the last of layers that were just drawn to zero."""
         nn.init.zeros_(self.net[-1].weight)
         nn.init.zeros_(self.net[-1].bias)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
 from torchrl_moawm._checks import check_shape
+from torchrl_moawm._values import mean_change
 from torchrl_moawm.functional import normalized_advantage
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
@@ -20,6 +23,9 @@ from torchrl_moawm.objectives.masks import (
     mask_and,
     mask_and_detach,
 )
+
+PATIENCE = 3
+"""Batches after which a clip that is too small is told."""
 
 TRAJECTORY = ("collector", "traj_ids")
 
@@ -49,6 +55,7 @@ class LatentGAE(MultiAgentGAE):
     def __init__(self, loss: Any, **settings: Any) -> None:
         self.__dict__["loss"] = loss
         self.__dict__["_acts"] = None
+        self.__dict__["_small"] = 0  # batches in a row whose returns are far beyond the clip
         super().__init__(value_network=None, **settings)  # the values are written before it runs
 
     @property
@@ -96,9 +103,30 @@ class LatentGAE(MultiAgentGAE):
         self._set_signals(work, view, after, value, time_dim)
         self.__dict__["_acts"] = view.acts()
         super().forward(work, **keywords)
-        for key in (key, loss._key("advantage"), loss._key("value_target")):
-            tensordict.set(key, work.get(key))
+        self._warn_of_small_clip(work.get(loss._key("value_target")) - value, view.there())
+        for written in (key, loss._key("advantage"), loss._key("value_target")):
+            tensordict.set(written, work.get(written))
         return tensordict
+
+    def _warn_of_small_clip(self, change: Tensor, there: Tensor | None) -> None:
+        """Warns where values have to move by many times what the clip lets them, batch after batch.
+
+        The values of the first batches are those of an untrained critic.
+        """
+        loss = self.loss
+        if loss.clip_value is None or loss.value_norm is not None:
+            return
+        valid = None if there is None else broadcast_mask(there, change.shape, "the value")
+        mean, clip = mean_change(change, valid), float(loss.clip_value)
+        self.__dict__["_small"] = self._small + 1 if mean > 10.0 * clip else 0
+        if self._small == PATIENCE:
+            warnings.warn(
+                f"clip_value={clip:.3g} is small beside the returns: for {PATIENCE} batches they "
+                f"were {mean:.3g} from the values, and a batch moves these by no more than it. Pass "
+                "a value_norm (the clip is then in units of its standard deviation), scale the "
+                "reward, or set clip_value=None.",
+                stacklevel=4,
+            )
 
     def _fill_latent(self, after: BatchView) -> None:
         """Writes z_{t+1}, the mean of the student's posterior."""
@@ -106,7 +134,8 @@ class LatentGAE(MultiAgentGAE):
         if loss.latent_network is not None:
             encoded = loss.latent_network(after.inputs(loss.latent_network))
             loc = get_required(encoded, loss._key("latent_loc"), "latent_network")
-            following.set(loss._key("latent"), loc)
+            stored = after.before.tensordict.get(loss._key("latent"), None)
+            following.set(loss._key("latent"), loc if stored is None else loc.to(stored.dtype))
         elif loss._key("latent") in loss.critic_network.in_keys:
             role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"
             get_required(following, loss._key("latent"), role)
@@ -121,7 +150,7 @@ class LatentGAE(MultiAgentGAE):
         if reward.ndim == value.ndim - 1:
             reward = reward.unsqueeze(-2).expand(value.shape)
         check_shape(f"{key!r}", reward, value.shape, "one per agent, as the value, or one for all")
-        work.set(key, mask_and_detach(key, reward, there))
+        work.set(key, *full_precision(mask_and_detach(key, reward, there)))
         done, terminated = self._flag(after, "done"), self._flag(after, "terminated")
         root = after.tensordict.get("done", None)
         if root is not None and root.ndim < done.ndim:  # the environment ends for everybody

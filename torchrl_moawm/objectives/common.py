@@ -65,6 +65,8 @@ class MultiAgentLoss(ScheduledLoss):
     data_parallel = False
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
+        if "next" in unravel_key((group, "")):
+            raise ValueError(f"A group cannot be named 'next', as TensorDicts name step t+1: {group!r}.")
         super().__init__(*args, **keywords)
         self.group = group
         self.reduction = reduction

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType
@@ -195,7 +195,7 @@ class TeacherVAELoss(_VAELoss):
         scale = self._scale_of(outputs, self._scale, "the encoder")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, torch.zeros_like(loc), torch.ones_like(scale))
-        return TensorDict(
+        return self._out(
             {
                 "loss_teacher_reconstruction": self._reduce(error, there),
                 "loss_teacher_kl": self.kl_coeff * self._reduce(kl, there),
@@ -306,7 +306,7 @@ class TeacherCVAELoss(_VAELoss):
         teacher_scale = self._scale_of(teacher, "teacher_scale", "teacher")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, teacher_loc, teacher_scale)
-        return TensorDict(
+        return self._out(
             {
                 "loss_reconstruction": self._reduce(error, there),
                 "loss_kl": self.kl_coeff * self._reduce(kl, there),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
 from torch import nn
 from torchrl.objectives import LossModule
@@ -94,7 +94,12 @@ class LossSum(ScheduledLoss):
         return [leaf for part in parts for leaf in part]
 
     def _written_keys(self) -> list[str]:
-        return [new for names in self._names.values() for new in names.values()]
+        return [
+            new
+            for name, names in self._names.items()
+            for key, new in names.items()
+            if key in self.losses[name].out_keys
+        ]
 
     @property
     def loss_mask_key(self) -> Any:
@@ -118,6 +123,11 @@ class LossSum(ScheduledLoss):
         for loss in self._parts():
             if hasattr(loss, "reduction"):
                 loss.reduction = reduction
+
+    def reset_parameters_recursive(self, parameters: Any = None) -> None:
+        """Draws the parameters of every network of every loss anew."""
+        for loss in self._parts():
+            loss.reset_parameters_recursive()
 
     def _parts(self) -> list[Any]:
         return list(self._modules["losses"].values()) if "losses" in self._modules else []
@@ -143,11 +153,11 @@ class LossSum(ScheduledLoss):
         with looked_at_once():
             for name, outputs in self._names.items():
                 losses = self.losses[name](tensordict)
-                for key, new in outputs.items():
+                for key, value in losses.items():
+                    new = outputs[key]
                     coeff = self._coeff_names.get(new)
-                    value = losses.get(key)
                     out[new] = value if coeff is None else getattr(self, coeff) * value
-        return TensorDict(out)
+        return self._out(out)
 
 
 class MOAWMLoss(LossSum):

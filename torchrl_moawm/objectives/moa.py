@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
@@ -158,7 +158,7 @@ class MOALoss(MultiAgentLoss):
             logits = self._restricted(view, logits, allowed)
             loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
             hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
-            return TensorDict({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
+            return self._out({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
         if hasattr(self.moa_network, "get_dist"):
             dist = self.moa_network.get_dist(inputs)
             discrete = hasattr(dist, "logits") and not dist.event_shape
@@ -180,7 +180,7 @@ class MOALoss(MultiAgentLoss):
             check_scale(self._key("moa_scale"), scale)
             target, valid = self._pairs(view, loc.shape[:-1])
             nll = diagonal_gaussian_nll(loc, scale, target)
-        return TensorDict({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
+        return self._out({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
 
     def _check_prediction(self, view: BatchView, name: str, prediction: Tensor) -> None:
         """Refuses a prediction that lacks a dimension, before anything is said of the action."""

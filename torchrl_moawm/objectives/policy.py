@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
@@ -22,7 +22,7 @@ from torchrl_moawm._checks import (
     check_same_shape,
     check_shape,
 )
-from torchrl_moawm._values import check_allowed, check_index, check_one_hot
+from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_sampled
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView
@@ -52,7 +52,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
     Keyword Args:
         group: The agents.
-        clip_epsilon: eps, at least 0.
+        clip_epsilon: eps, at least 0; or ``(low, high)``, the reach below and above 1, as TorchRL's
+            loss takes it (``clip_epsilon_low`` and ``clip_epsilon_high`` are then the buffers).
         entropy_coeff: beta_ent.
         normalize_advantage: Whether to standardise the advantage over the living samples of each
             agent, in every call.
@@ -90,12 +91,13 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         actor_network: ProbabilisticTensorDictSequential,
         *,
         group: NestedKey = "agents",
-        clip_epsilon: float = 0.2,
+        clip_epsilon: float | tuple[float, float] = 0.2,
         entropy_coeff: float = 0.01,
         normalize_advantage: bool = True,
         reduction: Reduction = "mean",
     ) -> None:
-        check_coefficient("clip_epsilon", clip_epsilon)
+        for reach in clip_epsilon if isinstance(clip_epsilon, (tuple, list)) else (clip_epsilon,):
+            check_coefficient("clip_epsilon", reach)
         check_coefficient("entropy_coeff", entropy_coeff)
         check_option("normalize_advantage", normalize_advantage, (True, False))
         super().__init__(
@@ -138,13 +140,22 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
         check_same_shape(log_ratio=log_ratio, advantage=advantage)
         log_ratio = zero_behind(valid, log_ratio, "the ratio")
-        objective = clipped_policy_loss(log_ratio, advantage, self.clip_epsilon)
+        check_sampled(
+            self._key("sample_log_prob"),
+            inputs.get(self._key("sample_log_prob")),
+            log_ratio.squeeze(-1),
+            None if valid is None else valid.squeeze(-1),
+        )
+        reach = self._reach()
+        objective = clipped_policy_loss(log_ratio, advantage, reach)
         entropy = self._get_entropy(dist, adv_shape=advantage.shape[:-1])
         check_same_shape(entropy=entropy, advantage=advantage)
         moved = log_ratio.detach()
-        clipped = ((moved.exp() - 1.0).abs() > self.clip_epsilon).to(moved.dtype)
+        low, high = reach if isinstance(reach, tuple) else (reach, reach)
+        away = moved.exp() - 1.0
+        clipped = ((away < -low) | (away > high)).to(moved.dtype)
         overflow = (moved > MAX_LOG_RATIO).to(moved.dtype)
-        return TensorDict(
+        return self._out(
             {
                 "loss_objective": self._reduce(objective, valid),
                 "loss_entropy": -self.entropy_coeff * self._reduce(entropy, valid),
@@ -154,6 +165,13 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
                 "ratio_overflow": self._mean(overflow, valid),
             }
         )
+
+    def _reach(self) -> Tensor | tuple[Tensor, Tensor]:
+        """How far the ratio may be from 1, below and above."""
+        if self._asymmetric_clip:
+            return self.clip_epsilon_low, self.clip_epsilon_high
+        epsilon: Tensor = self.clip_epsilon
+        return epsilon
 
     def _check_log_prob(self, view: BatchView, stored: Tensor) -> None:
         """Refuses a log-probability or an advantage that is not one number per agent."""

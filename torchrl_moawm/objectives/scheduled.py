@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NestedKey
-from torch import Tensor, nn
+from tensordict import NestedKey, TensorDict
+from torch import Tensor
 from torchrl.objectives import LossModule
 
 from torchrl_moawm._checks import check_coefficient, check_option
@@ -49,12 +49,33 @@ class ScheduledLoss(LossModule):
         return self._written_keys() if self._selected_out_keys is None else self._selected_out_keys
 
     @out_keys.setter
-    def out_keys(self, keys: list[str]) -> None:  # TorchRL's select_out_keys assigns here
+    def out_keys(self, keys: list[str]) -> None:
+        self.select_out_keys(*keys)
+
+    def select_out_keys(self, *out_keys: str) -> ScheduledLoss:
+        """Leaves just these entries in the output; ``reset_out_keys()`` brings back the others.
+
+        Raises:
+            ValueError: The loss does not return one of them.
+        """
         written = self._written_keys()
-        unknown = [key for key in keys if key not in written]
+        unknown = [key for key in out_keys if key not in written]
         if unknown:
             raise ValueError(f"The loss returns {written}, and none of {unknown}.")
-        self._selected_out_keys = None if list(keys) == written else list(keys)
+        self._selected_out_keys = [key for key in written if key in out_keys]
+        return self
+
+    def reset_out_keys(self) -> ScheduledLoss:
+        """Returns every entry again."""
+        self._selected_out_keys = None
+        return self
+
+    def _out(self, entries: dict[str, Tensor]) -> TensorDict:
+        """What ``forward`` returns: the entries, or those that are selected."""
+        selected = self._selected_out_keys
+        return TensorDict(
+            entries if selected is None else {key: entries[key] for key in selected}
+        )
 
     def reset_parameters_recursive(self, parameters: Any = None) -> None:
         """Draws the parameters of every network anew, children before the modules that hold them.
@@ -71,6 +92,6 @@ class ScheduledLoss(LossModule):
         if parameters is not None:
             raise ValueError("Expected no parameters: the networks hold their own.")
         for module in reversed(list(self.modules())):
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset) and isinstance(module, nn.Module):
-                reset()
+            reset = getattr(type(module), "reset_parameters", None)  # not of a module within
+            if reset is not None:
+                reset(module)

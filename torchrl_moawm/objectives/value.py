@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from torchrl_moawm._checks import check_floating, check_option, check_same_shape
+from torchrl_moawm._checks import check_coefficient, check_floating, check_option, check_same_shape
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
@@ -52,7 +53,9 @@ class ClipPPOValueLoss(MultiAgentLoss):
         clip_value: eps, in the unit of the value (normalised, with a ``value_norm``); ``None`` does
             not clip.
         critic_coeff: Weight of the term, ``c_v``.
-        loss_critic_type: ``"l2"``, ``"l1"`` or ``"smooth_l1"``.
+        loss_critic_type: ``"l2"``, ``"l1"``, ``"smooth_l1"`` or ``"huber"``.
+        huber_delta: Where ``"huber"`` turns from a square, ``e^2 / 2``, into a line (10 in
+            on-policy MAPPO); ``"smooth_l1"`` is that of 1.
         value_norm: A TorchRL ``ValueNorm``: V, V_old and R are compared, and clipped, in its
             normalised coordinates. Its statistics move in training mode, with the living only;
             that step depends on the data and does not compile with ``fullgraph``.
@@ -104,12 +107,15 @@ class ClipPPOValueLoss(MultiAgentLoss):
         group: NestedKey = "agents",
         clip_value: float | None = 0.2,
         critic_coeff: float = 1.0,
-        loss_critic_type: Literal["l2", "l1", "smooth_l1"] = "l2",
+        loss_critic_type: Literal["l2", "l1", "smooth_l1", "huber"] = "l2",
+        huber_delta: float = 10.0,
         value_norm: ValueNorm | None = None,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(group=group, reduction=reduction)
-        check_option("loss_critic_type", loss_critic_type, ("l2", "l1", "smooth_l1"))
+        check_option("loss_critic_type", loss_critic_type, ("l2", "l1", "smooth_l1", "huber"))
+        check_coefficient("huber_delta", huber_delta)
+        self.huber_delta = huber_delta
         self.critic_network = critic_network
         self.__dict__["latent_network"] = latent_network  # not a submodule: it is not trained here
         self.loss_critic_type = loss_critic_type
@@ -145,7 +151,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
             value, target = self.value_norm.normalize(value), self.value_norm.normalize(target)
         logs = {"explained_variance": explained_variance(value.detach(), target, there)}
         if self.clip_value is None:
-            loss = distance_loss(value, target, self.loss_critic_type)
+            loss = self._distance(value, target)
         else:
             check_same_shape(value=value, old_value=view.get("value"))
             old_value = self._stored(view, "value", value)
@@ -154,7 +160,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
             loss = self._clipped_loss(value, old_value, target)
             moved = ((value - old_value).detach().abs() > self.clip_value).to(value.dtype)
             logs["value_clip_fraction"] = self._mean(moved, there)
-        return TensorDict({"loss_value": self.critic_coeff * self._reduce(loss, there), **logs})
+        return self._out({"loss_value": self.critic_coeff * self._reduce(loss, there), **logs})
 
     def _stored(self, view: BatchView, name: str, value: Tensor) -> Tensor:
         """A value in the batch, 0 where nobody is there, in the precision of V."""
@@ -171,10 +177,12 @@ class ClipPPOValueLoss(MultiAgentLoss):
         if self.loss_critic_type == "l2":
             return clipped_value_loss(value, old_value, target, self.clip_value)
         clipped = clipped_value(value, old_value, self.clip_value)
-        return torch.maximum(
-            distance_loss(value, target, self.loss_critic_type),
-            distance_loss(clipped, target, self.loss_critic_type),
-        )
+        return torch.maximum(self._distance(value, target), self._distance(clipped, target))
+
+    def _distance(self, value: Tensor, target: Tensor) -> Tensor:
+        if self.loss_critic_type == "huber":
+            return huber_loss(value, target, reduction="none", delta=self.huber_delta)
+        return distance_loss(value, target, self.loss_critic_type)
 
     def _update_value_norm(self, target: Tensor, valid: Tensor | None) -> None:
         if self.training:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
@@ -113,7 +113,7 @@ class WorldModelLoss(MultiAgentLoss):
         observation = mask_and_detach(name, observation, mask_and(there, features))
         loss_obs = squared_error_norm(predicted, observation, features)
         loss_reward = squared_error_norm(predicted_reward, self._earned(view, predicted_reward))
-        return TensorDict(
+        return self._out(
             {
                 "loss_obs": self.obs_coeff * self._reduce(loss_obs, there),
                 "loss_reward": self.reward_coeff * self._reduce(loss_reward, there),

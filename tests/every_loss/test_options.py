@@ -1,0 +1,470 @@
+"""An option does what it says, or is refused by one sentence; no third thing."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torch.testing import assert_close
+from torchrl.collectors import Collector
+from torchrl.objectives import LossModule
+
+from tests.objectives.factory import (
+    LOSSES,
+    OBS,
+    A,
+    N,
+    Z,
+    actor,
+    batch64,
+    gradients,
+    make_cvae,
+    make_moa,
+    make_moawm,
+    make_policy,
+    make_total,
+    make_value,
+    make_vae,
+    make_world,
+    module,
+    sequence,
+)
+from torchrl_moawm import (
+    MOAWM,
+    ClipPPOPolicyLoss,
+    ClipPPOValueLoss,
+    LossSum,
+    MOALoss,
+    TeacherCVAELoss,
+    WorldModelLoss,
+)
+from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.functional import moa_cross_entropy, normalized_advantage
+from torchrl_moawm.modules import make_world_model
+from torchrl_moawm.testing import check_loss_module, make_batch
+
+EVERY = {**LOSSES, "moawm": make_moawm, "total": make_total}
+
+
+# --------------------------------------------------------------------- sums hand them on
+
+
+@pytest.mark.parametrize("make", [make_moawm, make_total, lambda: LossSum({"a": make_moawm()})])
+def test_a_mask_named_to_a_sum_is_that_of_its_losses(make, generator):
+    loss, batch = make().double(), batch64((8,), generator=generator)
+    expected = loss(batch[:5])
+    batch["padding"] = torch.arange(8) < 5
+    loss.loss_mask_key = "padding"
+    found = loss(batch)
+    for key in expected.keys():
+        if "z_gap" not in key:
+            assert_close(found[key], expected[key], msg=key)
+    assert loss.loss_mask_key == "padding"
+    loss.loss_mask_key = "nowhere"
+    with pytest.raises(KeyError, match="nowhere"):
+        loss(batch)
+    batch["collector"] = {"mask": batch["padding"]}
+    loss.loss_mask_key = None
+    whole = loss(batch.exclude("collector"))
+    assert_close(loss(batch).to_dict(), whole.to_dict())
+    loss.loss_mask_key = "auto"
+    assert_close(loss(batch)["loss_obs" if "loss_obs" in found else "loss_obs_a"],
+                 expected["loss_obs" if "loss_obs" in found else "loss_obs_a"])
+
+
+def test_a_reduction_given_to_a_sum_is_that_of_its_losses(generator):
+    loss, batch = make_total(), make_batch((4, 6), generator=generator)
+    assert loss.reduction == "mean"
+    loss.reduction = "sum"
+    assert loss.reduction == "sum"
+    for name in ("moa", "world_model", "cvae", "vae", "value", "policy"):
+        own = loss[name](batch)
+        assert own.keys() <= loss(batch).keys()
+        for key, value in own.items():
+            if key.startswith("loss"):
+                assert_close(loss(batch)[key], value)
+    loss["moa"].reduction = "none"
+    assert loss.reduction is None
+    with pytest.raises(ValueError, match="reduction to be one of 'mean', 'sum', 'none'"):
+        loss.reduction = "average"
+
+
+# ---------------------------------------------------------------- what TorchRL's losses do
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_out_keys_can_be_selected_and_reset(name, generator):
+    loss, batch = EVERY[name](), make_batch((4, 6), generator=generator)
+    every = list(loss.out_keys)
+    first = next(key for key in every if key.startswith("loss"))
+    loss.select_out_keys(first)
+    assert loss.out_keys == [first]
+    assert list(loss(batch).keys()) == [first]
+    loss.reset_out_keys()
+    assert loss.out_keys == every
+    assert list(loss(batch).keys()) == every
+    with pytest.raises(ValueError, match="nothing"):
+        loss.select_out_keys("nothing")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_parameters_can_be_drawn_anew(name):
+    loss = EVERY[name]()
+    before = {key: p.detach().clone() for key, p in loss.named_parameters()}
+    loss.reset_parameters_recursive()
+    after = dict(loss.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(not torch.equal(after[key], before[key]) for key in before)
+    with pytest.raises(ValueError, match="no parameters"):
+        make_moa().reset_parameters_recursive(TensorDict())
+
+
+def test_drawn_anew_a_network_begins_as_it_is_made():
+    """An actor that ignores z, a critic that does, a world model that copies."""
+    world = make_world_model(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A, num_cells=(8,))
+    loss = WorldModelLoss(world)
+    nn.init.normal_(world.module.net[-1].weight)
+    loss.reset_parameters_recursive()
+    batch = make_batch((4,))
+    found = world(batch.copy())["agents", "predicted_observation"]
+    assert torch.equal(found, batch["agents", "observation"])
+    for made, net in ((make_policy(), "actor_network"), (make_value(), "critic_network")):
+        made.reset_parameters_recursive()
+        network, other = getattr(made, net), batch.copy()
+        other["agents", "latent"] = other["agents", "latent"] + 1.0
+        key = ("agents", "logits" if net == "actor_network" else "state_value")
+        assert torch.equal(network(batch.copy())[key], network(other)[key])
+
+
+def test_clip_epsilon_may_differ_below_and_above(generator):
+    batch, network = batch64((20,), generator=generator), actor()
+    with torch.no_grad():
+        now = network.double().get_dist(batch.clone()).log_prob(batch["agents", "action"])
+    ratios = torch.tensor([0.6, 0.75, 1.0, 1.2, 1.35], dtype=torch.float64).repeat(12).reshape(20, N)
+    batch["agents", "action_log_prob"] = now - ratios.log()
+    loss = ClipPPOPolicyLoss(network, clip_epsilon=(0.3, 0.25), reduction="none")
+    loss.normalize_advantage = False
+    out, advantage = loss(batch), batch["agents", "advantage"].squeeze(-1)
+    clipped = ratios.clamp(0.7, 1.25)
+    expected = -torch.minimum(ratios * advantage, clipped * advantage)
+    assert_close(out["loss_objective"].squeeze(-1), expected)
+    assert_close(out["clip_fraction"].item(), 0.4)
+    loss.clip_epsilon_high = 0.4
+    assert_close(loss(batch)["clip_fraction"].item(), 0.2)
+    with pytest.raises(ValueError, match="clip_epsilon to be finite and at least 0"):
+        ClipPPOPolicyLoss(network, clip_epsilon=(0.2, -0.1))
+
+
+def test_huber_by_hand(generator):
+    """On-policy MAPPO's: e^2 / 2 up to delta, delta (|e| - delta / 2) beyond."""
+    batch = batch64((9,), generator=generator)
+    critic = module(nn.Linear(OBS, 1), ["observation"], ["state_value"])
+    loss = ClipPPOValueLoss(critic, clip_value=None, loss_critic_type="huber", huber_delta=0.5)
+    loss = loss.double()
+    error = (critic(batch.clone())["agents", "state_value"] - batch["agents", "value_target"]).abs()
+    expected = torch.where(error <= 0.5, error**2 / 2, 0.5 * (error - 0.25))
+    assert (error > 0.5).any()
+    assert (error < 0.5).any()
+    assert_close(loss(batch)["loss_value"], expected.mean())
+
+
+# --------------------------------------------------------------------------- derivatives
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_the_cross_entropy_has_a_forward_mode(normal, generator):
+    logits = normal(2, 3, 2, 5)
+    actions = torch.randint(5, (2, 3, 2), generator=generator)
+
+    def f(x):
+        return moa_cross_entropy(x, actions)
+
+    def plain(x):
+        return x.logsumexp(-1) - x.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    tangent = normal(2, 3, 2, 5)
+    for one, two in zip(
+        torch.func.jvp(f, (logits,), (tangent,)),
+        torch.func.jvp(plain, (logits,), (tangent,)),
+        strict=True,
+    ):
+        assert_close(one, two)
+    assert_close(torch.func.jacfwd(f)(logits), torch.func.jacrev(plain)(logits))
+    total = torch.func.hessian(lambda x: f(x).sum())(logits)
+    assert_close(total, torch.func.hessian(lambda x: plain(x).sum())(logits))
+    one_row = torch.func.vmap(lambda x, a: torch.func.jacfwd(lambda y: moa_cross_entropy(y, a))(x))
+    assert_close(one_row(logits, actions), torch.func.vmap(
+        lambda x, a: torch.func.jacrev(lambda y: moa_cross_entropy(y, a))(x)
+    )(logits, actions))
+    assert torch.autograd.gradcheck(f, logits.requires_grad_(), check_forward_ad=True)
+
+
+# ------------------------------------------------------------------------ half precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", EVERY)
+def test_modules_and_batch_in_half_precision(name, dtype, generator):
+    loss, batch = EVERY[name](), make_batch((4, 6), generator=generator)
+    expected = loss(batch)
+    half = batch.apply(lambda x: x.to(dtype) if x.is_floating_point() else x)
+    found = loss.to(dtype)(half)
+    for key, value in expected.items():
+        if key.startswith("loss"):
+            assert found[key].dtype == torch.float32
+            assert_close(found[key], value, rtol=0.1, atol=0.05, msg=key)
+    assert all(grad.isfinite().all() for grad in gradients(loss, half).values())
+
+
+def test_the_advantage_in_half_precision(generator):
+    loss, batch = make_value(), make_batch((4, 6), generator=generator)
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    half = batch.apply(lambda x: x.to(torch.bfloat16) if x.is_floating_point() else x)
+    loss.latent_network.to(torch.bfloat16)  # not among the loss's own modules
+    found = loss.to(torch.bfloat16).value_estimator(half)["agents", "advantage"]
+    assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_large_advantages_of_float16_are_standardised_in_float32():
+    advantage = torch.tensor([[[300.0]], [[-300.0]], [[600.0]]], dtype=torch.float16)
+    assert_close(normalized_advantage(advantage), normalized_advantage(advantage.float()))
+    assert normalized_advantage(advantage).dtype == torch.float32
+
+
+# ------------------------------------------------------------------------------- errors
+
+
+def test_several_choices_at_once_are_not_taken_for_numbers():
+    world = make_world_model(n_agents=N, obs_dim=OBS, action_dim=2, num_cells=(8,))
+    batch = make_batch((4,))
+    batch["agents", "action"] = torch.randint(3, (4, N, 2))
+    with pytest.raises(TypeError, match="action of 'agents' to be floating.*n_actions"):
+        WorldModelLoss(world)(batch)
+
+
+@pytest.mark.parametrize("bad", ["trailing", "joint"])
+def test_a_log_probability_of_another_shape_is_named(bad):
+    batch = make_batch((4,))
+    stored = batch["agents", "action_log_prob"]
+    batch["agents"].batch_size = [4]
+    batch["agents", "action_log_prob"] = stored.unsqueeze(-1) if bad == "trailing" else stored.sum(-1)
+    with pytest.raises(ValueError, match=r"\('agents', 'action_log_prob'\).*one log-probability"):
+        make_policy()(batch)
+
+
+@pytest.mark.parametrize("action_type", ["categorical", "one-hot", "continuous"])
+def test_a_prediction_without_the_others_is_named_first(action_type):
+    names = ["moa_loc", "moa_scale"] if action_type == "continuous" else ["moa_logits"]
+
+    class Short(nn.Module):
+        def forward(self, x):
+            out = x[..., :4].exp()
+            return out if len(names) == 1 else (out[..., :2], out[..., :2])
+
+    loss = MOALoss(module(Short(), ["previous_observation"], names))
+    with pytest.raises(ValueError, match=rf"write \('agents', '{names[0]}'\) of shape \[\*B, N, M, A"):
+        loss(make_batch((6,), action_type=action_type))
+
+
+@pytest.mark.parametrize("name", ["observation", "reward"])
+def test_a_target_of_another_shape_is_named(name):
+    batch = make_batch((4,))
+    batch["next", "agents", name] = torch.zeros(4, N, 7)
+    with pytest.raises(ValueError, match=rf"the target is \('next', 'agents', '{name}'\)"):
+        make_world()(batch)
+
+
+@pytest.mark.parametrize("name", ["policy.x", "train", "items", "", "keys"])
+def test_names_that_a_sum_cannot_have(name):
+    with pytest.raises(ValueError, match="cannot be the name of a loss"):
+        LossSum({name: make_moa()})
+
+
+def test_a_group_named_next_is_refused():
+    for group in ("next", ("next", "agents")):
+        with pytest.raises(ValueError, match="cannot be named 'next'"):
+            MOALoss(make_moa().moa_network, group=group)
+
+
+def test_an_unknown_key_lists_those_there_are():
+    with pytest.raises(ValueError, match="MOALoss has no key 'typo'; it has mask, alive, .*action"):
+        make_moa().set_keys(typo="x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_actions": None}, "n_actions to be an integer of at least 1, got None"),
+        ({"n_agents": 0}, "n_agents to be an integer of at least 1, got 0"),
+        ({"dead_fraction": 1.5}, "dead_fraction between 0 and 1, got 1.5"),
+    ],
+)
+def test_a_batch_of_impossible_sizes(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_batch(**settings)
+
+
+def test_masks_that_are_read_are_listed():
+    loss = make_cvae()
+    for name in ("previous_mask", "previous_alive", "mask", "alive", "done"):
+        assert ("agents", name) in loss.in_keys
+    assert ("agents", "previous_mask") not in loss.optional_keys  # the student reads it
+
+
+def test_a_student_without_a_latent_has_no_gap(generator):
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(OBS, 2 * Z + OBS)
+
+        def forward(self, x):
+            loc, raw, out = self.net(x).split([Z, Z, OBS], -1)
+            return loc, raw.exp(), out
+
+    student = module(Plain(), ["observation"], ["latent_loc", "latent_scale", "reconstruction"])
+    loss = TeacherCVAELoss(student, make_vae().teacher)
+    assert "z_gap" not in loss.out_keys
+    assert list(loss(make_batch((6,), generator=generator)).keys()) == loss.out_keys
+    loss = TeacherCVAELoss(sequence(student), make_vae().teacher)
+    assert list(loss(make_batch((6,), generator=generator)).keys()) == loss.out_keys
+
+
+def test_random_frames_of_a_collector_are_refused():
+    env = make_vmas_env("navigation", 4, max_steps=5, seed=0)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    collector = Collector(
+        env,
+        system.policy,
+        frames_per_batch=20,
+        total_frames=40,
+        init_random_frames=20,
+        auto_register_policy_transforms=False,
+    )
+    random, own = list(collector)
+    if ("agents", "latent") not in random.keys(True):
+        random["agents", "latent"] = torch.zeros_like(own["agents", "latent"])
+    if ("agents", "action_log_prob") not in random.keys(True):
+        random["agents", "action_log_prob"] = torch.zeros_like(own["agents", "action_log_prob"])
+    policy = system.loss_module["policy"]
+    system.value_estimator(random)
+    with pytest.raises(ValueError, match="exactly 0, .*init_random_frames"):
+        policy(random)
+    system.value_estimator(own)
+    policy(own)
+
+
+def test_a_clip_that_lets_the_critic_stand_still_is_told():
+    batch = make_batch((4, 6))
+    batch["next", "agents", "reward"] = 50.0 + batch["next", "agents", "reward"]
+    loss = make_value()
+    loss.value_estimator(batch)
+    loss.value_estimator(batch)
+    with pytest.warns(UserWarning, match="clip_value=0.2 is small beside the returns"):
+        loss.value_estimator(batch)
+    loss.value_estimator(batch)  # once
+    for quiet in (make_value(clip_value=None), make_value(clip_value=20.0)):
+        for _ in range(4):
+            quiet.value_estimator(batch)
+
+
+# ------------------------------------------------------------------- the contract's verdict
+
+
+class Functional(LossModule):
+    """As TorchRL writes them: the network's parameters apart, the network not a module of it."""
+
+    from dataclasses import dataclass
+
+    @dataclass
+    class _AcceptedKeys:
+        target: str = "target"
+        prediction: str = "prediction"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss"]
+    network: TensorDictModule
+    network_params: object
+    target_network_params: object
+
+    def __init__(self, network):
+        super().__init__()
+        self.convert_to_functional(network, "network")
+
+    def _forward_value_estimator_keys(self, **_):
+        pass
+
+    @property
+    def in_keys(self):
+        return [*self.network.in_keys, self.tensor_keys.target]
+
+    @in_keys.setter
+    def in_keys(self, keys):
+        pass
+
+    def forward(self, tensordict):
+        tensordict = tensordict.copy()
+        target = tensordict.get(self.tensor_keys.target, None)
+        if target is None:
+            raise KeyError(f"needs {self.tensor_keys.target!r}")
+        with self.network_params.to_module(self.network):
+            found = self.network(tensordict).get(self.tensor_keys.prediction, None)
+        if found is None:
+            raise KeyError(f"needs {self.tensor_keys.prediction!r}")
+        return TensorDict({"loss": (found - target).square().mean()})
+
+
+def test_a_functional_loss_can_pass_renamed_keys():
+    network = TensorDictModule(nn.Linear(3, 2), ["observation"], ["prediction"])
+    batch = TensorDict({"observation": torch.randn(8, 3), "target": torch.randn(8, 2)}, [8])
+    broken = check_loss_module(Functional(network), batch, report=True)
+    assert "renamed_keys" not in broken
+    assert "default_keys" not in broken
+
+
+def test_keys_that_were_set_are_not_taken_for_the_default():
+    loss, batch = make_world(), make_batch()
+    loss.set_keys(reward=("agents", "earned"))
+    batch["next", "agents", "earned"] = batch["next", "agents"].pop("reward")
+    assert check_loss_module(loss, batch) == {}
+    assert loss.tensor_keys.reward == ("agents", "earned")
+
+
+def test_every_broken_rule_is_told_with_the_entry_that_did_it():
+    class Two(WorldModelLoss):
+        def forward(self, tensordict):
+            out = super().forward(tensordict)
+            latent = tensordict["agents", "latent"]
+            return out.set("loss_obs", (out["loss_obs"] + latent.sum()).detach())
+
+    loss = Two(make_world().world_model)
+    broken = check_loss_module(loss, make_batch(), report=True)
+    assert {"in_keys", "terms_and_logs", "padding"} <= broken.keys()
+    with pytest.raises(AssertionError) as error:
+        check_loss_module(loss, make_batch(), skip=["in_keys"])
+    lines = str(error.value).split("\n")
+    assert [line.split(":")[0] for line in lines][:2] == ["terms_and_logs", "gradients"]
+
+
+def test_an_entry_outside_in_keys_is_named():
+    class Reads(WorldModelLoss):
+        def forward(self, tensordict):
+            out = super().forward(tensordict)
+            extra = tensordict.get(("agents", "latent"), None)
+            extra = 0.0 if extra is None else 0.0 * extra.nan_to_num(nan=1e9).sum().abs()
+            seen = tensordict.get(("agents", "latent"), None)
+            return out if seen is None or seen.isfinite().all() else out.apply(lambda x: x * 2.0)
+
+    broken = check_loss_module(Reads(make_world().world_model), make_batch(), report=True)
+    assert "other values in ('agents', 'latent')" in broken["in_keys"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "message"),
+    [
+        (make_moa, lambda: make_batch((3,)), "4 samples or more"),
+        (make_moa, lambda: make_batch()[0, 0], "at least one batch dimension"),
+    ],
+)
+def test_a_precondition_is_told_by_itself(loss, batch, message):
+    with pytest.raises(ValueError, match=message):
+        check_loss_module(loss(), batch())
