@@ -298,8 +298,8 @@ def test_outside_an_environment_it_is_refused(transform):
     with pytest.raises(RuntimeError, match="without a parent environment"):
         transform(TensorDict({}, [2]))
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), transform=transform, batch_size=2)
-    buffer.extend(TensorDict({"x": torch.zeros(4)}, [4]))
     with pytest.raises(RuntimeError, match="without a parent environment"):
+        buffer.extend(TensorDict({"x": torch.zeros(4)}, [4]))
         buffer.sample()
 
 

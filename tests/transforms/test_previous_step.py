@@ -6,7 +6,9 @@ from itertools import product
 import pytest
 import torch
 from torchrl.collectors import Collector, MultiSyncCollector
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import (
+    ActionScaling,
     Compose,
     ParallelEnv,
     SerialEnv,
@@ -16,9 +18,11 @@ from torchrl.envs import (
     check_env_specs,
 )
 
+from tests.kinds import KINDS, acts, make_kind, there
 from tests.transforms.teams import Teams, make_teams
 from torchrl_moawm import PreviousStep
 
+AGENTS_ACTION = ("agents", "action")
 ACTIONS = {
     "continuous": {},
     "categorical": {"continuous_actions": False},
@@ -220,3 +224,82 @@ def test_keys_that_cannot_be_meant(in_keys, out_keys, message):
 def test_without_an_environment_it_cannot_know_its_keys():
     with pytest.raises(RuntimeError, match="append it"):
         _ = PreviousStep()._keys
+
+
+# ------------------------------------------------------- what others do to the same entries
+
+
+def test_the_action_is_that_which_was_chosen_whatever_becomes_of_it():
+    """Transforms scale or cast an action on its way to the environment."""
+    doubled = ActionScaling(loc=torch.zeros(2), scale=2 * torch.ones(2), in_keys_inv=[AGENTS_ACTION])
+    env = TransformedEnv(Teams((9, 9)), Compose(doubled, PreviousStep()))
+    batch = env.rollout(4)
+    assert_exact(batch)
+    assert batch["agents", "action"].any()
+    assert not any("_chosen" in str(key) for key in batch.keys(True, True))
+    serial = TransformedEnv(SerialEnv(2, partial(Teams, 9)), PreviousStep())
+    assert_exact(serial.rollout(4))
+
+
+def test_a_clone_finds_the_keys_of_its_own_environment():
+    first = make_teams((9,), {"red": 2})
+    transform = first.transform
+    assert transform._keys
+    env = TransformedEnv(Teams((9,), {"blue": 3}), transform.clone())
+    check_env_specs(env)
+    assert_exact(env.rollout(4), "blue")
+    given = PreviousStep(in_keys=[("blue", "action")])
+    env = TransformedEnv(Teams((9,), {"blue": 3}), given.clone())
+    assert "previous_observation" not in env.rollout(2)["blue"].keys()
+
+
+class Parts(Teams):
+    """Two composites of one group, each with an entry of one name."""
+
+    def __init__(self, lengths=9):
+        super().__init__(lengths)
+        team = (*self.batch_size, 3)
+        for part in ("me", "you"):
+            spec = Composite(pos=Unbounded((*team, 2)), shape=team)
+            self.observation_spec["agents", part] = spec
+
+    def _observe(self):
+        seen = super()._observe()
+        for k, part in enumerate(("me", "you")):
+            seen["agents", part, "pos"] = seen["agents", "observation"] + 10.0 * k
+        return seen
+
+
+def test_entries_of_one_name_in_two_composites_keep_apart():
+    keys = [("agents", part, "pos") for part in ("me", "you")]
+    env = TransformedEnv(Parts((9, 9)), PreviousStep(in_keys=keys))
+    check_env_specs(env)
+    agents = env.rollout(4)["agents"]
+    for part in ("me", "you"):
+        before, now = agents[part, "previous_pos"], agents[part, "pos"]
+        assert torch.equal(before[:, 1:], now[:, :-1])
+    assert not torch.equal(agents["me", "previous_pos"], agents["you", "previous_pos"])
+    assert agents["previous_mask"].shape == (2, 4, 3)
+    with pytest.raises(ValueError, match="different out_keys"):
+        PreviousStep(in_keys=keys, out_keys=[("agents", "x"), ("agents", "x")])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_who_waits_has_seen_and_not_done(name):
+    """Observations of who was there, actions of who acted, of every kind of team."""
+    env = make_kind(name)
+    check_env_specs(env)
+    batch = env.rollout(11, break_when_any_done=False)
+    for group in KINDS[name].groups:
+        was_there, acted = (f(batch, group)[:, :-1] for f in (there, acts))
+        goes_on = ~batch["next", "done"][:, :-1]
+        agents = batch[group]
+        assert torch.equal(agents["previous_mask"][:, 1:], acted & goes_on)
+        if KINDS[name].masked:
+            assert torch.equal(agents["previous_alive"][:, 1:], was_there & goes_on)
+        else:
+            assert "previous_alive" not in agents.keys()
+        seen = (agents["observation"][:, :-1] * (was_there & goes_on).unsqueeze(-1)).float()
+        assert torch.equal(agents["previous_observation"][:, 1:], seen)
+        did = agents["action"][:, :-1] * (acted & goes_on)
+        assert torch.equal(agents["previous_action"][:, 1:], did)

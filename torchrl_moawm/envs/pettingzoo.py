@@ -140,8 +140,20 @@ def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBa
     images = [key for key in keys if specs[key].ndim == batch_dims + 3]
     if images:
         env.append_transform(AgentImage(images, image_size))
-    for key in keys:
-        if key not in images and specs[key].dtype != torch.float32:
-            cast = DTypeCastTransform(specs[key].dtype, torch.float32, in_keys=[key])
-            env.append_transform(cast)
+    return _single_precision(env, [key for key in keys if key not in images])
+
+
+def _single_precision(env: TransformedEnv, keys: Sequence[NestedKey]) -> EnvBase:
+    """Observations in float32, and floating actions taken in it."""
+    seen, acts = env.full_observation_spec, env.full_action_spec
+    observed = {key: seen[key].dtype for key in keys}
+    acted = {key: acts[key].dtype for key in env.action_keys if acts[key].dtype.is_floating_point}
+    for dtype in {*observed.values(), *acted.values()} - {torch.float32}:
+        cast = DTypeCastTransform(
+            dtype,
+            torch.float32,
+            in_keys=[key for key, found in observed.items() if found == dtype],
+            in_keys_inv=[key for key, found in acted.items() if found == dtype],
+        )
+        env.append_transform(cast)
     return env

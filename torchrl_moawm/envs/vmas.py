@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NestedKey
+from tensordict import NestedKey, unravel_key
 from torchrl.envs import Compose, EnvBase, RewardSum, StepCounter, TransformedEnv, VmasEnv
 
 from torchrl_moawm.transforms import PreviousStep
@@ -68,7 +68,11 @@ def make_vmas_env(
 
 def with_transforms(env: EnvBase, max_steps: int | None) -> TransformedEnv:
     """The environment with the three transforms."""
-    returns: list[NestedKey] = [(key[0], "episode_reward") for key in env.reward_keys]
+    rewards = [unravel_key(key) for key in env.reward_keys]
+    returns: list[NestedKey] = [  # a reward of the whole team is at the root, and so is its sum
+        "episode_reward" if isinstance(key, str) else (*key[:-1], "episode_reward")
+        for key in rewards
+    ]
     transforms = Compose(
         PreviousStep(),
         RewardSum(in_keys=list(env.reward_keys), out_keys=returns),

@@ -123,9 +123,20 @@ class PreviousStep(Transform):
     def _groups(self) -> list[Path]:
         return list(dict.fromkeys(map(self._group_of, self._keys)))
 
+    def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Keeps the actions as they were chosen: other transforms go on to scale or cast them."""
+        if self.parent is None:
+            raise RuntimeError("PreviousStep cannot be executed without a parent environment.")
+        for key in self._keys:
+            action = tensordict.get(key, None) if "action" in key else None
+            if action is not None:
+                tensordict.set(chosen(key), action)
+        return tensordict
+
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         for key, out_key in self._keys.items():
-            group, entry = self._group_of(key), tensordict.get(key)
+            group, entry = self._group_of(key), tensordict.get(chosen(key), None)
+            entry = tensordict.get(key) if entry is None else entry
             there, acted = who(tensordict, group)
             real = acted if "action" in key else there
             if real is not None:
@@ -196,6 +207,11 @@ class PreviousStep(Transform):
                     device=source.device,
                 )
         return observation_spec
+
+
+def chosen(key: Path) -> Path:
+    """Where an action is kept as it was chosen, until the end of the step."""
+    return (*key[:-1], f"_chosen_{key[-1]}")
 
 
 def is_root(key: NestedKey) -> bool:
