@@ -31,6 +31,15 @@ RULES: dict[str, Callable[[LossModule, TensorDictBase], None]] = {
 }
 
 
+def with_alive(batch: TensorDictBase) -> TensorDictBase:
+    """The batch, in which each group that says who is done says who is there instead."""
+    batch = batch.copy()
+    for key in [key for key in batch.keys(True, True) if key[-1] == "done" and key[0] != "next"]:
+        if isinstance(key, tuple) and batch.get((*key[:-1], "alive"), None) is None:
+            batch.set((*key[:-1], "alive"), ~batch.get(key).squeeze(-1))
+    return batch
+
+
 def check_loss_module(
     loss: LossModule, batch: TensorDictBase, *, skip: Collection[str] = (), report: bool = False
 ) -> dict[str, str]:
@@ -88,7 +97,7 @@ def check_loss_module(
         raise ValueError(f"Expected a batch of 4 samples or more, got {list(batch.shape)}.")
     if not any(parameter.requires_grad for parameter in loss.parameters()):
         raise ValueError("Expected a loss with a parameter that requires a gradient, got none.")
-    batch, broken = batch.detach(), {}
+    batch, broken = with_alive(batch.detach()), {}
     for name, rule in RULES.items():
         if name in skip:
             continue

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 
 ROW_MASK = ("collector", "mask")  # TorchRL's own, one value per sample
+CHOICES = ("action", "action_log_prob", "advantage")  # real where an agent acts, not where it is
 Key = str | tuple[str, ...]
 
 # ---------------------------------------------------------------------- run
@@ -234,15 +235,23 @@ def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size
     """By mask a loss must honour: the mask's shape, and the entries that stand behind it."""
     found: dict[Key, tuple[torch.Size, list[Key]]] = {ROW_MASK: (batch.shape, data_keys(batch))}
     for group in groups(loss, batch):
-        shape = batch.get(group).shape
+        shape, read = batch.get(group).shape, in_keys(loss)
         now = [under(group, key) for key in data_keys(batch.get(group))]
         previous = [key for key in now if last(key).startswith("previous_")]
         after = batch.get(under("next", group), None)
         then = [] if after is None else [under("next", under(group, k)) for k in data_keys(after)]
         behind = [key for key in now + then if not last(key).startswith("previous_")]
-        found[under(group, "mask")] = shape, behind
-        if under(group, "previous_mask") in in_keys(loss):
-            found[under(group, "previous_mask")] = shape, previous
+        chosen = [key for key in behind if last(key) in CHOICES and key[0] != "next"]
+        did = [key for key in previous if last(key) == "previous_action"]
+        stands = {"mask": behind, "previous_mask": previous}
+        if batch.get(under(group, "alive"), None) is not None and under(group, "alive") in read:
+            stands |= {"mask": chosen, "alive": behind}
+        saw = under(group, "previous_alive")
+        if batch.get(saw, None) is not None and saw in read:
+            stands |= {"previous_mask": did, "previous_alive": [k for k in previous if k not in did]}
+        for name, entries in stands.items():
+            if name == "mask" or under(group, name) in read:
+                found[under(group, name)] = shape, entries
     return found
 
 

@@ -64,7 +64,7 @@ def padding(loss: LossModule, batch: TensorDictBase) -> None:
         mask = padded.get(key, None)
         if key == ROW_MASK and mask is None:
             mask = kept.new_ones(padded.shape)
-        if mask is not None and last(key) == "mask":
+        if mask is not None and last(key) in ("mask", "alive"):
             padded.set(key, mask & right(kept, mask))
     same(run(loss, padded), run(loss, batch), "with wholly masked rows appended", exact=False)
 
@@ -72,9 +72,10 @@ def padding(loss: LossModule, batch: TensorDictBase) -> None:
 def masks_exclude(loss: LossModule, batch: TensorDictBase) -> None:
     """What stands behind a mask changes no output and no gradient, not even a NaN.
 
-    Behind ``(group, "mask")`` stand the group's entries of this step and the next; behind
-    ``(group, "previous_mask")``, where it is among the ``in_keys``, those named ``previous_...``;
-    behind ``("collector", "mask")`` all.
+    Behind ``(group, "mask")`` stand the group's entries of this step and the next; where the batch
+    has ``(group, "alive")``, just what an agent chose, and the rest behind that. Behind
+    ``(group, "previous_mask")``, where it is among the ``in_keys``, those named ``previous_...``
+    (with ``previous_alive`` just the action); behind ``("collector", "mask")`` all.
     """
     for key, (shape, behind) in masks(loss, batch).items():
         mask = pattern(shape, batch.device)
