@@ -1,6 +1,7 @@
 """Which small bugs in the losses would no test notice?
 
 ``python tests/mutants.py [WORDS] [--processes N] [--write]``
+``python tests/mutants.py --random N [--seed S] [--processes N]``
 
 Every mutant of ``mutants.toml`` is one replacement in the source of a function. Each is applied to
 a copy of the package, and must be killed: by its own tests, or else by those of all losses. WORDS
@@ -8,6 +9,10 @@ chooses the mutants whose name holds them. ``--write`` keeps the table ``mutants
 
 A mutant whose text does not stand in its function exactly once is stale, and an error. So is one
 that survives, unless it is marked as ``equivalent`` with the reason; and one so marked that dies.
+
+``--random`` asks for what nobody thought of: N changes of one operator or number, drawn from the
+whole package, each before the tests of its part (which have to pass without it). One that survives
+is to be looked at: either it changes nothing that anybody can see, or a test is missing.
 """
 
 from __future__ import annotations
@@ -15,15 +20,17 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import itertools
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +42,29 @@ LIST, TABLE = HERE / "mutants.toml", HERE / "mutants.md"
 ALL_TESTS = ("tests/functional", "tests/objectives", "tests/properties", "tests/faults")
 ALIKE = ("torchrl.collectors", "torchrl.objectives.multiagent", "hypothesis.extra.numpy")
 SECONDS = 900
+SECONDS_AT_RANDOM = 240
+
+TESTS_OF = {
+    "functional": "functional properties objectives",
+    "objectives": "objectives every_loss faults test_from_env.py",
+    "modules": "modules objectives/test_permutation.py every_loss test_from_env.py test_system.py "
+    "test_groups.py test_privileged.py",
+    "transforms": "transforms objectives/test_batch.py every_loss test_from_env.py",
+    "envs": "envs modules/test_images.py modules/test_action_masks.py test_from_env.py",
+    "_contract": "test_testing.py every_loss",
+    "testing.py": "test_testing.py every_loss",
+    "_checks.py": "functional objectives/test_errors.py modules faults every_loss",
+    "_values.py": "faults objectives/test_compile.py every_loss",
+}
+"""Which tests a change at random meets, by the folder or file of the package."""
+OF_THE_SYSTEM = "test_system.py test_groups.py test_privileged.py test_from_env.py test_testing.py"
+
+SWAPS = {
+    ast.Add: "+-", ast.Sub: "-+", ast.Mult: "*/", ast.Div: "/*", ast.BitAnd: "&|", ast.BitOr: "|&",
+    ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"),
+    ast.Eq: ("==", "!="), ast.NotEq: ("!=", "=="), ast.And: ("and", "or"), ast.Or: ("or", "and"),
+}  # fmt: skip
+"""An operator as it is written, and what stands in its place."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +135,102 @@ def staleness(mutant: Mutant) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class RandomMutant:
+    """One change of an operator or a number, where it stands in a file."""
+
+    path: Path
+    start: int
+    old: str
+    new: str
+
+    @property
+    def name(self) -> str:
+        """Where, and what."""
+        before = (ROOT / self.path).read_text()[: self.start]
+        return f"{self.path}:{before.count(chr(10)) + 1} `{self.old}` -> `{self.new}`"
+
+    @property
+    def tests(self) -> tuple[str, ...]:
+        """Those of the part of the package."""
+        tests = TESTS_OF.get(self.path.parts[1], OF_THE_SYSTEM).split()
+        return tuple(f"tests/{test}" for test in tests)
+
+    def applied(self, source: str) -> str:
+        """The source of the file with the mutant in it."""
+        stop = self.start + len(self.old)
+        mutated = source[: self.start] + self.new + source[stop:]
+        ast.parse(mutated)
+        return mutated
+
+
+def code_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those of type annotations, of error messages and of texts."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not isinstance(child, ast.Raise | ast.JoinedStr):
+                yield child
+                yield from code_nodes(child)
+
+
+def random_mutants(path: Path, source: str) -> list[RandomMutant]:
+    """All that a file has, in the order of the tree."""
+    found: list[RandomMutant] = []
+    starts = [0]
+    for line in source.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+
+    def first(node: ast.AST) -> int:
+        return starts[node.lineno - 1] + node.col_offset
+
+    def last(node: ast.AST) -> int:
+        return starts[node.end_lineno - 1] + node.end_col_offset
+
+    def change(start: int, stop: int, new: str) -> None:
+        found.append(RandomMutant(path, start, source[start:stop], new))
+
+    def swap(operator: ast.AST, left: ast.AST, right: ast.AST) -> None:
+        old, new = SWAPS.get(type(operator), ("", ""))
+        places = [*re.finditer(re.escape(old), source[last(left) : first(right)])]
+        if old and len(places) == 1:
+            start = last(left) + places[0].start()
+            change(start, start + len(old), new)
+
+    for node in code_nodes(ast.parse(source)):
+        if isinstance(node, ast.BinOp):
+            swap(node.op, node.left, node.right)
+        elif isinstance(node, ast.BoolOp):
+            for left, right in itertools.pairwise(node.values):
+                swap(node.op, left, right)
+        elif isinstance(node, ast.Compare):
+            for operator, (left, right) in zip(
+                node.ops, itertools.pairwise([node.left, *node.comparators]), strict=True
+            ):
+                swap(operator, left, right)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert | ast.Not):
+            change(
+                first(node), first(node) + len("~" if source[first(node)] == "~" else "not "), ""
+            )
+        elif isinstance(node, ast.Constant) and type(node.value) in (bool, int):
+            changed = not node.value if type(node.value) is bool else node.value + 1
+            change(first(node), last(node), str(changed))
+        elif isinstance(node, ast.Call) and source[: last(node)].endswith(".detach()"):
+            change(last(node) - len(".detach()"), last(node), "")
+        if isinstance(node, ast.Subscript) and ast.unparse(node.slice) in ("0", "-1"):
+            other = "-1" if ast.unparse(node.slice) == "0" else "0"
+            change(first(node.slice), last(node.slice), other)
+    return found
+
+
+def drawn(count: int, seed: int) -> list[RandomMutant]:
+    """Mutants at random over the whole package."""
+    files = sorted((ROOT / "torchrl_moawm").rglob("*.py"))
+    found = [m for file in files for m in random_mutants(file.relative_to(ROOT), file.read_text())]
+    return random.Random(seed).sample(found, min(count, len(found)))
+
+
 class FirstFailure:
     """A pytest plugin that remembers which test failed first."""
 
@@ -112,7 +238,8 @@ class FirstFailure:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and self.test is None:
-            self.test = report.nodeid
+            late = "TimeoutError: more than" in str(report.longrepr)
+            self.test = report.nodeid + " (out of time)" * late
 
 
 def failure(folder: str, tests: Sequence[str]) -> str | None:
@@ -130,14 +257,14 @@ def failure(folder: str, tests: Sequence[str]) -> str | None:
 
 def too_long(*_: object) -> None:
     """A mutant may never end; what runs then is the test that fails."""
-    raise TimeoutError(f"more than {SECONDS} seconds")
+    raise TimeoutError("more than its seconds")
 
 
-def killer(task: tuple[Mutant | None, tuple[tuple[str, ...], ...]]) -> str | None:
+def killer(task: tuple[Mutant | RandomMutant | None, tuple[tuple[str, ...], ...]]) -> str | None:
     """The test that notices the mutant. In a process that has not imported the package yet."""
     mutant, rounds = task
     signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(SECONDS)
+    signal.alarm(SECONDS_AT_RANDOM if isinstance(mutant, RandomMutant) else SECONDS)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
@@ -152,6 +279,12 @@ def killer(task: tuple[Mutant | None, tuple[tuple[str, ...], ...]]) -> str | Non
         sys.path[:] = [folder, *(p for p in sys.path if Path(p).resolve() not in (ROOT, HERE))]
         found = (failure(folder, tests) for tests in rounds)
         return next((test for test in found if test is not None), None)
+
+
+def import_what_is_alike() -> None:
+    """Imports what no mutant changes: once, and not in every process again."""
+    for name in ALIKE:
+        importlib.import_module(name)
 
 
 def table(killed_by: dict[Mutant, str | None]) -> str:
@@ -176,22 +309,40 @@ def table(killed_by: dict[Mutant, str | None]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_at_random(count: int, seed: int, processes: int) -> None:
+    """Prints what becomes of mutants at random."""
+    chosen = drawn(count, seed)
+    tasks = [(mutant, (mutant.tests,)) for mutant in chosen]
+    survivors = 0
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+        for mutant, test in zip(chosen, pool.imap(killer, tasks), strict=True):
+            survivors += test is None
+            verdict = f"killed by {test}" if test else "SURVIVES"
+            print(f"{mutant.name}: {verdict}", flush=True)
+    print(f"{len(chosen)} mutants at random, {survivors} to be looked at.")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the mutants; 0 where each was killed or is explained."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("words", nargs="?", default="", help="of the names of the mutants")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--write", action="store_true", help="keep the table (of all mutants)")
+    parser.add_argument("--random", type=int, metavar="N", help="N mutants that are in no list")
+    parser.add_argument("--seed", type=int, default=0, help="of those at random")
     options = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if options.random is not None:
+        import_what_is_alike()
+        run_at_random(options.random, options.seed, options.processes)
+        return 0
     chosen = [mutant for mutant in mutants() if options.words in mutant.name]
     if options.write and options.words:
         parser.error("--write takes all mutants")
     if stale := [error for mutant in chosen if (error := staleness(mutant))]:
         print(*stale, sep="\n")
         return 1
-    os.environ["OMP_NUM_THREADS"] = "1"
-    for name in ALIKE:  # once, and not in every process again
-        importlib.import_module(name)
+    import_what_is_alike()
     own = {test for mutant in chosen for test in mutant.tests}
     sound = tuple(sorted(own if options.words else own.union(ALL_TESTS)))
     tasks = [(None, (sound,)), *((mutant, (mutant.tests, ALL_TESTS)) for mutant in chosen)]

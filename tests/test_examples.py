@@ -66,7 +66,7 @@ def test_your_own_network_is_trained_alone_and_in_the_framework(capsys):
 @pytest.mark.parametrize("memory", [[], ["--recurrent"]])
 def test_pettingzoo_trains_every_group(memory, capsys):
     """Some 800 frames: each group models both, but for the prey's own group of one."""
-    sizes = ["--total-frames=800", "--num-envs=4", "--steps=50", "--minibatches=2"]
+    sizes = ["--total-frames=800", "--num-envs=4", "--steps=50", "--minibatches=4"]
     history = run("04_pettingzoo.py", *sizes, *memory)
     assert len(history) == 4
     for terms in history:

@@ -1,11 +1,12 @@
 """``MOAWM.from_env`` looks first: what an environment's specs can tell is told before any step."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv as PettingZooEnv
-
 from torch.testing import assert_close
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import (
@@ -14,7 +15,6 @@ from torchrl.envs import (
     Compose,
     DoubleToFloat,
     EnvBase,
-
     RenameTransform,
     TransformedEnv,
 )
@@ -126,9 +126,9 @@ REFUSED = {
     "a group named train": (lambda: stub(group="train"), "'train' cannot be the name of a group"),
     "a group named items": (lambda: stub(group="items"), "'items' cannot be the name of a group"),
     "a reward under another name": (
-        lambda: stub(
-            observation={"observation": Unbounded((E, N, OBS))}
-        ).append_transform(RenameTransform([("agents", "reward")], [("agents", "points")])),
+        lambda: stub(observation={"observation": Unbounded((E, N, OBS))}).append_transform(
+            RenameTransform([("agents", "reward")], [("agents", "points")])
+        ),
         r"writes no reward \('agents', 'reward'\).*it writes \[\('agents', 'points'\)\]",
     ),
 }
@@ -278,7 +278,7 @@ def test_a_state_with_several_dimensions_or_none():
 
 
 def test_a_shared_value_reads_the_state_too():
-    system, batch, _ = trained(smac(), critic_state="state", shared_value=True)
+    _, batch, _ = trained(smac(), critic_state="state", shared_value=True)
     value = batch["agents", "state_value"]
     assert torch.equal(value, value[..., :1, :].expand_as(value))
 
@@ -294,7 +294,7 @@ def test_without_what_carries_a_memory_the_entry_is_named():
         bare.rollout(2, system.policy)
     batch = env.rollout(3, system.policy)
     del batch["is_init"]
-    with pytest.raises(KeyError, match="'is_init'.*InitTracker"):
+    with pytest.raises(KeyError, match=r"'is_init'.*InitTracker"):
         system.loss_module["moawm"](batch)
 
 
@@ -330,7 +330,7 @@ class Doubles(PettingZooEnv):
         return spaces.Box(-2.0, 2.0, (2,), np.float64)
 
     def _all(self, value):
-        return {agent: value for agent in self.agents}
+        return dict.fromkeys(self.agents, value)
 
     def reset(self, seed=None, options=None):
         self.agents, self.time = list(self.possible_agents), 0
@@ -376,3 +376,8 @@ def test_an_environment_that_truncates_itself_is_bootstrapped_as_by_a_step_count
     assert_close(*targets)
 
 
+def test_the_documents_table_has_a_row_for_each():
+    text = (Path(__file__).parents[1] / "docs" / "your_environment.md").read_text()
+    table = text.split("## What `from_env` refuses")[1]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if "|" in line]
+    assert [row for row in rows if row in REFUSED] == list(REFUSED)

@@ -216,6 +216,16 @@ def test_a_model_of_others_reads_the_observations_of_its_own_group_alone(played)
         assert torch.equal(before, outputs_about(played, observers, target, changed))
 
 
+def test_a_critic_reads_the_observations_of_every_group(played):
+    for valued, seen in itertools.product(played.groups, repeat=2):
+        critic = played.system[valued].critic
+        changed = played.batch.clone()
+        changed[seen, "observation"] += 1.0
+        before, after = (critic(batch.clone()) for batch in (played.batch, changed))
+        moved = before[valued, "state_value"] != after[valued, "state_value"]
+        assert moved.all(), (valued, seen)
+
+
 def test_the_target_is_what_the_other_group_does_now(played):
     total = played.system.loss_module(played.batch)
     for observers, target in itertools.permutations(played.groups, 2):

@@ -40,7 +40,11 @@ def play(actor, generator):
     then = {"observation": observation[:, 1:], "reward": reward.unsqueeze(-1)}
     then |= {"done": end, "terminated": end.clone(), "mask": torch.zeros_like(mask)}
     batch = TensorDict({"agents": TensorDict(now, team)}, [GAMES, MOVES])
-    batch["next"] = {"agents": TensorDict(then, team), "done": end[:, :, 0], "terminated": end[:, :, 0]}
+    batch["next"] = {
+        "agents": TensorDict(then, team),
+        "done": end[:, :, 0],
+        "terminated": end[:, :, 0],
+    }
     batch["done"] = root
     return batch
 

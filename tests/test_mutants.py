@@ -5,7 +5,17 @@ import sys
 
 import pytest
 
-from tests.mutants import ROOT, TABLE, Mutant, code_spans, mutants, staleness
+from tests.mutants import (
+    ROOT,
+    TABLE,
+    Mutant,
+    RandomMutant,
+    code_spans,
+    drawn,
+    mutants,
+    random_mutants,
+    staleness,
+)
 
 
 def test_every_mutant_can_be_applied():
@@ -13,10 +23,12 @@ def test_every_mutant_can_be_applied():
 
 
 def test_the_mutants_are_of_every_file_with_a_formula_or_a_loss():
-    folders = (ROOT / "torchrl_moawm" / name for name in ("functional", "objectives"))
-    files = {path for folder in folders for path in folder.glob("*.py")}
+    package = ROOT / "torchrl_moawm"
+    folders = ("functional", "objectives", "modules", "transforms")
+    files = {path for name in folders for path in (package / name).glob("*.py")}
+    files |= {package / name for name in ("system.py", "_group.py", "_teams.py")}
     found = {ROOT / mutant.path for mutant in mutants()}
-    assert found == {path for path in files if path.name != "__init__.py"}
+    assert {path for path in files if path.name != "__init__.py"} <= found
 
 
 def test_the_table_lists_every_mutant():
@@ -57,6 +69,44 @@ def test_a_mutant_changes_the_code_of_its_function_and_not_the_docstring():
 def test_a_stale_mutant_is_refused(mutant, message):
     with pytest.raises(ValueError, match=message):
         mutant.applied(SOURCE)
+
+
+# ------------------------------------------------------------------------ at random
+
+LINES = [
+    ("c = a + b", ["c = a - b"]),
+    ("c = (a) * (b / d)", ["c = (a) / (b / d)", "c = (a) * (b * d)"]),
+    ("c = a & ~b", ["c = a | ~b", "c = a & b"]),
+    ("c = a <= b < d", ["c = a < b < d", "c = a <= b <= d"]),
+    ("c = a and b or not d", ["c = a or b or not d", "c = a and b and not d", "c = a and b or d"]),
+    ("c = a is not b", []),
+    ("c = f(x=True)", ["c = f(x=False)"]),
+    ("c = a[0] + 5", ["c = a[0] - 5", "c = a[0] + 6", "c = a[-1] + 5", "c = a[1] + 5"]),
+    ("c = a.shape[-1]", ["c = a.shape[0]", "c = a.shape[-2]"]),
+    ("c = (a - b).detach().x", ["c = (a - b).x", "c = (a + b).detach().x"]),
+    ("c: Literal[1] | None = 2", ["c: Literal[1] | None = 3"]),
+    ("raise E(f'{a + 1}', 1)", []),
+    ("def f(x: Literal[1] = 2) -> Literal[3]:\n    '1 + 1'", ["Literal[1] = 3) -> Literal[3]"]),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES)
+def test_at_random_one_operator_or_number_changes(line, expected):
+    source = f"import a\n\n{line}\n"
+    found = [mutant.applied(source) for mutant in random_mutants(ROOT / "file.py", source)]
+    assert len(found) == len(expected)
+    assert all(any(text in one for one in found) for text in expected)
+
+
+def test_a_seed_draws_the_same_from_the_whole_package():
+    one, two = drawn(50, 0), drawn(50, 0)
+    assert one == two != drawn(50, 1)
+    assert len(set(one)) == 50
+    assert len({mutant.path for mutant in one}) > 10
+    for mutant in one:
+        assert mutant.applied((ROOT / mutant.path).read_text())
+        assert all((ROOT / test).exists() for test in mutant.tests)
+        assert RandomMutant(mutant.path, mutant.start, mutant.old, mutant.old) != mutant
 
 
 @pytest.mark.slow

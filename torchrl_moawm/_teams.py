@@ -236,8 +236,8 @@ def _observation(specs: Any, path: tuple[str, ...]) -> TensorSpec:
     parts = [each for each in specs.keys(True, True) if each[: len(key)] == key and each != key]
     if parts:
         raise ValueError(
-            f"{key} has the parts {[each[-1] for each in parts]}, and the default networks read one "
-            f"tensor: join them before PreviousStep, CatTensors({parts}, out_key="
+            f"{key} has the parts {[each[-1] for each in parts]}, and the default networks read "
+            f"one tensor: join them before PreviousStep, CatTensors({parts}, out_key="
             f"{(*path, 'joined')}) and then RenameTransform([{(*path, 'joined')}], [{key}])."
         )
     return _one_shape(specs, path, "observation")

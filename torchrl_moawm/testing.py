@@ -69,7 +69,10 @@ def make_batch(
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"Expected {name} to be an integer of at least 1, got {count!r}.")
-    for name, fraction in (("dead_fraction", dead_fraction), ("waiting_fraction", waiting_fraction)):
+    for name, fraction in (
+        ("dead_fraction", dead_fraction),
+        ("waiting_fraction", waiting_fraction),
+    ):
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"Expected {name} between 0 and 1, got {fraction!r}.")
     team = (*batch_size, n_agents)

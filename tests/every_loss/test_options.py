@@ -7,6 +7,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
 from torchrl.collectors import Collector
+from torchrl.modules import PopArtValueNorm
 from torchrl.objectives import LossModule
 
 from tests.objectives.factory import (
@@ -23,8 +24,8 @@ from tests.objectives.factory import (
     make_moawm,
     make_policy,
     make_total,
-    make_value,
     make_vae,
+    make_value,
     make_world,
     module,
     sequence,
@@ -56,7 +57,7 @@ def test_a_mask_named_to_a_sum_is_that_of_its_losses(make, generator):
     batch["padding"] = torch.arange(8) < 5
     loss.loss_mask_key = "padding"
     found = loss(batch)
-    for key in expected.keys():
+    for key in expected.keys():  # noqa: SIM118
         if "z_gap" not in key:
             assert_close(found[key], expected[key], msg=key)
     assert loss.loss_mask_key == "padding"
@@ -68,8 +69,10 @@ def test_a_mask_named_to_a_sum_is_that_of_its_losses(make, generator):
     whole = loss(batch.exclude("collector"))
     assert_close(loss(batch).to_dict(), whole.to_dict())
     loss.loss_mask_key = "auto"
-    assert_close(loss(batch)["loss_obs" if "loss_obs" in found else "loss_obs_a"],
-                 expected["loss_obs" if "loss_obs" in found else "loss_obs_a"])
+    assert_close(
+        loss(batch)["loss_obs" if "loss_obs" in found else "loss_obs_a"],
+        expected["loss_obs" if "loss_obs" in found else "loss_obs_a"],
+    )
 
 
 def test_a_reduction_given_to_a_sum_is_that_of_its_losses(generator):
@@ -140,7 +143,9 @@ def test_clip_epsilon_may_differ_below_and_above(generator):
     batch, network = batch64((20,), generator=generator), actor()
     with torch.no_grad():
         now = network.double().get_dist(batch.clone()).log_prob(batch["agents", "action"])
-    ratios = torch.tensor([0.6, 0.75, 1.0, 1.2, 1.35], dtype=torch.float64).repeat(12).reshape(20, N)
+    ratios = (
+        torch.tensor([0.6, 0.75, 1.0, 1.2, 1.35], dtype=torch.float64).repeat(12).reshape(20, N)
+    )
     batch["agents", "action_log_prob"] = now - ratios.log()
     loss = ClipPPOPolicyLoss(network, clip_epsilon=(0.3, 0.25), reduction="none")
     loss.normalize_advantage = False
@@ -193,9 +198,12 @@ def test_the_cross_entropy_has_a_forward_mode(normal, generator):
     total = torch.func.hessian(lambda x: f(x).sum())(logits)
     assert_close(total, torch.func.hessian(lambda x: plain(x).sum())(logits))
     one_row = torch.func.vmap(lambda x, a: torch.func.jacfwd(lambda y: moa_cross_entropy(y, a))(x))
-    assert_close(one_row(logits, actions), torch.func.vmap(
-        lambda x, a: torch.func.jacrev(lambda y: moa_cross_entropy(y, a))(x)
-    )(logits, actions))
+    assert_close(
+        one_row(logits, actions),
+        torch.func.vmap(lambda x, a: torch.func.jacrev(lambda y: moa_cross_entropy(y, a))(x))(
+            logits, actions
+        ),
+    )
     assert torch.autograd.gradcheck(f, logits.requires_grad_(), check_forward_ad=True)
 
 
@@ -238,7 +246,7 @@ def test_several_choices_at_once_are_not_taken_for_numbers():
     world = make_world_model(n_agents=N, obs_dim=OBS, action_dim=2, num_cells=(8,))
     batch = make_batch((4,))
     batch["agents", "action"] = torch.randint(3, (4, N, 2))
-    with pytest.raises(TypeError, match="action of 'agents' to be floating.*n_actions"):
+    with pytest.raises(TypeError, match=r"action of 'agents' to be floating.*n_actions"):
         WorldModelLoss(world)(batch)
 
 
@@ -247,7 +255,9 @@ def test_a_log_probability_of_another_shape_is_named(bad):
     batch = make_batch((4,))
     stored = batch["agents", "action_log_prob"]
     batch["agents"].batch_size = [4]
-    batch["agents", "action_log_prob"] = stored.unsqueeze(-1) if bad == "trailing" else stored.sum(-1)
+    batch["agents", "action_log_prob"] = (
+        stored.unsqueeze(-1) if bad == "trailing" else stored.sum(-1)
+    )
     with pytest.raises(ValueError, match=r"\('agents', 'action_log_prob'\).*one log-probability"):
         make_policy()(batch)
 
@@ -262,7 +272,9 @@ def test_a_prediction_without_the_others_is_named_first(action_type):
             return out if len(names) == 1 else (out[..., :2], out[..., :2])
 
     loss = MOALoss(module(Short(), ["previous_observation"], names))
-    with pytest.raises(ValueError, match=rf"write \('agents', '{names[0]}'\) of shape \[\*B, N, M, A"):
+    with pytest.raises(
+        ValueError, match=rf"write \('agents', '{names[0]}'\) of shape \[\*B, N, M, A"
+    ):
         loss(make_batch((6,), action_type=action_type))
 
 
@@ -287,7 +299,9 @@ def test_a_group_named_next_is_refused():
 
 
 def test_an_unknown_key_lists_those_there_are():
-    with pytest.raises(ValueError, match="MOALoss has no key 'typo'; it has mask, alive, .*action"):
+    with pytest.raises(
+        ValueError, match=r"MOALoss has no key 'typo'; it has mask, alive, .*action"
+    ):
         make_moa().set_keys(typo="x")
 
 
@@ -347,7 +361,7 @@ def test_random_frames_of_a_collector_are_refused():
         random["agents", "action_log_prob"] = torch.zeros_like(own["agents", "action_log_prob"])
     policy = system.loss_module["policy"]
     system.value_estimator(random)
-    with pytest.raises(ValueError, match="exactly 0, .*init_random_frames"):
+    with pytest.raises(ValueError, match=r"exactly 0, .*init_random_frames"):
         policy(random)
     system.value_estimator(own)
     policy(own)
@@ -362,7 +376,8 @@ def test_a_clip_that_lets_the_critic_stand_still_is_told():
     with pytest.warns(UserWarning, match="clip_value=0.2 is small beside the returns"):
         loss.value_estimator(batch)
     loss.value_estimator(batch)  # once
-    for quiet in (make_value(clip_value=None), make_value(clip_value=20.0)):
+    normalised = make_value(value_norm=PopArtValueNorm(shape=1))  # the clip is in its units
+    for quiet in (make_value(clip_value=None), make_value(clip_value=20.0), normalised):
         for _ in range(4):
             quiet.value_estimator(batch)
 

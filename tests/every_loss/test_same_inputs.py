@@ -183,7 +183,7 @@ def test_sequences_of_a_slice_sampler(played):
     data["which"] = torch.arange(2).unsqueeze(-1).expand(2, STEPS).clone()
     buffer.extend(data.reshape(-1))
     sample = buffer.sample().reshape(8, 4)
-    if "is_init" in sample.keys():
+    if "is_init" in sample:
         assert sample["is_init"][:, 0].all()
     with torch.no_grad(), recurrent_mode(True):
         assert_replayed(system, sample)
@@ -198,3 +198,14 @@ def test_a_sequence_over_the_seam_of_two_environments(played):
     assert (rows["collector", "traj_ids"].diff(dim=1) != 0).any()
     with torch.no_grad(), recurrent_mode(True):
         assert_replayed(system, rows)
+
+
+def test_a_sequence_over_the_seam_of_two_episodes_that_are_under_way(played):
+    """No first step says there that a memory ends: the state that was stored there serves."""
+    system, batch, _, _ = played
+    batch = batch.clone()
+    batch["collector", "traj_ids"] = torch.arange(2).unsqueeze(-1).expand(2, STEPS).clone()
+    for start in (1, 3, 7):
+        row = torch.cat([batch[0, 2:5], batch[1, start : start + 3]]).unsqueeze(0)
+        with torch.no_grad(), recurrent_mode(True):
+            assert_replayed(system, row)

@@ -272,6 +272,41 @@ def test_a_trajectory_that_the_batch_has_cut_is_not_continued_by_its_padding():
     assert_close(targets(batch, 0.9, 1.0, First())[:3, 0], torch.full((3,), 10.0).double())
 
 
+def test_padding_ends_a_trajectory_whatever_its_values_and_without_a_name():
+    """As above, with a critic that is not 0 in the padding and no ``traj_ids``: V = 3 + 7."""
+
+    class Offset(First):
+        def forward(self, observation):
+            return super().forward(observation) + 7.0
+
+    batch = batch_of([[[3.0]]] * 9, [[1.0]] * 8)
+    batch["collector"] = {"mask": (torch.arange(8) < 3).reshape(1, 8)}
+    for key in (("agents", "observation"), ("next", "agents", "observation")):
+        batch[key][:, 3:] = 0.0
+    found = targets(batch, 0.9, 1.0, Offset())[:3, 0]
+    assert_close(found, torch.full((3,), 10.0, dtype=torch.float64))
+
+
+def test_the_end_of_the_environment_is_that_of_an_agent_who_says_nothing():
+    no = [[False]] * 4
+    batch = batch_of([[[0.0]]] * 5, [[1.0]] * 4, ends=(no, no), done=[False, True, False, False])
+    assert targets(batch, 1.0, 1.0, Zero())[:, 0].tolist() == [2.0, 1.0, 2.0, 1.0]
+
+
+def test_a_flag_that_was_named_is_read_though_the_agents_have_their_own():
+    batch = rollout("dying")
+    loss = value_loss(("agents",))
+    named = value_loss(("agents",), critic=loss.critic_network)
+    named.set_keys(done=("agents", "finished"))
+    batch["next", "agents", "finished"] = batch["next", "agents", "done"].clone()
+    batch["next", "agents", "finished"][:, ::3] = True
+    changed = batch.clone()
+    changed["next", "agents", "done"] = batch["next", "agents", "finished"]
+    found = named.value_estimator(batch.clone())["agents", "advantage"]
+    assert torch.equal(found, loss.value_estimator(changed)["agents", "advantage"])
+    assert not torch.allclose(found, loss.value_estimator(batch)["agents", "advantage"])
+
+
 def test_average_gae_counts_those_who_act():
     batch = rollout("dying")
     loss = value_loss(("agents",))

@@ -19,8 +19,8 @@ from tests.objectives.factory import (
     make_cvae,
     make_moa,
     make_policy,
-    make_value,
     make_vae,
+    make_value,
     make_world,
     shaken,
     spoil,
@@ -169,8 +169,13 @@ def waiting(generator):
 
 @pytest.mark.parametrize(
     ("make", "question"),
-    [(make_world, "alive"), (make_cvae, "alive"), (make_vae, "alive"), (make_value, "alive"),
-     (make_policy, "mask")],
+    [
+        (make_world, "alive"),
+        (make_cvae, "alive"),
+        (make_vae, "alive"),
+        (make_value, "alive"),
+        (make_policy, "mask"),
+    ],
 )
 def test_who_counts(make, question, waiting):
     loss = make(reduction="none").double()
@@ -193,7 +198,9 @@ def test_which_pairs_count(waiting):
                 assert found[e, t, i, slot] == counts
 
 
-@pytest.mark.parametrize("make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy])
+@pytest.mark.parametrize(
+    "make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy]
+)
 def test_what_is_not_real_changes_nothing(make, waiting):
     """NaN in the observation of the dead and in the action of whoever waits."""
     loss, bad, agents = make().double(), waiting.clone(), waiting["agents"]
@@ -210,7 +217,9 @@ def test_what_is_not_real_changes_nothing(make, waiting):
     assert_close(gradients(loss, bad), gradients(loss, waiting))
 
 
-@pytest.mark.parametrize("make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy])
+@pytest.mark.parametrize(
+    "make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy]
+)
 def test_the_contract_holds_where_some_wait(make, generator):
     batch = make_batch((4, 6), dead_fraction=0.2, waiting_fraction=0.3, generator=generator)
     check_loss_module(make(), batch)
@@ -240,7 +249,13 @@ def test_the_masks_of_another_group_are_honoured_nested_or_not(nested, generator
     for place in ((), ("next",)):
         batch[(*place, *path)] = other[(*place, *path)]
     others = [Team(theirs, 2, OBS, A, A)]
-    sizes = {"n_agents": N, "obs_dim": OBS, "group": mine, "num_cells": (8,), "other_groups": others}
+    sizes = {
+        "n_agents": N,
+        "obs_dim": OBS,
+        "group": mine,
+        "num_cells": (8,),
+        "other_groups": others,
+    }
     world = WorldModelLoss(
         shaken(make_world_model(action_dim=A, n_actions=A, **sizes)), group=mine
     ).double()
@@ -260,7 +275,9 @@ def test_the_masks_of_another_group_are_honoured_nested_or_not(nested, generator
 
 def test_a_model_of_a_nested_group(generator):
     batch = batch64((6,), group=("team", "red"), generator=generator)
-    other = batch64((6,), n_agents=2, group=("team", "blue"), dead_fraction=0.5, generator=generator)
+    other = batch64(
+        (6,), n_agents=2, group=("team", "blue"), dead_fraction=0.5, generator=generator
+    )
     batch["team", "blue"] = other["team", "blue"]
 
     class Logits(nn.Module):
@@ -272,11 +289,15 @@ def test_a_model_of_a_nested_group(generator):
             return self.net(x).unflatten(-1, (2, A))
 
     net = TensorDictModule(
-        Logits(), [("team", "red", "previous_observation")], [("team", "red", "moa_logits_team_blue")]
+        Logits(),
+        [("team", "red", "previous_observation")],
+        [("team", "red", "moa_logits_team_blue")],
     )
     settings = {"group": ("team", "red"), "target_group": ("team", "blue"), "reduction": "none"}
     out = MOALoss(net, **settings).double()(batch)["loss_moa"]
-    valid = batch["team", "red", "previous_mask"].unsqueeze(-1) & batch["team", "blue", "mask"].unsqueeze(-2)
+    valid = batch["team", "red", "previous_mask"].unsqueeze(-1) & batch[
+        "team", "blue", "mask"
+    ].unsqueeze(-2)
     assert torch.equal(out != 0, valid)
 
 

@@ -298,9 +298,13 @@ def test_outside_an_environment_it_is_refused(transform):
     with pytest.raises(RuntimeError, match="without a parent environment"):
         transform(TensorDict({}, [2]))
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(4), transform=transform, batch_size=2)
-    with pytest.raises(RuntimeError, match="without a parent environment"):
+
+    def used():
         buffer.extend(TensorDict({"x": torch.zeros(4)}, [4]))
         buffer.sample()
+
+    with pytest.raises(RuntimeError, match="without a parent environment"):
+        used()
 
 
 class ResetsItself(Count):

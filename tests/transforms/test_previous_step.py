@@ -231,7 +231,9 @@ def test_without_an_environment_it_cannot_know_its_keys():
 
 def test_the_action_is_that_which_was_chosen_whatever_becomes_of_it():
     """Transforms scale or cast an action on its way to the environment."""
-    doubled = ActionScaling(loc=torch.zeros(2), scale=2 * torch.ones(2), in_keys_inv=[AGENTS_ACTION])
+    doubled = ActionScaling(
+        loc=torch.zeros(2), scale=2 * torch.ones(2), in_keys_inv=[AGENTS_ACTION]
+    )
     env = TransformedEnv(Teams((9, 9)), Compose(doubled, PreviousStep()))
     batch = env.rollout(4)
     assert_exact(batch)
@@ -250,7 +252,7 @@ def test_a_clone_finds_the_keys_of_its_own_environment():
     assert_exact(env.rollout(4), "blue")
     given = PreviousStep(in_keys=[("blue", "action")])
     env = TransformedEnv(Teams((9,), {"blue": 3}), given.clone())
-    assert "previous_observation" not in env.rollout(2)["blue"].keys()
+    assert "previous_observation" not in env.rollout(2)["blue"]
 
 
 class Parts(Teams):
@@ -298,7 +300,7 @@ def test_who_waits_has_seen_and_not_done(name):
         if KINDS[name].masked:
             assert torch.equal(agents["previous_alive"][:, 1:], was_there & goes_on)
         else:
-            assert "previous_alive" not in agents.keys()
+            assert "previous_alive" not in agents
         seen = (agents["observation"][:, :-1] * (was_there & goes_on).unsqueeze(-1)).float()
         assert torch.equal(agents["previous_observation"][:, 1:], seen)
         did = agents["action"][:, :-1] * (acted & goes_on)

@@ -56,8 +56,11 @@ def in_keys_exact(loss: LossModule, batch: TensorDictBase) -> None:
     same(run(loss, some), expected, "with just the in_keys in the input")
     others = [key for key in batch.keys(True, True) if key not in read]
     for key in moving(loss, batch, others, expected):
-        same(run(loss, changed(batch, [key])), expected, f"with other values in {key!r}, which is "
-             "not among the in_keys,")
+        same(
+            run(loss, changed(batch, [key])),
+            expected,
+            f"with other values in {key!r}, which is not among the in_keys,",
+        )
     same(run(loss, changed(batch, others)), expected, "with other values outside in_keys")
     for field, (old, *_) in tensor_keys(loss).items():
         new = ("renamed", "nested", field)

@@ -248,7 +248,10 @@ def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size
             stands |= {"mask": chosen, "alive": behind}
         saw = under(group, "previous_alive")
         if batch.get(saw, None) is not None and saw in read:
-            stands |= {"previous_mask": did, "previous_alive": [k for k in previous if k not in did]}
+            stands |= {
+                "previous_mask": did,
+                "previous_alive": [k for k in previous if k not in did],
+            }
         for name, entries in stands.items():
             if name == "mask" or under(group, name) in read:
                 found[under(group, name)] = shape, entries

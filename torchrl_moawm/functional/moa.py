@@ -49,6 +49,9 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
     check_floating(logits=logits)
     check_integer(others_actions=others_actions)
     check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
+    if torch.compiler.is_compiling():  # no Function with a forward mode compiles; this is fused
+        chosen = logits.gather(-1, others_actions.long().unsqueeze(-1)).squeeze(-1)
+        return logits.logsumexp(-1) - chosen
     apply: Any = _CrossEntropy.apply  # torch gives it no types
     loss: Tensor = apply(logits, others_actions.long())[0]
     return loss

@@ -93,7 +93,7 @@ class LatentGAE(MultiAgentGAE):
         key = loss._key("value")
         with set_recurrent_mode(False):  # one step from the stored state, not over ``next``
             value = loss._value(view)
-            self._fill_latent(after)
+            self._fill_latent(after, work)
             next_value = loss._value(after)
         if not work.batch_dims:  # called with keywords
             work.batch_size = value.shape[:-2]
@@ -121,20 +121,20 @@ class LatentGAE(MultiAgentGAE):
         self.__dict__["_small"] = self._small + 1 if mean > 10.0 * clip else 0
         if self._small == PATIENCE:
             warnings.warn(
-                f"clip_value={clip:.3g} is small beside the returns: for {PATIENCE} batches they "
-                f"were {mean:.3g} from the values, and a batch moves these by no more than it. Pass "
+                f"clip_value={clip:.3g} is small beside the returns: for {PATIENCE} batches "
+                f"they were {mean:.3g} from the values, and a batch moves these by no more than it. Pass "
                 "a value_norm (the clip is then in units of its standard deviation), scale the "
                 "reward, or set clip_value=None.",
                 stacklevel=4,
             )
 
-    def _fill_latent(self, after: BatchView) -> None:
+    def _fill_latent(self, after: BatchView, tensordict: TensorDictBase) -> None:
         """Writes z_{t+1}, the mean of the student's posterior."""
         loss, following = self.loss, after.tensordict
         if loss.latent_network is not None:
             encoded = loss.latent_network(after.inputs(loss.latent_network))
             loc = get_required(encoded, loss._key("latent_loc"), "latent_network")
-            stored = after.before.tensordict.get(loss._key("latent"), None)
+            stored = tensordict.get(loss._key("latent"), None)
             following.set(loss._key("latent"), loc if stored is None else loc.to(stored.dtype))
         elif loss._key("latent") in loss.critic_network.in_keys:
             role = f"{type(loss).__name__}: the critic reads z, pass latent_network=; it"

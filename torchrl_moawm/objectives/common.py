@@ -66,7 +66,9 @@ class MultiAgentLoss(ScheduledLoss):
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
         if "next" in unravel_key((group, "")):
-            raise ValueError(f"A group cannot be named 'next', as TensorDicts name step t+1: {group!r}.")
+            raise ValueError(
+                f"A group cannot be named 'next', as TensorDicts name step t+1: {group!r}."
+            )
         super().__init__(*args, **keywords)
         self.group = group
         self.reduction = reduction
@@ -140,7 +142,7 @@ class MultiAgentLoss(ScheduledLoss):
         return [key for key in dict.fromkeys(self._masks()) if key not in required]
 
     def _masks(self) -> list[NestedKey]:
-        """Every mask that is read where it is there: the loss's, and those of what networks read."""
+        """Every mask that is read where it is there: the loss's, and those of networks' inputs."""
         own = self._keys.group
         found = [self._key("mask"), self._key("alive"), (*own, "done")]
         found += [self._key(name) for name in self._optional]

@@ -186,8 +186,8 @@ class MOALoss(MultiAgentLoss):
         """Refuses a prediction that lacks a dimension, before anything is said of the action."""
         if prediction.ndim < view.tensordict.batch_dims + 3:
             raise ValueError(
-                f"Expected moa_network to write {self._key(name)!r} of shape [*B, N, M, A] (agents, "
-                f"others, action features), got {list(prediction.shape)}."
+                f"Expected moa_network to write {self._key(name)!r} of shape [*B, N, M, A] "
+                f"(agents, others, action features), got {list(prediction.shape)}."
             )
 
     def _pairs(

@@ -178,8 +178,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         advantage, name = view.get("advantage"), self._key("sample_log_prob")
         if tuple(advantage.shape) != (*stored.shape, 1):
             raise ValueError(
-                f"Expected advantage of shape {[*stored.shape, 1]} (sample_log_prob's and one), got "
-                f"{list(advantage.shape)}; or {name!r}, {list(stored.shape)}, is wrong: one "
+                f"Expected advantage of shape {[*stored.shape, 1]} (sample_log_prob's and one), "
+                f"got {list(advantage.shape)}; or {name!r}, {list(stored.shape)}, is wrong: one "
                 "log-probability per agent, [*B, N], without a trailing dimension, not their sum."
             )
 

@@ -73,9 +73,7 @@ class ScheduledLoss(LossModule):
     def _out(self, entries: dict[str, Tensor]) -> TensorDict:
         """What ``forward`` returns: the entries, or those that are selected."""
         selected = self._selected_out_keys
-        return TensorDict(
-            entries if selected is None else {key: entries[key] for key in selected}
-        )
+        return TensorDict(entries if selected is None else {key: entries[key] for key in selected})
 
     def reset_parameters_recursive(self, parameters: Any = None) -> None:
         """Draws the parameters of every network anew, children before the modules that hold them.

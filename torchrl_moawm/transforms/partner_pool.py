@@ -250,8 +250,8 @@ class PartnerPool(Transform):
             if again and after in map(unravel_key, policy.in_keys):
                 if self.parent is not None and self._made_behind(after):
                     raise RuntimeError(
-                        f"{after!r}, the state of a partner, is made behind PartnerPool: append its "
-                        "primer before the pool."
+                        f"{after!r}, the state of a partner, is made behind PartnerPool: append "
+                        "its primer before the pool."
                     )
                 at.set(after, entry)
                 carried.append(after)
