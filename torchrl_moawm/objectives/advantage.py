@@ -122,9 +122,9 @@ class LatentGAE(MultiAgentGAE):
         if self._small == PATIENCE:
             warnings.warn(
                 f"clip_value={clip:.3g} is small beside the returns: for {PATIENCE} batches "
-                f"they were {mean:.3g} from the values, and a batch moves these by no more than it. "
-                "Pass a value_norm (the clip is then in units of its standard deviation), scale the "
-                "reward, or set clip_value=None.",
+                f"they were {mean:.3g} from the values, and a batch moves these by no more than "
+                "it. Pass a value_norm (the clip is then in units of its standard deviation), "
+                "scale the reward, or set clip_value=None.",
                 stacklevel=4,
             )
 
