@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 # The same examples in every run; ``pytest --hypothesis-profile=explore`` looks for new ones.
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, max_examples=50)
