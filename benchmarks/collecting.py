@@ -24,7 +24,8 @@ def share(config: DictConfig) -> int:
     """Environments of one worker.
 
     Raises:
-        ValueError: There is no such collector, or the environments cannot be divided.
+        ValueError: There is no such collector, the environments cannot be divided, or a setting is
+            of another collector.
     """
     kind, workers, envs = config.collector, config.num_collectors, config.task.num_envs
     if kind not in KINDS:
@@ -36,6 +37,10 @@ def share(config: DictConfig) -> int:
             f"Expected task.num_envs to be a multiple of num_collectors, got {envs} and {workers}: "
             "a batch would have other frames than that of the single collector."
         )
+    if kind == "single" and config.worker_device is not None:
+        raise ValueError("worker_device is of the workers, and collector=single has none.")
+    if kind != "ray" and (config.ray.address is not None or config.ray.gpus_per_worker):
+        raise ValueError(f"ray.address and ray.gpus_per_worker do nothing with collector={kind}.")
     return envs // workers
 
 

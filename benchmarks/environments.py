@@ -4,8 +4,8 @@
     python benchmarks/environments.py vmas/simple_tag pettingzoo/pursuit_v5
 
 Every row is the outcome of a run: TorchRL's ``check_env_specs``, two batches by TorchRL's
-``Collector``, advantage and an Adam step on the sum of every loss for each, and a deterministic
-evaluation. What fails says so.
+``Collector``, advantage and an Adam step on the sum of every loss for each, the value targets where
+episodes end, and a deterministic evaluation. What fails says so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from pathlib import Path
 
 import torch
 import vmas
-from tensordict import TensorDictBase
+from quality import rewards, who_acts, who_is_there, who_was_there
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
 from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
 from torchrl_moawm import MOAWM
+from torchrl_moawm._teams import path_of
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
@@ -48,7 +51,9 @@ PETTINGZOO = {
     "pettingzoo.butterfly": ["knights_archers_zombies_v11", "cooperative_pong_v6", "pistonball_v6"],
     "pettingzoo.classic": ["rps_v2", "tictactoe_v3", "connect_four_v3"],
 }
-VMAS_ENVS, STEPS = 32, 20
+VMAS_ENVS, STEPS, GAMMA = 32, 20, 0.99
+LONG = ("pettingzoo.sisl", "pettingzoo.butterfly")
+"""Whose episodes are made shorter, so that some end in a batch."""
 HEADER = (
     "environment",
     "groups: agents x observation, action",
@@ -58,6 +63,7 @@ HEADER = (
     "max abs log-ratio",
     "pairs",
     "evaluates",
+    "value where episodes end",
     "frames/s",
 )
 
@@ -86,9 +92,11 @@ def rows() -> dict[str, Callable[[], EnvBase]]:
     return makers
 
 
-def make_pettingzoo(name: str, **settings: bool) -> EnvBase:
+def make_pettingzoo(name: str, **settings: int) -> EnvBase:
     """One environment; images are reduced to 20 x 20."""
     module = importlib.import_module(name)
+    if name.startswith(LONG):
+        settings["max_cycles"] = 2 * STEPS
     turns = name.startswith("pettingzoo.classic")
     create = partial(module.env if turns else module.parallel_env, **settings)
     return make_pettingzoo_env(create, seed=0, image_size=(20, 20) if "butterfly" in name else None)
@@ -109,35 +117,97 @@ def describe(env: EnvBase) -> tuple[str, str]:
 
 
 def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:
-    """The largest |log ratio| of the living on the batch just collected."""
+    """The largest |log ratio| of who acts on the batch just collected."""
     largest = 0.0
-    for group, one in system.groups.items():
-        team = batch[group]
+    for one in system.groups.values():
+        team = batch[path_of(one.group)]
         fresh = one.actor.get_dist(batch.copy()).log_prob(team["action"])
-        alive = team["mask"] if "mask" in team else torch.ones_like(team["previous_mask"])
-        largest = max(largest, float((fresh - team["action_log_prob"])[alive].abs().max()))
+        far = (fresh - team["action_log_prob"])[who_acts(batch, one.group)].abs()
+        largest = max(largest, float(far.max()) if far.numel() else 0.0)
     return largest
 
 
-def pairs(batch: TensorDictBase, groups: list[str]) -> int:
-    """How many (observer, other) pairs the models of others could learn from."""
+def pairs(batch: TensorDictBase, groups: list[NestedKey]) -> int:
+    """How many (observer, other) pairs the models of others could learn from.
+
+    The observer was there at t-1, and the other acts at t.
+    """
     count = 0
     for observers in groups:
-        before = batch[observers, "previous_mask"]
-        acts = {g: batch[g].get("mask", torch.ones_like(batch[g, "previous_mask"])) for g in groups}
-        mine = (before & acts[observers]).unsqueeze(-1)
+        watched = who_was_there(batch, observers).unsqueeze(-1)
         for group in groups:
-            both = mine & acts[group].unsqueeze(-2)
+            both = watched & who_acts(batch, group).unsqueeze(-2)
             same = both.diagonal(dim1=-2, dim2=-1).sum() if group == observers else 0
             count += int(both.sum() - same)
     return count
+
+
+def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
+    """How many agents' episodes were truncated and terminated, their value targets looked at.
+
+    Where it is truncated the target is ``r + gamma V(o')``, with the last observation; where it is
+    terminated, ``r``.
+
+    Args:
+        system: Whose value estimator has written the targets.
+        batch: What was collected, with the targets.
+
+    Raises:
+        ArithmeticError: A target is another.
+    """
+    truncated, terminated = 0, 0
+    for one in system.groups.values():
+        there = who_is_there(batch, one.group)
+        died = flag(batch["next"], one.group, "terminated", there)
+        ended = there & (flag(batch["next"], one.group, "done", there) | root_done(batch, there))
+        value = last_value(system, one.group, batch)
+        target = rewards(batch, one.group, there) + GAMMA * value * ~died.unsqueeze(-1)
+        found = batch[(*path_of(one.group), "value_target")]
+        error = ((found - target).abs() / (1.0 + target.abs()))[ended]
+        if error.numel() and not error.max() < 1e-4:
+            raise ArithmeticError(
+                f"value targets of {one.group!r} at the ends of episodes are off by "
+                f"{float(error.max()):.1e} of 1 + their size"
+            )
+        terminated += int((ended & died).sum())
+        truncated += int((ended & ~died).sum())
+    return truncated, terminated
+
+
+def flag(after: TensorDictBase, group: NestedKey, name: str, like: Tensor) -> Tensor:
+    """An agent's own flag ``[*B, N]``, or that of the environment for each."""
+    own = after.get((*path_of(group), name), None)
+    return after[name].expand(like.shape) if own is None else own.squeeze(-1)
+
+
+def root_done(batch: TensorDictBase, like: Tensor) -> Tensor:
+    """Where the environment ends for everybody, ``[*B, N]``."""
+    return batch["next", "done"].expand(like.shape)
+
+
+@torch.no_grad()
+def last_value(system: MOAWM, group: NestedKey, batch: TensorDictBase) -> Tensor:
+    """``V(o', z')`` of every step, ``[*B, N, 1]``, of what the environment gave last.
+
+    Nothing is seen of agents who have gone before, or are terminated.
+    """
+    after = batch["next"].clone()
+    for one in system.groups.values():
+        there, path = who_is_there(batch, one.group), path_of(one.group)
+        seen = there & ~flag(after, one.group, "terminated", there)
+        z = one.loss_module["value"].latent_network(after.copy())[(*path, "latent_loc")]
+        for name, entry in (("latent", z), ("observation", after[(*path, "observation")])):
+            shape = (*seen.shape, *[1] * (entry.ndim - seen.ndim))
+            after[(*path, name)] = torch.where(seen.view(shape), entry, 0.0)
+    one = system[group]
+    return one.critic(after)[(*path_of(group), "state_value")]
 
 
 def run(make: Callable[[], EnvBase]) -> list[str]:
     """One row behind its name."""
     torch.manual_seed(0)
     env = make()
-    system = MOAWM.from_env(env, num_cells=(64,))
+    system = MOAWM.from_env(env, num_cells=(64,), gamma=GAMMA)
     check_env_specs(env)
     cells = [*describe(env), "pass"]
     losses = system.loss_module
@@ -150,13 +220,14 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
         total_frames=2 * frames,
         auto_register_policy_transforms=False,
     )
-    ratio, n_pairs, started, seconds = 0.0, 0, time.perf_counter(), 0.0
+    ratio, n_pairs, ended, started, seconds = 0.0, 0, [0, 0], time.perf_counter(), 0.0
     for batch in collector:
         seconds = time.perf_counter() - started
         shuffled = batch.reshape(-1)[torch.randperm(batch.numel())]
         ratio = max(ratio, log_ratio(system, batch), log_ratio(system, shuffled))
-        n_pairs += pairs(batch, list(system.groups))
+        n_pairs += pairs(batch, [one.group for one in system.groups.values()])
         system.value_estimator(batch)
+        ended = [sum(each) for each in zip(ended, ends(system, batch), strict=True)]
         terms = losses(batch.reshape(-1))
         sum(value for name, value in terms.items() if name.startswith("loss")).backward()
         bad = [name for name, value in terms.items() if not value.isfinite()]
@@ -170,6 +241,8 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
         optimizer.step()
         optimizer.zero_grad()
         started = time.perf_counter()
+    if not any(ended):
+        raise ArithmeticError("no episode ended, so no value was looked at there")
     if ratio > 1e-4:
         raise ArithmeticError(f"log ratio {ratio:.1e}")
     n_terms = sum(str(name).startswith("loss") for name in dict(terms.items()))
@@ -177,8 +250,12 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
         # another one: the collector has closed the first
         played = make().rollout(STEPS, system.policy, break_when_any_done=False)
-    rewards = [played["next", group, "reward"].isfinite().all() for group in system.groups]
-    cells += ["yes" if all(rewards) else "NaN", f"{frames / seconds:,.0f}"]
+    earned = [
+        rewards(played, one.group, who_is_there(played, one.group)).isfinite().all()
+        for one in system.groups.values()
+    ]
+    looked_at = f"pass: {ended[0]} truncated, {ended[1]} terminated"
+    cells += ["yes" if all(earned) else "NaN", looked_at, f"{frames / seconds:,.0f}"]
     return cells
 
 
@@ -225,9 +302,13 @@ Written by `python benchmarks/environments.py`, which runs every row: `check_env
 by a `Collector` ({STEPS} steps of {VMAS_ENVS} environments on VMAS, {5 * STEPS} steps of one on
 PettingZoo), each with the advantage and an Adam step on the sum of every loss of every group; an
 evaluation. *losses*: minimised terms, all finite, gradients too. *max abs log-ratio*: of the policy
-on the batch it has just collected, over living agents. *pairs*: (observer, other) pairs that the
-models of others learn from in both batches. *frames/s*: collecting with the policy, one thread, a
-frame being a step of all agents. Images of pettingzoo/butterfly are averaged to 20 x 20.
+on the batch it has just collected, over agents that act. *pairs*: (observer, other) pairs that the
+models of others learn from in both batches: the observer was there at t-1, the other acts at t.
+*value where episodes end*: how many agents' episodes ended in both batches, the value target being
+r + gamma V(o') of the last observation where it was truncated and r where it was terminated; a row
+where no episode ends fails. *frames/s*: collecting with the policy, one thread, a frame being a
+step of all agents. Images of pettingzoo/butterfly are averaged to 20 x 20; episodes of butterfly
+and sisl are cut after {2 * STEPS} cycles by the games themselves, so that some end.
 
 """
 

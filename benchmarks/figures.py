@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, unravel_key
 from torch import Tensor
+
+from torchrl_moawm._teams import name_of
+
+KEY = "episode_reward"
+"""Of a group, or of the team: the rewards summed since the episode began."""
 
 
 def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
@@ -32,11 +37,15 @@ def other_losses(_: int, losses: TensorDictBase) -> dict[str, float]:
 def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str, float]:
     """Mean over agents of the rewards summed since the episode began, at some steps ``[E, T]``.
 
-    Those of each group, too, where there are several.
+    Those of each group, too, where there are several. A team's own, at the root, counts once.
     """
     after = batch["next"]
-    keys = [key for key in after.keys(True, True) if key[-1] == "episode_reward"]
-    rewards = {key[0]: after[key][ended].flatten() for key in keys}
+    keys = [unravel_key(key) for key in after.keys(True, True)]
+    keys = [key for key in keys if key == KEY or key[-1] == KEY]
+    if not keys:
+        raise KeyError(f"No {KEY!r} in the batch: the environment needs TorchRL's RewardSum.")
+    groups = ["team" if key == KEY else name_of(key[:-1]) for key in keys]
+    rewards = {g: after[key][ended].flatten() for g, key in zip(groups, keys, strict=True)}
     figures = {name: float(torch.cat(list(rewards.values())).mean())}
     if len(rewards) > 1:
         figures |= {f"{name}_{group}": float(each.mean()) for group, each in rewards.items()}

@@ -83,7 +83,7 @@ class HeldOut(TrainerHookBase):
         self.config, self.algorithm, self.play = config, algorithm, play
         seed, n = config.seed + 3_000_000, config.task.evaluation_envs
         self.envs = {pool: make_env(config, n, seed, pool=pool) for pool in ("train", "held_out")}
-        self.batches = 0
+        self.batches, self.taken = 0, True
 
     def figures(self) -> dict[str, float]:
         """``return_train`` and ``return_held_out`` of one episode in every environment."""
@@ -95,6 +95,10 @@ class HeldOut(TrainerHookBase):
 
     def __call__(self, _: TensorDictBase) -> dict[str, float] | None:
         """Figures before the batch is learned from, or nothing."""
-        now = self.batches % self.config.task.evaluate_every == 0
+        self.taken = self.batches % self.config.task.evaluate_every == 0
         self.batches += 1
-        return self.figures() if now else None
+        return self.figures() if self.taken else None
+
+    def at_the_end(self) -> dict[str, float]:
+        """Figures of the trained team, unless the last batch had some: so that the curves end."""
+        return {} if self.taken else self.figures()

@@ -38,8 +38,36 @@ def returns(runs: Runs, probes: Runs, task: str, name: str, pool: str, half: boo
     if not half:
         return np.array([probe["returns"][pool] for probe in probes[task][name]])
     frames, values = curve(runs[task][name], f"return_{pool}")
-    total = max(v["step_count"] for k, v in runs[task][name][0].items() if k.startswith("step_"))
-    return values[:, np.abs(frames - total / 2).argmin()]
+    return values[:, np.abs(frames - last_frame(runs[task][name]) / 2).argmin()]
+
+
+def last_frame(runs: list[dict[str, Any]]) -> int:
+    """Where runs end.
+
+    Raises:
+        ValueError: They end at different frames.
+    """
+    last = {max(v["step_count"] for k, v in run.items() if k.startswith("step_")) for run in runs}
+    if len(last) > 1:
+        raise ValueError(f"Expected runs of one length, these end at {sorted(last)} frames.")
+    return int(last.pop())
+
+
+def whole_curve(runs: Runs, probes: Runs, task: str, name: str, pool: str) -> tuple[Array, Array]:
+    """Frames and returns ``[runs, frames]`` from the first batch to the trained policy.
+
+    While it trains a run takes them every few batches, seldom after the last one. There the
+    returns are those of the tables.
+
+    Raises:
+        ValueError: There are not as many probes as runs.
+    """
+    frames, values = curve(runs[task][name], f"return_{pool}")
+    last, final = last_frame(runs[task][name]), returns(runs, probes, task, name, pool, False)
+    if len(final) != len(values):
+        raise ValueError(f"{task}, {name}: {len(values)} runs and {len(final)} probes.")
+    before = frames < last
+    return np.append(frames[before], last), np.column_stack([values[:, before], final])
 
 
 def share(ours: Array, nam: Array, oracle: Array) -> tuple[float, float, float]:
@@ -108,15 +136,16 @@ def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
     return np.array([probe["accuracy"][pool] for probe in probes])
 
 
-def plot_returns(runs: Runs, folder: Path) -> None:
-    """Task by task, a file per pool."""
+def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
+    """Task by task, a file per pool, to the end of the runs."""
     for pool, title in POOLS.items():
         panels: list[tuple[str, Lines]] = []
         for task in runs:
             lines: Lines = {}
             for name in names_of(runs, task):
                 label = f"{name} ({len(runs[task][name])})"
-                lines[label] = (ORDER.index(name), *curve(runs[task][name], f"return_{pool}"))
+                line = whole_curve(runs, probes, task, name, pool)
+                lines[label] = (ORDER.index(name), *line)
             panels.append((task, lines))
         heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
         draw_lines(panels, heading, "frames", "return", folder / f"returns_{pool}.png")
@@ -184,7 +213,7 @@ def write_report(folder: Path) -> None:
         raise SystemExit(f"No results in {folder}: python benchmarks/partners.py run")
     probes = {task: a for task, a in read_probes(folder).items() if task in runs}
     (folder / "partners.md").write_text(tables(runs, probes))
-    plot_returns(runs, folder)
+    plot_returns(runs, probes, folder)
     plot_probes(probes, folder)
     plot_projection(probes, folder)
     print((folder / "partners.md").read_text())

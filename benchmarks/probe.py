@@ -19,6 +19,7 @@ import torch
 from algorithms import make_algorithm
 from omegaconf import OmegaConf
 from quality import skill
+from scenario import fitting_blocks
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -142,9 +143,10 @@ def main() -> None:
         system = algorithm.system
         if system is None or len(system.groups) > 1:
             parser.error(f"{folder}: needs a run of moawm with one group of agents.")
-        blocks = OmegaConf.to_container(config.task.blocks)
         batch = play(config, algorithm, env, ExplorationType.RANDOM)
         group = next(iter(system.groups))
+        everything = {"all": [0, batch[group, "observation"].flatten(3).shape[-1]]}
+        blocks = fitting_blocks(config.task, env) or everything
         tables = {
             "probe": probe(batch, group, blocks),
             "open_loop": open_loop(system.world_model, batch, group, blocks),

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
+from torchrl_moawm._teams import path_of
 from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
+from torchrl_moawm.objectives.batch import BatchView, Keys
 from torchrl_moawm.system import GroupSystem
 
 
@@ -66,15 +68,43 @@ class ActionBaselines:
         return -marginal.log(), -repeat.log()
 
 
-def living(team: TensorDictBase) -> Tensor:
-    """True ``[S, N]`` where the agent acts."""
-    return team["mask"] if "mask" in team else torch.ones_like(team["previous_mask"])
+READ_BY_BASELINES = ("action", "previous_action", "previous_mask", "previous_alive")
+READ_BY_BASELINES += ("mask", "alive", "done")
+"""Of each group, at the root."""
 
 
-def acted(batch: TensorDictBase, group: str) -> tuple[Tensor, Tensor, Tensor, int | None]:
+def view_of(batch: TensorDictBase, group: NestedKey) -> BatchView:
+    """The library's answers for a group: who is there, who acts, at t and at t-1."""
+    return BatchView(Keys(group=path_of(group)), batch, samples=None)
+
+
+def all_where_none(mask: Tensor | None, batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """A mask ``[*B, N]``, where ``None`` stands for everybody."""
+    if mask is not None:
+        return mask
+    return torch.ones_like(batch[(*path_of(group), "previous_mask")])
+
+
+def who_is_there(batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """True ``[*B, N]`` where an agent is there, be it its turn or not."""
+    return all_where_none(view_of(batch, group).there(), batch, group)
+
+
+def who_acts(batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """True ``[*B, N]`` where the action is the agent's own choice."""
+    return all_where_none(view_of(batch, group).acts(), batch, group)
+
+
+def who_was_there(batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """True ``[*B, N]`` where an agent was there at t-1."""
+    return all_where_none(view_of(batch, group).was_there(), batch, group)
+
+
+def acted(batch: TensorDictBase, group: NestedKey) -> tuple[Tensor, Tensor, Tensor, int | None]:
     """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions."""
-    team = batch.reshape(-1)[group]
-    valid = living(team) & team["previous_mask"]
+    batch = batch.reshape(-1)
+    valid = who_acts(batch, group) & batch[(*path_of(group), "previous_mask")]
+    team = batch[path_of(group)]
     action, previous = team["action"], team["previous_action"]
     if action.dtype.is_floating_point:
         return action, previous, valid, None
@@ -103,8 +133,9 @@ def judge(
         other agent; the oracle is the acting policy's own density, which no observer can know);
         ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
         ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; ``z_gap``;
-        ``student_kl`` (nats). Everything counts the living only. With several groups the name of
-        the group stands behind each; for the models of others ``_<predicted>_<observers>``.
+        ``student_kl`` (nats). The models of others count the pairs of :func:`judge_moa`, everything
+        else who is there, be it its turn or not. With several groups the name of the group stands
+        behind each; for the models of others ``_<predicted>_<observers>``.
     """
     figures = {}
     for group, one in system.groups.items():
@@ -132,22 +163,26 @@ def judge_moa(
 ) -> dict[str, float]:
     """The model of one group by the agents of another (or the same) beside its baselines.
 
-    All four figures are means over the same pairs (i, j): both act at t and have acted at t-1.
+    All four figures are means over the same pairs (i, j): the observer i was there at t-1, as
+    ``MOALoss`` asks, and j acts at t and acted at t-1, for ``repeat`` needs its previous action. So
+    where nobody acts twice in a row, in games of two in turns, there are no figures.
     """
     moa = system.loss_module["moawm"]["moa"]
     moa = moa[target] if len(system.moa_networks) > 1 else moa
-    observers = batch.reshape(-1)[system.group]
-    fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, target)
-    action, previous, valid, n_actions = acted(batch, target)
-    pairs = (living(observers) & observers["previous_mask"]).unsqueeze(-1) & valid.unsqueeze(-2)
-    if target == system.group:
+    predicted_group = path_of(system.targets.get(target, target))
+    own = predicted_group == path_of(system.group)
+    fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, predicted_group)
+    action, previous, valid, n_actions = acted(batch, predicted_group)
+    watched = who_was_there(batch.reshape(-1), system.group)
+    pairs = watched.unsqueeze(-1) & valid.unsqueeze(-2)
+    if own:
         pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
     if not pairs.any():
         return {}
     n_actions = n_actions and max(n_actions, n_fitted or 0)
     baselines = ActionBaselines.fit(fitted, fitted_previous, n_actions, fitted_valid)
     marginal, repeat = baselines.nll(action, previous, n_actions)
-    oracle = -batch.reshape(-1)[target, "action_log_prob"]
+    oracle = -batch.reshape(-1)[(*predicted_group, "action_log_prob")]
 
     def mean(nll: Tensor) -> float:
         return float(masked_mean(nll.unsqueeze(-2).expand(pairs.shape), pairs))
@@ -155,7 +190,7 @@ def judge_moa(
     moa.reduction = "none"
     predicted = moa(batch)["loss_moa"].reshape(len(pairs), pairs.shape[1], -1) / moa.moa_coeff
     moa.reduction = "mean"
-    if target == system.group:
+    if own:
         others = ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
         compared = pairs[:, others].view(predicted.shape)
     else:
@@ -169,30 +204,30 @@ def judge_moa(
 
 
 def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
-    """KL of the student's posterior to the teacher's, nats."""
-    student = system.student(batch.copy())[system.group]
-    teacher = system.teacher(batch.copy())[system.group]
+    """KL of the student's posterior to the teacher's, nats, of who is there."""
+    student = system.student(batch.copy())[path_of(system.group)]
+    teacher = system.teacher(batch.copy())[path_of(system.group)]
     kl = diagonal_gaussian_kl(
         student["latent_loc"],
         student["latent_scale"],
         teacher["teacher_loc"],
         teacher["teacher_scale"],
     )
-    return float(masked_mean(kl, living(batch[system.group])))
+    return float(masked_mean(kl, who_is_there(batch, system.group)))
 
 
 def world_model_skill(
     system: GroupSystem | MOAWM, batch: TensorDictBase, blocks: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Skill over persistence, whole and by block of features, of the living."""
-    alive = living(batch[system.group])
-    predicted = system.world_model(batch.copy())[system.group]
-    now, after = batch[system.group, "observation"], batch["next", system.group, "observation"]
-    now, after = now.flatten(alive.ndim)[alive], after.flatten(alive.ndim)[alive]
-    error = (predicted["predicted_observation"][alive] - after).square().sum(0)
+    """Skill over persistence, whole and by block of features, of who is there."""
+    group, there = path_of(system.group), who_is_there(batch, system.group)
+    predicted = system.world_model(batch.copy())[group]
+    now, after = (x[(*group, "observation")] for x in (batch, batch["next"]))
+    now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
+    error = (predicted["predicted_observation"][there] - after).square().sum(0)
     still = (now - after).square().sum(0)
-    reward = batch["next", system.group, "reward"][alive]
-    reward_error = (predicted["predicted_reward"][alive] - reward).square().sum()
+    reward = rewards(batch, group, there)[there]
+    reward_error = (predicted["predicted_reward"][there] - reward).square().sum()
     figures = {
         "world_model_skill": skill(error.sum(), still.sum()),
         "reward_skill": skill(reward_error, (reward - reward.mean()).square().sum()),
@@ -201,6 +236,13 @@ def world_model_skill(
         key = f"world_model_skill_by_block/{name}"
         figures[key] = skill(error[start:stop].sum(), still[start:stop].sum())
     return figures
+
+
+def rewards(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+    """What each agent earned, ``[*B, N, 1]``; a team's reward at the root is that of each."""
+    reward = batch.get(("next", *path_of(group), "reward"), None)
+    reward = batch["next", "reward"] if reward is None else reward
+    return reward if reward.ndim > there.ndim else reward.unsqueeze(-2).expand(*there.shape, 1)
 
 
 def skill(error: Tensor, reference: Tensor) -> float:

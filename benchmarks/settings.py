@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from known_settings import check_added, check_taken_away, choices, flat, known_settings, within
 from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import CheckpointError
 
-CONF = Path(__file__).parent / "conf"
 PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
 HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.chdir", "hydra.job.name", "hydra.verbose")
@@ -46,8 +45,8 @@ def check_arguments(arguments: Sequence[str]) -> None:
     """Only settings of ``conf/`` and harmless ones of Hydra.
 
     Raises:
-        ValueError: An argument could make Hydra call or read something else, or there is no such
-            task or algorithm.
+        ValueError: An argument could make Hydra call or read something else, there is no such task
+            or algorithm, or it adds what nothing reads, or takes away what is read.
     """
     for argument in arguments:
         if argument.startswith("-"):
@@ -66,17 +65,17 @@ def check_arguments(arguments: Sequence[str]) -> None:
             raise ValueError(f"Refused {argument!r}; of Hydra may be set {', '.join(HYDRA)}.")
         if ".." in key:
             raise ValueError(f"Refused {argument!r}: a configuration is a file below conf/.")
-        if key in ("task", "algorithm"):
+        if key in ("task", "algorithm") and not argument.startswith("~"):
             there = choices(key)
             for name in value.split(","):
                 if name not in there:
                     raise ValueError(f"Unknown {key} {name!r}; there are {', '.join(there)}.")
-
-
-def choices(group: str) -> list[str]:
-    """The configurations below ``conf/`` of one group."""
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    known = known_settings(arguments)
+    for argument in arguments:
+        if argument.startswith("+"):
+            check_added(argument, known)
+        elif argument.startswith("~"):
+            check_taken_away(argument)
 
 
 def check_task(task: DictConfig) -> None:
@@ -105,20 +104,6 @@ def check_task(task: DictConfig) -> None:
     else:
         known = "'vmas', 'pettingzoo' and 'partners'"
         raise ValueError(f"Unknown suite {task.suite!r}; there are {known}.")
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every setting by its dotted name."""
-    settings: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = isinstance(value, Mapping) and value
-        settings |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return settings
-
-
-def within(key: str, names: Sequence[str]) -> bool:
-    """Whether a dotted name is one of the names or lies below one."""
-    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def resumed(

@@ -29,14 +29,16 @@ from checkpointing import FOLDER, FORMAT, Rotation, open_checkpoint, versions, w
 from collecting import make_collector, share
 from figures import first_return, losses_on_the_bar, other_losses, team_return
 from hydra.core.hydra_config import HydraConfig
+from known_settings import CONF, freed
 from learners import Learners, check_count, is_first, n_learners, one_folder
 from nonfinite import NonFinite, NonFiniteError
 from omegaconf import DictConfig, OmegaConf
 from partner_tasks import HeldOut, make_partner_env
-from quality import judge
+from quality import READ_BY_BASELINES, judge
 from reporting import Loggers, film, plot_curves, print_summary, write_run, write_summary
 from run_state import make_checkpoint, plain, unplain
-from settings import CONF, check_arguments, check_task, resumed
+from scenario import fitting_blocks, settled
+from settings import check_arguments, check_task, resumed
 from stepper import PerNetworkStepper, check_trained
 from tensordict import TensorDictBase
 from torchrl.checkpoint import CheckpointError
@@ -53,6 +55,7 @@ from torchrl_moawm.modules.memory import carry
 
 def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
     """The task's environment: a VMAS scenario, or a PettingZoo module."""
+    config = settled(config)
     task = config.task
     check_task(task)
     common = {"max_steps": task.max_steps, "device": config.device, "seed": seed}
@@ -91,18 +94,31 @@ class Watch(TrainerHookBase):
 
     They have not seen the batch, so the figures are honest; the baselines are fitted to the batch
     before.
+
+    Args:
+        algorithm: Whose models are judged.
+        config: The configuration.
+        env: What the team acts in, whose observations the task's blocks have to fit; ``None`` does
+            not look.
     """
 
-    def __init__(self, algorithm: Algorithm, config: DictConfig) -> None:
+    def __init__(
+        self, algorithm: Algorithm, config: DictConfig, env: EnvBase | None = None
+    ) -> None:
         self.system = algorithm.system
-        self.blocks = OmegaConf.to_container(config.task.blocks)
+        self.blocks = OmegaConf.to_container(config.task.blocks) if config.task.blocks else {}
+        if self.system is not None and env is not None:
+            self.blocks = fitting_blocks(config.task, env)
         self.device = torch.device(config.device)
         self.last: TensorDictBase | None = None
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
         """Figures of the batch as it was collected."""
-        names = ("action", "previous_action", "previous_mask", "mask")  # what baselines read
-        keys = [key for key in batch.keys(True, True) if key[0] != "next" and key[-1] in names]
+        keys = [
+            key
+            for key in batch.keys(True, True)
+            if isinstance(key, tuple) and key[0] != "next" and key[-1] in READ_BY_BASELINES
+        ]
         last, self.last = self.last, batch.select(*keys)
         if self.system is None or last is None:
             return None
@@ -266,6 +282,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
             f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
             "needs another hydra.run.dir, or an empty one."
         )
+    config = settled(config)
     learners = Learners(config.device, config.learner_timeout)
     whole, config = config, learners.share(config)
     if config.threads is not None:
@@ -280,11 +297,12 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     if learners.count > 1:
         set_data_parallel(algorithm.loss_module)
     logger = Loggers(folder)
-    watch = Watch(algorithm, config)
+    watch = Watch(algorithm, config, env)
     trainer = make_trainer(whole, algorithm, env, watch, logger, folder, learners)
+    partners = None
     if config.task.suite == "partners":
-        held_out = HeldOut(config, algorithm, make_env, play)
-        trainer.register_op("pre_steps_log", learners.shared(held_out))
+        partners = HeldOut(config, algorithm, make_env, play)
+        trainer.register_op("pre_steps_log", learners.shared(partners))
     if source is None:
         trainer.save_trainer(force_save=True)
     else:
@@ -302,6 +320,9 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         trainer.train()
     finally:
         trainer.collector.shutdown()
+    if partners is not None:
+        for name, figure in learners.shared(partners.at_the_end)().items():
+            logger.log_scalar(name, figure, step=trainer.collected_frames)
     learners.end()
     set_data_parallel(algorithm.loss_module, False)
     if learners.rank > 0:
@@ -339,7 +360,16 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
 def main(config: DictConfig) -> float:
     """Begins a run, or goes on with one; what the user can mend ends it with one line."""
-    folder, source, frames = Path(HydraConfig.get().runtime.output_dir), None, 0
+    hydra_config = HydraConfig.get()
+    folder, source, frames = Path(hydra_config.runtime.output_dir), None, 0
+    said = list(hydra_config.overrides.task)
+    try:
+        config = settled(config, said, hydra_config.runtime.choices["task"])
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    record = folder / str(hydra_config.output_subdir) / "config.yaml"
+    if record.is_file():
+        OmegaConf.save(config, record)  # as it runs, not as it was merged
     try:
         if config.resume == "auto":
             if n_learners() > 1:
@@ -354,8 +384,7 @@ def main(config: DictConfig) -> float:
             frames = metadata["collected_frames"]
             check_count(metadata.get("learners", 1), source)
             folder = source.parents[1] if is_first() else folder
-            overrides = HydraConfig.get().overrides.task
-            config = resumed(config, json.loads(metadata["config"]), overrides, source)
+            config = resumed(config, json.loads(metadata["config"]), said, source)
         return run(config, folder, source, frames)
     except (CheckpointError, NonFiniteError, FileExistsError) as error:
         raise SystemExit(str(error)) from error
@@ -370,6 +399,7 @@ def main(config: DictConfig) -> float:
 if __name__ == "__main__":
     try:
         check_arguments(sys.argv[1:])
+        sys.argv[1:] = map(freed, sys.argv[1:])
         with one_folder():
             main()
     except ValueError as error:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from train import run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRAMES = 60  # of a batch
+HANG = 1800  # seconds: what takes longer hangs, on a machine however busy; no test says how fast
 SETTINGS = [
     "task.num_envs=6",
     "task.max_steps=10",
@@ -58,6 +60,15 @@ def start(tmp_path, *arguments):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def wait_for(what, hangs=HANG):
+    """What it returns once that is true."""
+    deadline = time.monotonic() + hangs
+    while not (found := what()):
+        assert time.monotonic() < deadline, f"nothing happened in {hangs} seconds"
+        time.sleep(0.02)
+    return found
 
 
 def checkpoints(folder):

@@ -1,6 +1,7 @@
 """The table of environments: what it says of a row is what happened."""
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import environments
@@ -9,6 +10,7 @@ import torch
 from mpe2 import simple_tag_v3
 from torchrl.envs import EnvBase
 
+from tests.kinds import KINDS, make_kind
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 
@@ -32,10 +34,14 @@ def test_rows_of_both_kinds(capsys, monkeypatch):
         assert row[2:4] == ["pass", "22 finite"]
         assert float(row[4]) <= 1e-4
         assert row[6] == "yes"
+        assert row[7].startswith("pass: ")
+    assert rows[names[0]][7] == "pass: 256 truncated, 0 terminated"  # 2 batches, 32 envs, 4 agents
+    assert rows[names[1]][7] == "pass: 16 truncated, 0 terminated"  # by itself, after 25 cycles
+    assert rows[names[2]][7].startswith("pass: 0 truncated, ")  # who wins or loses is terminated
     assert rows[names[0]][0] == "adversary: 3 x 16, 2 continuous; agent: 1 x 14, 2 continuous"
     assert int(rows[names[0]][5]) == 2 * 32 * 19 * 4 * 3  # batches, envs, steps with a previous one
     assert rows[names[2]][1] == "action_mask, mask"
-    assert int(rows[names[2]][5]) == 0  # who acts now did not act before
+    assert 100 < int(rows[names[2]][5]) < 200  # who waits sees the other: one a step but the first
 
 
 def test_a_row_that_fails_says_so(capsys, monkeypatch):
@@ -63,8 +69,103 @@ def test_pairs_are_counted():
     batch = env.rollout(3)  # three predators and a prey; two steps that have a previous one
     assert environments.pairs(batch, ["adversary", "agent"]) == 2 * 4 * 3
     assert environments.pairs(batch, ["adversary"]) == 2 * 3 * 2
-    batch["adversary", "mask"][2, 0] = False
-    assert environments.pairs(batch, ["adversary"]) == 3 * 2 + 2
+    batch["adversary", "mask"][2, 0] = False  # it sees the two others, and is not seen to act
+    assert environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1 + 1
+    batch["adversary", "previous_alive"][2, 1] = False
+    assert environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1
+
+
+def test_pairs_are_those_that_the_losses_count():
+    for kind in KINDS:
+        env = make_kind(kind)
+        system = MOAWM.from_env(env, num_cells=(8,))
+        with torch.no_grad():
+            batch = env.rollout(9, system.policy, break_when_any_done=False)
+        counted = 0
+        for one in system.groups.values():
+            moa = one.loss_module["moawm"]["moa"]
+            for loss in [moa] if len(system.groups) == 1 else [moa[name] for name in system.groups]:
+                loss.reduction = "none"
+                counted += int((loss(batch)["loss_moa"] != 0.0).sum())
+        groups = [one.group for one in system.groups.values()]
+        assert environments.pairs(batch, groups) == counted > 0, kind
+
+
+# ------------------------------------------------------------------- values where episodes end
+
+
+def collected(kind):
+    env = make_kind(kind)
+    system = MOAWM.from_env(env, num_cells=(8,), gamma=environments.GAMMA)
+    with torch.no_grad():
+        batch = env.rollout(9, system.policy, break_when_any_done=False)
+    system.value_estimator(batch)
+    return system, batch
+
+
+@pytest.mark.parametrize(
+    ("kind", "truncated", "terminated"),
+    [  # in one of two environments there are 5 steps, then 4 of the next episode
+        ("all act", 3, 0),
+        ("self-truncating", 3, 0),
+        ("terminating", 0, 3),
+        ("dying", 1, 2 + 2),
+        ("one leaves", 1 + 1 + 1, 0),
+        ("in turns", 0, 2),
+        ("several groups", 1 + 2 + 1 + 1, 1 + 1),
+        ("nested groups", 1 + 3, 1 + 1),
+    ],
+)
+def test_ends_are_found_and_have_the_right_target(kind, truncated, terminated):
+    assert environments.ends(*collected(kind)) == (2 * truncated, 2 * terminated)
+
+
+@pytest.mark.parametrize("kind", ["self-truncating", "one leaves", "terminating", "dying"])
+def test_another_target_at_an_end_is_an_error(kind):
+    """Of V(0) where it was truncated, of V(o') where it was terminated."""
+    system, batch = collected(kind)
+    after = batch["next", "agents"]
+    wrong = environments.last_value(system, "agents", batch)
+    if "terminating" not in kind and kind != "dying":
+        blind = batch.clone()
+        blind["next", "agents", "observation"].zero_()
+        wrong = environments.last_value(system, "agents", blind)
+    ended = after["done"] & ~batch["agents", "done"]
+    target = after["reward"] + environments.GAMMA * wrong
+    right = batch["agents", "value_target"]
+    batch["agents", "value_target"] = torch.where(ended, target, right)
+    with pytest.raises(ArithmeticError, match="value targets of 'agents' at the ends of episodes"):
+        environments.ends(system, batch)
+    batch["agents", "value_target"] = torch.where(ended, right, right + 1.0)  # elsewhere: no end
+    environments.ends(system, batch)
+
+
+def test_a_row_without_an_end_says_so(capsys, monkeypatch):
+    """No pass without a look at the value there."""
+    endless = partial(make_vmas_env, "balance", num_envs=2, max_steps=1000, seed=0)
+    monkeypatch.setattr(environments, "rows", lambda: {"mine": endless})
+    monkeypatch.setattr(sys, "argv", ["environments.py", "mine"])
+    environments.main()
+    said = capsys.readouterr().out
+    assert "mine | **fails**: ArithmeticError: no episode ended" in said
+    assert "pass" not in said
+
+
+def test_a_row_whose_values_are_wrong_at_an_end_says_so(capsys, monkeypatch):
+    def forgetful(self, batch):
+        """As if nothing were seen after the last step."""
+        batch = estimate(self, batch)
+        for one in self.groups.values():
+            earned = batch["next", one.group, "reward"]
+            batch[one.group, "value_target"] = earned.clone()
+        return batch
+
+    estimate = MOAWM.value_estimator
+    monkeypatch.setattr(MOAWM, "value_estimator", forgetful)
+    monkeypatch.setattr(sys, "argv", ["environments.py", "vmas/balance"])
+    environments.main()
+    said = capsys.readouterr().out
+    assert "**fails**: ArithmeticError: value targets of 'agents' at the ends of episodes" in said
 
 
 @pytest.mark.skipif(not TABLE.exists(), reason="written by the script, and then committed")

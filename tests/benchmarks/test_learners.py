@@ -3,10 +3,11 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,18 @@ import torch
 from checkpointing import is_good
 from learners import Learners
 
-from tests.benchmarks.runs import BENCHMARKS, FRAMES, SETTINGS, assert_same_run, checkpoints, load
+from tests.benchmarks.runs import (
+    BENCHMARKS,
+    FRAMES,
+    HANG,
+    SETTINGS,
+    assert_same_run,
+    checkpoints,
+    load,
+    wait_for,
+)
 
-BATCHES, RANKS, BOUND = 6, 2, 60
+BATCHES, RANKS = 6, 2
 
 
 def torchrun(script, *arguments):
@@ -36,11 +46,12 @@ def train(folder, *arguments, batches=BATCHES):
     if checkpoints(folder):
         return torchrun(BENCHMARKS / "train.py", f"resume={folder}", *arguments)
     given = ["task=vmas/balance", f"total_frames={batches * FRAMES}", f"hydra.run.dir={folder}"]
+    given.append(f"learner_timeout={HANG}")
     return torchrun(BENCHMARKS / "train.py", *SETTINGS, *given, *arguments)
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=HANG)
     assert process.returncode == 0, output
     return output
 
@@ -54,12 +65,28 @@ def rank_of(process, number):
     return pid
 
 
-def wait_for(folder, frames, process):
-    while process.poll() is None:
-        if any(int(path.name[-12:]) >= frames for path in checkpoints(folder)):
-            return
-        time.sleep(0.02)
-    raise AssertionError(process.communicate()[0])
+def reach(folder, frames, process):
+    """Waits for a checkpoint of so many frames."""
+
+    def reached():
+        return any(int(path.name[-12:]) >= frames for path in checkpoints(folder))
+
+    wait_for(lambda: reached() or process.poll() is not None)
+    assert reached(), process.communicate()[0]
+
+
+def kill_a_rank(folder):
+    """What the run said; where it was done before it could be killed, another is."""
+    for _ in range(20):
+        process = train(folder)
+        reach(folder, 2 * FRAMES, process)
+        with suppress(OSError, ValueError):
+            os.kill(rank_of(process, 1), signal.SIGKILL)
+        output, _ = process.communicate(timeout=HANG)
+        if process.returncode != 0:
+            return output
+        shutil.rmtree(folder)
+    raise AssertionError("Every run was done before it was killed.")
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +115,7 @@ def test_the_first_rank_logs_and_saves(whole):
 
 def test_a_killed_rank_ends_the_run_which_goes_on_bitwise(whole, tmp_path):
     folder = tmp_path / "run"
-    process = train(folder)
-    wait_for(folder, 2 * FRAMES, process)
-    os.kill(rank_of(process, 1), signal.SIGKILL)
-    started = time.monotonic()
-    output, _ = process.communicate(timeout=BOUND)
-    assert process.returncode != 0
-    assert "SIGKILL" in output
-    assert time.monotonic() - started < BOUND
+    assert "SIGKILL" in kill_a_rank(folder)
     assert all(is_good(path) for path in checkpoints(folder))
     assert "Goes on from" in finish(train(folder))
     assert_same_run(whole, folder, components=12)
@@ -114,12 +134,15 @@ def test_it_goes_on_with_as_many_ranks(whole):
 
 @pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_within_the_timeout(tmp_path):
-    """Stopped, not dead: only the clock can tell. torchrun gives it half a minute to end."""
+    """Stopped, not dead: only the clock can tell. torchrun gives it half a minute to end.
+
+    The timeout has room for a busy machine, on which a rank that is well is waited for, too.
+    """
     folder = tmp_path / "run"
-    process = train(folder, "learner_timeout=5", batches=1000)
-    wait_for(folder, 2 * FRAMES, process)
+    process = train(folder, "learner_timeout=30", batches=1000)
+    reach(folder, 2 * FRAMES, process)
     os.kill(rank_of(process, 1), signal.SIGSTOP)
-    process.communicate(timeout=2 * BOUND)
+    process.communicate(timeout=HANG)
     assert process.returncode != 0
     assert all(is_good(path) for path in checkpoints(folder))
 
@@ -129,7 +152,7 @@ import torch
 from tensordict import TensorDict
 from learners import Learners
 
-ranks = Learners(timeout=60)
+ranks = Learners(timeout={HANG})
 torch.manual_seed(ranks.rank)
 net = torch.nn.Linear(2, 1)
 ranks.begin_alike(net)
@@ -146,7 +169,8 @@ ranks.end()
 
 def test_gradients_terms_and_figures_are_means_over_ranks(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(RANK_SCRIPT.replace("{FOLDER}", str(tmp_path)))
+    given = RANK_SCRIPT.replace("{FOLDER}", str(tmp_path)).replace("{HANG}", str(HANG))
+    script.write_text(given)
     finish(torchrun(script))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS))
     assert all(torch.equal(*pair) for pair in zip(first[0], second[0], strict=True))
@@ -191,6 +215,6 @@ def test_environments_are_divided_and_seeds_differ(monkeypatch):
 
 def test_a_sweep_is_refused():
     process = torchrun(Path(BENCHMARKS) / "train.py", "-m", "seed=0,1")
-    output, _ = process.communicate(timeout=BOUND)
+    output, _ = process.communicate(timeout=HANG)
     assert process.returncode != 0
     assert "A sweep (-m) starts runs of one process" in output

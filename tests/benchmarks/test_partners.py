@@ -14,6 +14,7 @@ from partner_agents import PARTNERS
 from partner_probe import accuracy, judge, projection
 from partner_scripts import on_circle
 from partner_tasks import TASKS, make_partner_env
+from study_report import read, read_probes
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 from train import make_env, run
@@ -21,6 +22,7 @@ from train import make_env, run
 from tests.benchmarks.test_train import BENCHMARKS
 
 AGENTS = sorted({*partners.MAIN, *partners.ABLATIONS})
+THREADS = torch.get_num_threads()
 MODELLING = [name for name in AGENTS if not name.startswith(("nam", "type"))]
 TINY = [
     "num_cells=[16]",
@@ -272,6 +274,79 @@ def test_the_report_has_every_agent_and_picture(results, capsys):
     saved = json.loads((results / "rendezvous/nam/seed_0.json").read_text())
     one = saved["partners"]["rendezvous"]["nam"]["seed_0"]
     assert {"return", "return_train", "return_held_out"} <= one["step_1"].keys()
+
+
+COMMITTED = BENCHMARKS / "results" / "partners"
+
+
+@pytest.mark.parametrize("pool", ["train", "held_out"])
+def test_the_committed_curves_end_where_the_runs_end_and_at_the_tables(pool):
+    runs, probes = read(COMMITTED), read_probes(COMMITTED)
+    for task, settings in partners.SETTINGS.items():
+        total = int(settings[0].removeprefix("total_frames="))
+        for name in partners_report.names_of(runs, task):
+            frames, values = partners_report.whole_curve(runs, probes, task, name, pool)
+            assert frames[-1] == total
+            assert (np.diff(frames) > 0).all()
+            tabled = partners_report.returns(runs, probes, task, name, pool, False)
+            assert np.array_equal(values[:, -1], tabled)
+
+
+def test_the_pictures_are_drawn_to_the_end(results, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        partners_report, "draw_lines", lambda panels, *rest: drawn.update({rest[-1].name: panels})
+    )
+    runs = read(results)
+    for (one,) in runs["rendezvous"].values():  # as those that took none after their last batch
+        for at in one.values():
+            if at.get("step_count") == 384:
+                del at["return_train"], at["return_held_out"]
+    partners_report.plot_returns(runs, read_probes(results), results)
+    assert set(drawn) == {"returns_train.png", "returns_held_out.png"}
+    for panels in drawn.values():
+        ends = [x[-1] for _, lines in panels for _, x, _ in lines.values()]
+        assert ends == [384] * 3
+
+
+def step(frames, **figures):
+    return {"step_count": frames, **{name: [value] for name, value in figures.items()}}
+
+
+def test_a_curve_by_hand():
+    """Taken at 10 and 30 of 40 frames; or at 40 as well, where the trained policy's counts."""
+    runs = [
+        {
+            "step_0": step(10, return_train=1.0),
+            "step_1": step(20, moa_nll=9.0),
+            "step_2": step(30, return_train=2.0),
+            "step_3": step(40, moa_nll=9.0, **({"return_train": 2.5} if late else {})),
+        }
+        for late in (False, True)
+    ]
+    probes = [{"returns": {"train": 3.0}}]
+    for one in runs:
+        frames, values = partners_report.whole_curve(
+            {"t": {"a": [one]}}, {"t": {"a": probes}}, "t", "a", "train"
+        )
+        assert (frames.tolist(), values.tolist()) == ([10, 30, 40], [[1.0, 2.0, 3.0]])
+    with pytest.raises(ValueError, match="t, a: 2 runs and 1 probes"):
+        partners_report.whole_curve({"t": {"a": runs}}, {"t": {"a": probes}}, "t", "a", "train")
+    with pytest.raises(ValueError, match=r"end at \[30, 40\] frames"):
+        partners_report.last_frame([runs[0], {"step_0": step(30)}])
+
+
+@pytest.mark.parametrize(("every", "taken"), [(2, [384 // 2, 384]), (1, [384 // 2, 384])])
+def test_a_run_takes_returns_with_both_pools_at_its_end(every, taken, tmp_path):
+    """Of the trained team, unless the last batch had its own: two batches, of 192 frames each."""
+    run(configuration("rendezvous", "nam", f"task.evaluate_every={every}"), tmp_path)
+    torch.set_num_threads(THREADS)
+    for pool in ("train", "held_out"):
+        lines = next((tmp_path / "csv").rglob(f"return_{pool}.csv")).read_text().splitlines()
+        assert [int(line.split(",")[0]) for line in lines] == taken
+    one = json.loads((tmp_path / "run.json").read_text())["partners"]["rendezvous"]["nam"]["seed_0"]
+    last = max((v for k, v in one.items() if k.startswith("step_")), key=lambda v: v["step_count"])
+    assert {"return_train", "return_held_out"} <= last.keys()
 
 
 def test_no_results_is_an_error(tmp_path):

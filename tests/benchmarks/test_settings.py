@@ -72,6 +72,17 @@ def test_what_people_say_is_admitted():
             "task=vmas/navigation,vmas/balance",
             "algorithm=moawm",
             "~task.blocks",
+            "task.blocks={}",
+            "task.blocks=null",
+            "++task.blocks.mine=[0,2]",
+            "+task.scenario_kwargs.x=1",
+            "+task.scenario_kwargs={x: 1, y: {z: 2}}",
+            "~task.scenario_kwargs.n_agents",
+            "+task.evaluation_envs=3",  # which a task may have
+            "++lr=1e-3",
+            "++checkpoint={every: 2}",
+            "++algorithm.latent_dim=2",
+            "+hydra.job.chdir=true",
             "resume=../outputs/run",
             "hydra.run.dir=../outputs/run",
             "hydra.sweep.subdir=x",
@@ -130,6 +141,69 @@ def test_a_suite_that_does_not_exist():
 def test_a_task_or_algorithm_that_does_not_exist(said, there):
     with pytest.raises(ValueError, match=f"(?s){said.split('=')[1]}.*there are.*{there}"):
         check_arguments([said])
+
+
+# ---------------------------------------------------------------------- what nothing reads
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "there"),
+    [
+        ("+logger=wandb", "logger", "seed, total_frames, device"),
+        ("++logger=wandb", "logger", "seed, total_frames"),
+        ("+logger=wandb,csv", "logger", "seed"),
+        ("+logger={kind: wandb}", "logger.kind", "seed"),
+        ("+logger@task=wandb", "logger@task", "seed"),
+        ("+experiment=mine", "experiment", "seed"),
+        ("+wandb.project=x", "wandb.project", "seed"),
+        ("+evaluation_env=3", "evaluation_env", "seed"),
+        ("+task.parallel=true", "task.parallel", "task.name, task.suite"),  # PettingZoo's
+        ("+task/n_agents=3", "task.n_agents", "task.name"),
+        ("+checkpoint.evry=1", "checkpoint.evry", "checkpoint.every, checkpoint.keep"),
+        ("++checkpoint={every: 1, evry: 1}", "checkpoint.evry", "checkpoint.every"),
+        ("+ray.dashboard=true", "ray.dashboard", "ray.address"),
+        ("+algorithm.gae=1", "algorithm.gae", "algorithm.name, algorithm.kind"),
+        ("+algorithm@other=mappo", "algorithm@other", "seed"),
+    ],
+)
+def test_what_nothing_reads_is_refused(argument, name, there):
+    with pytest.raises(ValueError, match="nothing reads") as raised:
+        check_arguments(["lr=1e-3", argument])
+    assert str(raised.value).startswith(f"Refused {argument!r}: nothing reads {name!r}; there are ")
+    assert f"there are {there}" in str(raised.value)
+    assert str(raised.value).count(". ") == 0  # one sentence
+
+
+def test_what_there_is_depends_on_task_and_algorithm():
+    check_arguments(["task=pettingzoo/pursuit", "++task.parallel=true"])
+    check_arguments(["-m", "algorithm=mappo,nam_recurrent", "++algorithm.recurrent=true"])
+    check_arguments(["task.suite=pettingzoo", "+task.parallel=false"])
+    check_arguments(["algorithm.kind=nam", "++algorithm.oracle=true"])
+    check_arguments(["algorithm=moawm_recurrent_own", "++algorithm.losses=[cvae]"])  # inherited
+    with pytest.raises(ValueError, match=r"'algorithm\.recurrent'; there are algorithm\.name"):
+        check_arguments(["algorithm=mappo", "++algorithm.recurrent=true"])
+
+
+@pytest.mark.parametrize(
+    "argument", ["~lr", "~algorithm", "~task.agent_index", "~checkpoint.keep=2"]
+)
+def test_what_is_read_is_not_taken_away(argument):
+    with pytest.raises(ValueError, match=r"is read; without may go task\.scenario_kwargs, task\.b"):
+        check_arguments([argument])
+
+
+def test_the_command_line_says_it_in_one_line(tmp_path):
+    found = subprocess.run(
+        command("+logger=wandb", f"hydra.run.dir={tmp_path / 'run'}"),
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith(
+        "Refused '+logger=wandb': nothing reads 'logger'; there are seed"
+    )
+    assert found.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------- resumed

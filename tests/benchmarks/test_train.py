@@ -14,17 +14,20 @@ from algorithms import make_algorithm
 from figures import first_return, team_return
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from quality import ActionBaselines, acted, judge, skill, world_model_skill
+from quality import ActionBaselines, acted, judge, rewards, skill, world_model_skill
 from stepper import PerNetworkStepper, check_trained
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
-from train import learning_rate, make_env, make_trainer, play
+from train import Watch, learning_rate, make_env, make_trainer, play
 
+from tests import kinds
+from tests.kinds import KINDS, make_kind
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
+from torchrl_moawm._teams import path_of
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.envs.vmas import with_transforms
 
@@ -218,6 +221,23 @@ def test_every_group_has_its_return():
     assert team_return(nobody) == {}
 
 
+def test_the_return_of_a_team_is_at_the_root():
+    """And that of nested groups has both their names."""
+    done = torch.tensor([[[False], [True]]])
+    after = TensorDict({"done": done, "episode_reward": torch.tensor([[[9.0], [4.0]]])}, [1, 2])
+    assert team_return(TensorDict({"next": after}, [1, 2])) == {"return": 4.0, "log_pbar": True}
+    assert first_return(TensorDict({"next": after}, [1, 2])) == {"evaluation_return": 4.0}
+    own = torch.tensor([[[[9.0]], [[2.0]]]])
+    nested = after.exclude("episode_reward")
+    nested["team", "red", "episode_reward"] = own
+    nested["team", "blue", "episode_reward"] = own + 4.0
+    figures = team_return(TensorDict({"next": nested}, [1, 2]))
+    assert figures["return"] == 4.0
+    assert (figures["return_team_red"], figures["return_team_blue"]) == (2.0, 6.0)
+    with pytest.raises(KeyError, match="RewardSum"):
+        team_return(TensorDict({"next": {"done": done}}, [1, 2]))
+
+
 def test_the_evaluation_counts_the_first_episode_of_every_environment():
     """Some tasks end early: what goes on longer counts as well, what begins again does not."""
     env = with_transforms(Teams((2, 3, 7)), max_steps=6)
@@ -323,8 +343,11 @@ def test_samples_count_where_the_agent_acts_and_acted_before(action_type):
 
 
 @torch.no_grad()
-def test_all_four_likelihoods_count_the_same_living_pairs(generator):
-    """By a loop over the pairs, within a group and across, some agents resting now and then."""
+def test_all_four_likelihoods_count_the_same_pairs(generator):
+    """By a loop over the pairs, within a group and across, some agents resting now and then.
+
+    The observer was there at t-1; the other acts at t and at t-1.
+    """
     env = with_transforms(Teams((5, 7), {"red": 2, "blue": 3}, masked=True), None)
     system = MOAWM.from_env(env, num_cells=(8,))
     batches = [env.rollout(12, system.policy, break_when_any_done=False) for _ in range(2)]
@@ -336,7 +359,7 @@ def test_all_four_likelihoods_count_the_same_living_pairs(generator):
         network = system[observers].moa_networks[target]
         suffix = "" if observers == target else f"_{target}"
         with_masks = system[observers].loss_module["moawm"]["moa"][target]
-        out = network(with_masks._inputs(batch, network))[observers]
+        out = network(with_masks._view(batch).inputs(network))[observers]
         action, previous, valid, _ = acted(batches[1], target)
         fitted = ActionBaselines.fit(action, previous, None, valid)
         action, previous = (batch[target, name] for name in ("action", "previous_action"))
@@ -347,10 +370,8 @@ def test_all_four_likelihoods_count_the_same_living_pairs(generator):
         ):
             if observers == target and i == j:
                 continue
-            at_both = [
-                batch[g][name][s] for g in (observers, target) for name in ("mask", "previous_mask")
-            ]
-            if not (at_both[0][i] and at_both[1][i] and at_both[2][j] and at_both[3][j]):
+            theirs = batch[target]["mask"][s, j] and batch[target]["previous_mask"][s, j]
+            if not (theirs and batch[observers]["previous_mask"][s, i]):
                 continue
             slot = j - (j > i) if observers == target else j
             loc, scale = (out[f"moa_{x}{suffix}"][s, i, slot] for x in ("loc", "scale"))
@@ -358,10 +379,127 @@ def test_all_four_likelihoods_count_the_same_living_pairs(generator):
             expected["_marginal"].append(marginal[s, j])
             expected["_repeat"].append(repeat[s, j])
             expected["_oracle"].append(-batch[target, "action_log_prob"][s, j])
-        assert 5 < len(expected[""]) < 100
+        assert 5 < len(expected[""]) < 120
         for name, values in expected.items():
             found = figures[f"moa_nll{name}_{target}_{observers}"]
             assert found == pytest.approx(float(torch.stack(values).mean()), rel=1e-4), name
+
+
+# ------------------------------------------------------------- who is there, and who acts
+
+
+@torch.no_grad()
+def played(kind, seed=0):
+    """An environment of a kind, its system, and two batches of several episodes."""
+    torch.manual_seed(seed)
+    env = make_kind(kind, num_envs=3, continuous=True, seed=seed)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    return system, [env.rollout(14, system.policy, break_when_any_done=False) for _ in range(2)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_world_model_and_student_count_who_is_there(kind):
+    """By a loop over agents and steps, waiting and pausing ones too."""
+    system, (batch, before) = played(kind)
+    figures = judge(system, batch, before, blocks={})
+    for name, one in system.groups.items():
+        suffix = f"_{name}" if len(system.groups) > 1 else ""
+        group = path_of(one.group)
+        real = kinds.there(batch, group)
+        predicted = one.world_model(batch.copy())[group]
+        student = one.student(batch.copy())[group]
+        teacher = one.teacher(batch.copy())[group]
+        now, after = batch[group], batch["next"][group]
+        sums = {key: torch.zeros(()) for key in ("error", "still", "earned", "mean")}
+        divergences, paid = [], after["reward"][real].flatten()
+        for at in real.nonzero():
+            at = tuple(at)
+            change = after["observation"][at] - now["observation"][at]
+            missed = after["observation"][at] - predicted["predicted_observation"][at]
+            sums["error"] += missed.square().sum()
+            sums["still"] += change.square().sum()
+            miss = after["reward"][at] - predicted["predicted_reward"][at]
+            sums["earned"] += miss.square().sum()
+            sums["mean"] += (after["reward"][at] - paid.mean()).square().sum()
+            ours = Normal(student["latent_loc"][at], student["latent_scale"][at])
+            theirs = Normal(teacher["teacher_loc"][at], teacher["teacher_scale"][at])
+            divergences.append(torch.distributions.kl_divergence(ours, theirs).sum())
+        expected = {
+            "world_model_skill": 1 - sums["error"] / sums["still"],
+            "reward_skill": 1 - sums["earned"] / sums["mean"],
+            "student_kl": torch.stack(divergences).mean(),
+        }
+        for figure, value in expected.items():
+            assert figures[f"{figure}{suffix}"] == pytest.approx(float(value), abs=1e-4), figure
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["pausing", "one leaves", "self-truncating", "several groups"])
+def test_an_observer_that_waits_counts(kind):
+    """It need not act, neither now nor before; the other acts now and did before."""
+    system, (batch, before) = played(kind)
+    figures = judge(system, batch, before, blocks={})
+    flat = batch.reshape(-1)
+    for (name, one), target in itertools.product(system.groups.items(), system.groups):
+        network = one.moa_networks[target]
+        loss = one.loss_module["moawm"]["moa"]
+        loss = loss[target] if len(system.groups) > 1 else loss
+        written = "" if name == target else f"_{target}"
+        out = network(loss._view(flat).inputs(network))[one.group]
+        seers, others, nll = flat[one.group], flat[system[target].group], []
+        for s, i, j in itertools.product(
+            range(len(flat)), *(range(team["mask"].shape[1]) for team in (seers, others))
+        ):
+            if name == target and i == j:
+                continue
+            theirs = others["mask"][s, j] and others["previous_mask"][s, j]
+            if theirs and seers["previous_alive"][s, i]:
+                slot = j - (j > i) if name == target else j
+                loc, scale = (out[f"moa_{x}{written}"][s, i, slot] for x in ("loc", "scale"))
+                nll.append(-Normal(loc, scale).log_prob(others["action"][s, j]).sum())
+        suffix = f"_{target}_{name}" if len(system.groups) > 1 else ""
+        assert len(nll) > 10
+        expected = float(torch.stack(nll).mean())
+        assert figures[f"moa_nll{suffix}"] == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_in_a_game_of_two_in_turns_repeat_has_no_pair():
+    system, batches = played("in turns")
+    figures = judge(system, *batches, blocks={})
+    assert not [name for name in figures if name.startswith("moa")]
+    assert math.isfinite(figures["world_model_skill"])
+
+
+def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
+    """So all of its flags are kept for the next one, and through a checkpoint."""
+    batch = played("one leaves")[1][0]
+    config = OmegaConf.create({"task": {"blocks": {}}, "device": "cpu"})
+    watch = Watch(SimpleNamespace(system=None), config)
+    watch(batch)
+    again = Watch(SimpleNamespace(system=None), config)
+    again.load_state_dict(watch.state_dict())
+    batch["agents", "alive"] = kinds.there(batch, ("agents",))
+    with_alive = Watch(SimpleNamespace(system=None), config)
+    with_alive(batch)
+    read = {"action", "previous_action", "previous_mask", "previous_alive", "mask", "done"}
+    for kept in (watch.last, again.last):
+        assert set(kept["agents"].keys()) == read
+        for mine, whole in zip(acted(kept, "agents"), acted(batch, "agents"), strict=True):
+            assert mine is whole is None or torch.equal(mine, whole)
+    assert set(with_alive.last["agents"].keys()) == {*read, "alive"}
+
+
+def test_a_reward_of_the_team_is_that_of_each_agent():
+    """At the root, ``[*B, 1]``."""
+    batch = TensorDict({"next": {"reward": torch.tensor([[1.0], [3.0]])}}, [2])
+    there = torch.ones(2, 3, dtype=torch.bool)
+    earned = rewards(batch, "agents", there)
+    assert torch.equal(earned, torch.tensor([1.0, 3.0]).view(2, 1, 1).expand(2, 3, 1))
+    own = torch.randn(2, 3, 1)
+    batch["next", "agents"] = TensorDict({"reward": own}, [2])
+    assert torch.equal(rewards(batch, "agents", there), own)
 
 
 def batch_of(env, *groups):

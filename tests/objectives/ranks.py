@@ -181,7 +181,7 @@ def run_ranks(world, folder):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", __name__, str(world), str(folder)]
     running = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(world)]
-    assert [process.wait(timeout=300) for process in running] == [0] * world
+    assert [process.wait(timeout=1800) for process in running] == [0] * world
     return [torch.load(f"{folder}/rank{rank}.pt") for rank in range(world)]
 
 

@@ -153,8 +153,10 @@ class LossSum(ScheduledLoss):
         with looked_at_once():
             for name, outputs in self._names.items():
                 losses = self.losses[name](tensordict)
-                for key, value in losses.items():
-                    new = outputs[key]
+                for key, new in outputs.items():
+                    value = losses.get(key, None)
+                    if value is None:  # of a loss whose out_keys were selected
+                        continue
                     coeff = self._coeff_names.get(new)
                     out[new] = value if coeff is None else getattr(self, coeff) * value
         return self._out(out)
