@@ -29,7 +29,7 @@ from .factory import (
 
 ROWS = {2: (2, 7), 3: (1, 5, 3)}
 """Rows of the batch by rank, for a number of ranks."""
-BOUND = timedelta(seconds=60)
+BOUND = timedelta(seconds=1800)
 
 
 def frozen(loss):

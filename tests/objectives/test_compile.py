@@ -51,7 +51,9 @@ def assert_same_as_eager(loss, compiled, batch, **tolerance):
     assert_close(dict(zip(expected_grads, grads, strict=True)), expected_grads, **tolerance)
 
 
-@pytest.mark.parametrize(("name", "action_type", "dead"), CASES)
+@pytest.mark.parametrize(  # where nobody is dead, the slow test below
+    ("name", "action_type", "dead"), [case for case in CASES if case[2] or case[0] == "moa"]
+)
 def test_compiled_gives_the_same_value_and_gradient(name, action_type, dead, generator):
     batch = make_batch((7,), action_type=action_type, dead_fraction=dead, generator=generator)
     assert_compiled_equals_eager(build(name, action_type), batch, backend="aot_eager")
