@@ -1,4 +1,4 @@
-"""Which small bugs in the losses would no test notice?
+"""Which small bugs would no test notice?
 
 ``python tests/mutants.py [WORDS] [--processes N] [--write]``
 ``python tests/mutants.py --random N [--seed S] [--processes N]``
@@ -33,6 +33,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,9 +153,11 @@ class RandomMutant:
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """Those of the part of the package."""
-        tests = TESTS_OF.get(self.path.parts[1], OF_THE_SYSTEM).split()
-        return tuple(f"tests/{test}" for test in tests)
+        """Those of the file, if there are any, then those of its part of the package."""
+        part, *_ = inner = self.path.parts[1:]
+        own = "/".join([*inner[:-1], f"test_{self.path.name}"])
+        tests = [own, *TESTS_OF.get(part, OF_THE_SYSTEM).split()]
+        return tuple(f"tests/{test}" for test in tests if (HERE / test).exists())
 
     def applied(self, source: str) -> str:
         """The source of the file with the mutant in it."""
@@ -236,10 +239,12 @@ class FirstFailure:
 
     test: str | None = None
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if report.failed and self.test is None:
             late = "TimeoutError: more than" in str(report.longrepr)
             self.test = report.nodeid + " (out of time)" * late
+
+    pytest_collectreport = pytest_runtest_logreport  # a file that cannot be imported
 
 
 def failure(folder: str, tests: Sequence[str]) -> str | None:
@@ -248,7 +253,7 @@ def failure(folder: str, tests: Sequence[str]) -> str | None:
     options = f"-x -q -p no:cacheprovider --rootdir={folder} -W".split()
     imported_before = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
     status = pytest.main([*options, imported_before, *tests], plugins=[first])
-    if status not in (0, 1) or bool(status) == (first.test is None):
+    if status not in (0, 1, 2) or bool(status) == (first.test is None):
         return f"{tests} did not run"
     if not sys.modules["torchrl_moawm"].__file__.startswith(folder):
         return f"{tests} did not run on the mutant"
@@ -263,12 +268,14 @@ def too_long(*_: object) -> None:
 def killer(task: tuple[Mutant | RandomMutant | None, tuple[tuple[str, ...], ...]]) -> str | None:
     """The test that notices the mutant. In a process that has not imported the package yet."""
     mutant, rounds = task
+    process: Any = multiprocessing.current_process()  # tests start workers, as from a first process
+    process._config["daemon"], process._identity = False, ()
     signal.signal(signal.SIGALRM, too_long)
     signal.alarm(SECONDS_AT_RANDOM if isinstance(mutant, RandomMutant) else SECONDS)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
-        for name in ("torchrl_moawm", "tests"):
+        for name in ("torchrl_moawm", "tests", "docs"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)

@@ -8,6 +8,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.modules import Team, make_moa_network, make_student
+from torchrl_moawm.modules.moa import MOANet, PairwiseMOANet
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 SIZES = {"n_agents": 2, "obs_dim": 5, "action_dim": 3, "n_actions": 3}
@@ -110,6 +111,8 @@ def test_an_unseen_group_is_predicted_without_being_read():
 
 def test_the_pairwise_head_serves_the_groups_that_are_seen():
     system, batch = make(moa_head="pairwise")
+    kinds = {name: type(net.module) for name, net in system["adversary"].moa_networks.items()}
+    assert kinds == {"adversary": PairwiseMOANet, "agent": MOANet}
     system.value_estimator(batch)
     assert system.loss_module(batch)["loss_moa_agent"].isfinite()
 

@@ -358,6 +358,17 @@ def test_a_value_norm_goes_to_the_value_loss():
     assert norm.debiasing_term > 0  # its statistics have moved
 
 
+@pytest.mark.parametrize("shared", [None, False, True])
+def test_agents_have_a_value_in_common_where_it_is_asked_for(shared):
+    settings = {} if shared is None else {"shared_value": shared}
+    env = make_env()
+    system = make_system(env, **settings)
+    batch = env.reset()
+    batch["agents", "latent"] = torch.zeros(8, 3, 4)
+    value = system.critic(batch)["agents", "state_value"]
+    assert bool((value == value[:, :1]).all()) is bool(shared)
+
+
 def test_every_weight_and_discount_reaches_its_loss():
     names = ("clip_epsilon", "entropy_coeff", "clip_value", "critic_coeff", "moa_coeff")
     names += ("obs_coeff", "reward_coeff", "cvae_coeff", "student_kl_coeff", "teacher_kl_coeff")

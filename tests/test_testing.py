@@ -18,6 +18,7 @@ from torchrl.objectives import LossModule
 
 from torchrl_moawm import LossSum, MOALoss
 from torchrl_moawm._contract import RULES
+from torchrl_moawm._contract.probes import pattern, same
 from torchrl_moawm.modules import Team, make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 
@@ -272,3 +273,32 @@ def test_loss_batch_and_random_state_are_left_as_they_were():
     assert torch.get_rng_state().equal(rng)
     assert loss.in_keys == in_keys
     assert all(parameter.grad is None for parameter in loss.parameters())
+
+
+# --------------------------------------------------------------------- its own tools
+
+
+def test_who_waits_sees_and_does_nothing():
+    batch = make_batch((50,), action_type="continuous", dead_fraction=0.3, waiting_fraction=0.5)
+    agents = batch["agents"]
+    there, acts = agents["alive"], agents["mask"]
+    assert (there & ~acts).any()
+    for name in ("action", "action_log_prob", "advantage"):
+        assert torch.equal(agents[name].reshape(50, 3, -1).any(-1), acts), name
+    for name in ("observation", "state_value", "latent"):
+        assert torch.equal(agents[name].reshape(50, 3, -1).any(-1), there), name
+
+
+def test_the_same_is_so_bit_by_bit_where_nothing_else_is_asked_for():
+    one, near = {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0 + 2.0**-23)}
+    same(one, dict(one), "again")
+    same(near, one, "again", exact=False)
+    with pytest.raises(AssertionError, match="again loss is"):
+        same(near, one, "again")
+    with pytest.raises(AssertionError, match="again there is no 'loss'"):
+        same({}, one, "again")
+
+
+def test_a_pattern_hides_every_third():
+    assert pattern(torch.Size([2, 3]), None).tolist() == [[True, False, True]] * 2
+    assert pattern(torch.Size([5]), None).tolist() == [True, False, True, True, False]

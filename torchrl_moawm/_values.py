@@ -155,7 +155,7 @@ def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tenso
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(log_prob):
+    if looking(log_prob) and not log_prob.all():
         unknown = (log_prob == 0.0) & (log_ratio.detach().abs() > 1e-3)
         if mask is not None:
             unknown = unknown & mask

@@ -20,6 +20,7 @@ from torchrl_moawm.modules import (
     make_teacher,
     make_world_model,
 )
+from torchrl_moawm.modules.features import Eye
 
 B, IMAGE, FLAT = 4, (3, 7, 7), 147
 SEEN = (
@@ -244,3 +245,12 @@ def test_pursuit_shows_images_and_trains(size, shape, num_envs):
     assert all(value.isfinite() for value in out.values())
     assert out["kl_approx"].abs() <= 1e-4
     assert double(batch)["pursuer", "observation"].flatten(-3).std() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("side", "features"), [(3, 16 * 2 * 2), (8, 32 * 2 * 2), (16, 32 * 2 * 2), (84, 32 * 6 * 6)]
+)
+def test_an_image_is_halved_until_it_is_small_four_times_at_most(side, features):
+    eye = Eye((3, side, side))
+    assert eye.features == features
+    assert eye(torch.rand(2, 5, 3, side, side)).shape == (2, 5, features)

@@ -298,6 +298,17 @@ def test_the_advantage_steps_once_from_the_carried_state():
     torch.testing.assert_close(first[:, -1], delta[:, -1])
 
 
+def test_the_advantage_steps_from_each_state_by_itself_over_the_ends_of_episodes():
+    """Without lambda a step needs no other: all together are one by one."""
+    env = make_vmas_env("navigation", 3, max_steps=3, seed=0)
+    system = make_system(env, lmbda=0.0)
+    batch = play(env, system, steps=8)
+    assert batch["next", "done"][:, :-1].any()
+    alone = system.value_estimator(batch.reshape(-1).unsqueeze(-1).clone())
+    found = system.value_estimator(batch)["agents", "advantage"]
+    torch.testing.assert_close(found.flatten(0, 1), alone["agents", "advantage"].squeeze(1))
+
+
 # ---------------------------------------------------------------------- episodes apart
 
 RESET = 4

@@ -146,6 +146,37 @@ def test_what_is_read_of_this_step(name, action_type):
     assert torch.equal(seen_by_mlp(make_network(name, action_type), batch), loop(batch, row))
 
 
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_what_is_reconstructed(action_type):
+    """The student's own observation; what the teacher's agent does not see: the others' (o, a)."""
+    batch = make_batch(action_type=action_type)
+
+    def row(sample, i):
+        action = sample["action"]
+        action = one_hot(action, A) if action_type == "categorical" else action
+        others = torch.cat([sample["observation"], action.float()], -1)[team_order(i)[1:]]
+        return others.flatten()
+
+    student = outputs_of(make_network("student", action_type), batch)
+    assert torch.equal(student["agents", "feature"], batch["agents", "observation"])
+    teacher = outputs_of(make_network("teacher", action_type), batch)
+    assert torch.equal(teacher["agents", "teacher_feature"], loop(batch, row))
+
+
+@pytest.mark.parametrize("name", ["student", "teacher"])
+@torch.no_grad()
+def test_a_posterior_has_the_floor_that_is_asked_for(name):
+    sizes = {"n_agents": N, "obs_dim": OBS, "action_dim": A, "n_actions": A, "latent_dim": Z}
+    make = {"student": make_student, "teacher": make_teacher}[name]
+    network = make(min_scale=0.3, num_cells=(8,), **sizes)
+    encoder = network[0].module
+    encoder.net[-1].bias.fill_(-1e4)  # raw, far below the floor
+    scale = network(make_batch())[
+        "agents", "latent_scale" if name == "student" else "teacher_scale"
+    ]
+    torch.testing.assert_close(scale, torch.full_like(scale, 0.3))
+
+
 def test_a_slot_of_the_moa_network_is_an_other_agent_by_index():
     """A linear probe that copies the m-th other's previous action to the m-th slot."""
     network = make_moa_network(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A, num_cells=())
@@ -336,6 +367,14 @@ def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
     assert (action.amax((0, 1)) - action.amin((0, 1)) > 0.6 * (high - low)).all()
     first = (act(ExplorationType.DETERMINISTIC) - low) / (high - low)
     torch.testing.assert_close(first, torch.full_like(first, 0.5), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("settings", [{}, {"initial_scale": 1.5}])
+def test_the_first_scale_of_an_action_is_the_one_asked_for(settings):
+    actor = make_actor(obs_dim=OBS, action_dim=2, num_cells=(8,), **settings)
+    scale = actor(make_batch())["agents", "scale"]
+    expected = torch.full_like(scale, settings.get("initial_scale", 0.5))
+    torch.testing.assert_close(scale, expected, rtol=0.05, atol=0.0)
 
 
 # -------------------------------------------------------------------------- compile, DDP

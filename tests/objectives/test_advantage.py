@@ -12,6 +12,7 @@ from torchrl.objectives.value import MultiAgentGAE
 from tests.kinds import KINDS, OBS, there
 from tests.kinds import make_kind as make_env
 from torchrl_moawm import ClipPPOValueLoss
+from torchrl_moawm.objectives.advantage import seams
 
 DISCOUNTS = [(1.0, 1.0), (0.9, 0.0), (0.0, 0.7), (0.9, 0.7), (1.0, 0.0), (0.5, 1.0)]
 
@@ -130,6 +131,15 @@ def test_rows_over_a_seam_are_cut_there(name):
             loss.value_estimator(part)
             present = there(part, group)[0]
             assert_close(part[(*group, "advantage")][0][present], found[present])
+
+
+def test_a_seam_is_where_the_trajectory_changes_with_or_without_trailing_dimensions():
+    ids = torch.tensor([[4, 4, 7, 7], [5, 6, 6, 6]])
+    expected = [[False, True, False, False], [True, False, False, False]]
+    for found in (ids, ids.unsqueeze(-1), ids[..., None, None].expand(2, 4, 3, 1)):
+        assert seams(found, 1).tolist() == expected
+    assert seams(None, 1) is None
+    assert seams(ids[:, 0], 1) is None
 
 
 def test_the_keys_default_to_the_agents_own_flags():

@@ -301,6 +301,25 @@ def test_a_model_of_a_nested_group(generator):
     assert torch.equal(out != 0, valid)
 
 
+def test_a_carried_state_is_read_as_it_was_stored_and_where_it_is_no_number_as_zero():
+    """Who is not there yet keeps its state; one that was never written cannot be read."""
+    state, mask = torch.tensor([[1.0, 2.0, torch.nan, 4.0]]), torch.tensor([[T, F, F, T]])
+    states = {"memory_state": state.unsqueeze(-1), "other_state": state.unsqueeze(-1)}
+    batch = TensorDict({"agents": {"mask": mask, **states}}, [1])
+    carried, read = ("agents", "memory_state"), ("agents", "other_state")
+    network = TensorDictModule(nn.Identity(), [carried], [("next", *carried)])
+    keys = Keys("x", GROUP, masks={})
+    inputs = BatchView(keys, batch, None).inputs(network)
+    assert inputs[carried].flatten().tolist() == [1.0, 2.0, 0.0, 4.0]
+    network = TensorDictModule(nn.Identity(), [read], [("agents", "out")])
+    assert BatchView(keys, batch, None).inputs(network)[read].flatten().tolist() == [
+        1.0,
+        0.0,
+        0.0,
+        4.0,
+    ]
+
+
 # --------------------------------------------------------------------- on real kinds of team
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Categorical
+from torch.nn.functional import one_hot
 from torch.testing import assert_close
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives.multiagent import MAPPOLoss
@@ -273,3 +274,12 @@ def test_permuting_the_agents_permutes_the_loss(generator):
     flipped["agents"] = batch["agents"].flip(1)
     for name in ("loss_objective", "loss_entropy"):
         assert_close(loss(flipped)[name], loss(batch)[name].flip(1))
+
+
+@pytest.mark.parametrize("action_type", ["categorical", "one-hot"])
+def test_the_last_action_may_be_taken_in_the_smallest_batch(action_type):
+    batch = make_batch((2,), action_type=action_type)
+    last = torch.full((2, N), A - 1)
+    batch["agents", "action"] = one_hot(last, A) if action_type == "one-hot" else last
+    losses = ClipPPOPolicyLoss(actor(action_type))(batch)
+    assert all(value.isfinite() for value in losses.values())

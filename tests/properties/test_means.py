@@ -47,9 +47,7 @@ def weight(name, batch):
     ):
         if name == "moa":
             agents = range(len(alive))
-            count += sum(
-                acted[i] and alive[j] for i in agents for j in agents if i != j
-            )
+            count += sum(acted[i] and alive[j] for i in agents for j in agents if i != j)
         else:
             count += sum(alive)
     return count

@@ -220,10 +220,17 @@ class Counter(torch.nn.Module):
         return count.clone(), count + 1.0
 
 
-def with_memory(out, behind=False):
+class AtReset(TensorDictPrimer):
+    """Makes the first state, and none after it."""
+
+    def _step(self, tensordict, next_tensordict):
+        return next_tensordict
+
+
+def with_memory(out, behind=False, make_primer=TensorDictPrimer):
     """A partner whose state is carried, and a primer that makes the first."""
     module = TensorDictModule(Counter(), [("partners", "count")], [("partners", "action"), out])
-    primer = TensorDictPrimer(
+    primer = make_primer(
         Composite(partners=Composite(count=Unbounded((2, 1)), shape=(2,))), expand_specs=True
     )
     pool = PartnerPool([Partner(module, 0)])
@@ -231,9 +238,10 @@ def with_memory(out, behind=False):
     return TransformedEnv(Count(3), Compose(*transforms, PreviousStep(), StepCounter(5)))
 
 
+@pytest.mark.parametrize("make_primer", [TensorDictPrimer, AtReset])
 @pytest.mark.parametrize("out", [("next", "partners", "count"), ("partners", "count")])
-def test_a_partner_remembers_what_it_has_done(out):
-    env = with_memory(out)
+def test_a_partner_remembers_what_it_has_done(out, make_primer):
+    env = with_memory(out, make_primer=make_primer)
     check_env_specs(env)
     played = env.rollout(8, break_when_any_done=False)["partners", "action"][0, :, 0, 0]
     assert played.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 0.0, 1.0, 2.0]
@@ -339,3 +347,9 @@ def test_an_environment_that_resets_itself():
     assert torch.equal(members[1][10:], members[0][10:])
     assert not torch.equal(members[1][:10], members[0][:10])
     assert td["partners", "observation"].shape[-1] == 1 + 3
+
+
+def test_a_seed_gives_the_next_one_as_without_a_pool():
+    plain, env = Count(3), make(3)
+    assert env.set_seed(3) == plain.set_seed(3)
+    assert env.set_seed(3, static_seed=True) == plain.set_seed(3, static_seed=True) == 3

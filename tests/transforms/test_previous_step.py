@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import (
@@ -21,6 +22,7 @@ from torchrl.envs import (
 from tests.kinds import KINDS, acts, make_kind, there
 from tests.transforms.teams import Teams, make_teams
 from torchrl_moawm import PreviousStep
+from torchrl_moawm.transforms import previous_step
 
 AGENTS_ACTION = ("agents", "action")
 ACTIONS = {
@@ -305,3 +307,44 @@ def test_who_waits_has_seen_and_not_done(name):
         assert torch.equal(agents["previous_observation"][:, 1:], seen)
         did = agents["action"][:, :-1] * (acted & goes_on)
         assert torch.equal(agents["previous_action"][:, 1:], did)
+
+
+def test_an_entry_belongs_to_the_nearest_group_that_acts(monkeypatch):
+    """A group may lie within another that acts as well."""
+    groups = [("team",), ("team", "red")]
+    monkeypatch.setattr(previous_step, "action_groups", lambda _: groups)
+    monkeypatch.setattr(PreviousStep, "parent", object())
+    group_of = PreviousStep()._group_of
+    assert group_of(("team", "red", "observation")) == ("team", "red")
+    assert group_of(("team", "red", "action", "move")) == ("team", "red")
+    assert group_of(("team", "observation")) == ("team",)
+    assert group_of(("other", "deep", "observation")) == ("other", "deep")
+
+
+MASK, THERE = torch.tensor([True, True, False]), torch.tensor([True, False, True])
+BOTH = MASK & THERE
+SAID = [
+    ({}, None, None),
+    ({"mask": MASK}, MASK, MASK),
+    ({"done": ~THERE[:, None]}, THERE, THERE),
+    ({"alive": THERE}, THERE, THERE),
+    ({"mask": MASK, "done": ~THERE[:, None]}, THERE, BOTH),
+    ({"mask": MASK, "alive": THERE}, THERE, BOTH),
+    ({"mask": MASK, "alive": THERE, "done": THERE[:, None]}, THERE, BOTH),
+]
+
+
+@pytest.mark.parametrize(("said", "present", "acting"), SAID)
+def test_who_is_there_and_who_acts(said, present, acting):
+    found = previous_step.who(TensorDict({"agents": said}), ("agents",))
+    for one, expected in zip(found, (present, acting), strict=True):
+        assert one is expected is None or torch.equal(one, expected)
+
+
+def test_the_nearest_reset_decides():
+    """Of two groups one may be reset alone, while the root says nothing of it."""
+    resets = {"_reset": THERE[:, None], "team": {"_reset": MASK[:, None]}}
+    tensordict = TensorDict(resets)
+    assert torch.equal(previous_step.reset_mask(tensordict, ("team", "member")), MASK)
+    assert torch.equal(previous_step.reset_mask(tensordict, ("other", "member")), THERE)
+    assert previous_step.reset_mask(TensorDict({}), ("team", "member")) is None

@@ -89,6 +89,7 @@ class MultiAgentLoss(ScheduledLoss):
 
     def _read_keys(self) -> None:
         """Derives from the keys what ``forward`` would otherwise derive at every call."""
+        self.__dict__["_lists"] = None
         default, group = self.default_keys(), unravel_key((self.group,))
         names = [field.name for field in fields(self._AcceptedKeys)]
         named = {n for n in names if getattr(self._tensor_keys, n) != getattr(default, n)}
@@ -129,7 +130,7 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries read from the input: the required ones, then the optional masks."""
-        return list(dict.fromkeys([*map(unravel_key, self._required_keys()), *self._masks()]))
+        return list(self._listed()[0])
 
     @in_keys.setter
     def in_keys(self, keys: list[NestedKey]) -> None:
@@ -138,8 +139,18 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def optional_keys(self) -> list[NestedKey]:
         """Entries among ``in_keys`` that may be absent."""
-        required = set(map(unravel_key, self._required_keys()))
-        return [key for key in dict.fromkeys(self._masks()) if key not in required]
+        return list(self._listed()[1])
+
+    def _listed(self) -> tuple[list[NestedKey], list[NestedKey]]:
+        """All entries and the optional ones, found once: ``dispatch`` asks at every call."""
+        found: Any = self.__dict__.get("_lists")
+        if found is None:
+            required = list(dict.fromkeys(map(unravel_key, self._required_keys())))
+            optional = [key for key in dict.fromkeys(self._masks()) if key not in required]
+            found = [*required, *optional], optional
+            if not torch.compiler.is_compiling():
+                self.__dict__["_lists"] = found
+        return found
 
     def _masks(self) -> list[NestedKey]:
         """Every mask that is read where it is there: the loss's, and those of networks' inputs."""

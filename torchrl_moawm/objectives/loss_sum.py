@@ -77,13 +77,12 @@ class LossSum(ScheduledLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries that any of the losses reads."""
-        keys = dict.fromkeys(key for loss in self._leaves() for key in loss.in_keys)
-        required = {
-            key
-            for loss in self._leaves()
-            for key in loss.in_keys
-            if key not in getattr(loss, "optional_keys", ())
-        }
+        keys: dict[NestedKey, None] = {}
+        required: set[NestedKey] = set()
+        for loss in self._leaves():
+            optional = set(getattr(loss, "optional_keys", ()))
+            keys.update(dict.fromkeys(loss.in_keys))
+            required.update(key for key in loss.in_keys if key not in optional)
         return sorted(keys, key=lambda key: key not in required)  # stable: the optional ones last
 
     def _leaves(self) -> list[LossModule]:

@@ -37,6 +37,7 @@ class ScheduledLoss(LossModule):
             check_coefficient(name, value)
             buffer.fill_(float(value))
         else:
+            self.__dict__["_lists"] = None  # of entries, which follow the networks and the options
             super().__setattr__(name, value)
 
     def _written_keys(self) -> list[str]:
