@@ -72,8 +72,8 @@ class PartnerPool(Transform):
 
     Raises:
         ValueError: The pool is empty, or a type is not in ``0 .. n_types - 1``.
-        RuntimeError: It is called without an environment (in a replay buffer), or a partner's
-            state is made behind it.
+        NotImplementedError: It is called without an environment (in a replay buffer).
+        RuntimeError: A partner's state is made behind it.
 
     Example:
         >>> from torchrl.envs import Compose, TransformedEnv, VmasEnv
@@ -124,7 +124,7 @@ class PartnerPool(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Not supported: partners play in an environment."""
-        raise RuntimeError("PartnerPool cannot be executed without a parent environment.")
+        raise NotImplementedError("PartnerPool cannot be executed without a parent environment.")
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         member = tensordict.get((self.group, "member")).clone()

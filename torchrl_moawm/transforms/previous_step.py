@@ -41,7 +41,7 @@ class PreviousStep(Transform):
     Raises:
         ValueError: The two lists differ in length, a key has no group, or two entries would be
             written to one.
-        RuntimeError: It is called without an environment (in a replay buffer).
+        NotImplementedError: It is called without an environment (in a replay buffer).
 
     Example:
         >>> from torchrl.envs import TransformedEnv, VmasEnv
@@ -72,7 +72,7 @@ class PreviousStep(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Not supported: there is no previous step outside an environment."""
-        raise RuntimeError("PreviousStep cannot be executed without a parent environment.")
+        raise NotImplementedError("PreviousStep cannot be executed without a parent environment.")
 
     @staticmethod
     def _paired(
@@ -126,7 +126,7 @@ class PreviousStep(Transform):
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Keeps the actions as they were chosen: other transforms go on to scale or cast them."""
         if self.parent is None:
-            raise RuntimeError("PreviousStep cannot be executed without a parent environment.")
+            raise NotImplementedError("PreviousStep cannot be executed without a parent environment.")
         for key in self._keys:
             action = tensordict.get(key, None) if "action" in key else None
             if action is not None:
