@@ -126,7 +126,7 @@ class PreviousStep(Transform):
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Keeps the actions as they were chosen: other transforms go on to scale or cast them."""
         if self.parent is None:
-            raise NotImplementedError("PreviousStep cannot be executed without a parent environment.")
+            return self.forward(tensordict)
         for key in self._keys:
             action = tensordict.get(key, None) if "action" in key else None
             if action is not None:
