@@ -152,12 +152,12 @@ class RandomMutant:
         return f"{self.path}:{before.count(chr(10)) + 1} `{self.old}` -> `{self.new}`"
 
     @property
-    def tests(self) -> tuple[str, ...]:
-        """Those of the file, if there are any, then those of its part of the package."""
+    def rounds(self) -> tuple[tuple[str, ...], ...]:
+        """The tests of the file, if there are any, then those of its part of the package."""
         part, *_ = inner = self.path.parts[1:]
         own = "/".join([*inner[:-1], f"test_{self.path.name}"])
-        tests = [own, *TESTS_OF.get(part, OF_THE_SYSTEM).split()]
-        return tuple(f"tests/{test}" for test in tests if (HERE / test).exists())
+        theirs = tuple(f"tests/{test}" for test in TESTS_OF.get(part, OF_THE_SYSTEM).split())
+        return ((f"tests/{own}",), theirs) if (HERE / own).exists() else (theirs,)
 
     def applied(self, source: str) -> str:
         """The source of the file with the mutant in it."""
@@ -319,7 +319,7 @@ def table(killed_by: dict[Mutant, str | None]) -> str:
 def run_at_random(count: int, seed: int, processes: int) -> None:
     """Prints what becomes of mutants at random."""
     chosen = drawn(count, seed)
-    tasks = [(mutant, (mutant.tests,)) for mutant in chosen]
+    tasks = [(mutant, mutant.rounds) for mutant in chosen]
     survivors = 0
     with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
         for mutant, test in zip(chosen, pool.imap(killer, tasks), strict=True):

@@ -104,7 +104,7 @@ def test_a_seed_draws_the_same_from_the_whole_package():
     assert len({mutant.path for mutant in one}) > 10
     for mutant in one:
         assert mutant.applied((ROOT / mutant.path).read_text())
-        assert all((ROOT / test).exists() for test in mutant.tests)
+        assert all((ROOT / test).exists() for tests in mutant.rounds for test in tests)
 
 
 @pytest.mark.slow

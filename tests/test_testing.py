@@ -17,7 +17,7 @@ from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
 from torchrl_moawm import LossSum, MOALoss
-from torchrl_moawm._contract import RULES
+from torchrl_moawm._contract import RULES, with_alive
 from torchrl_moawm._contract.probes import pattern, same
 from torchrl_moawm.modules import Team, make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
@@ -302,3 +302,23 @@ def test_the_same_is_so_bit_by_bit_where_nothing_else_is_asked_for():
 def test_a_pattern_hides_every_third():
     assert pattern(torch.Size([2, 3]), None).tolist() == [[True, False, True]] * 2
     assert pattern(torch.Size([5]), None).tolist() == [True, False, True, True, False]
+
+
+def test_the_sizes_of_a_batch_that_says_nothing():
+    batch = make_batch()
+    assert batch.shape == (4, 6)
+    assert batch["agents", "observation"].shape == (4, 6, 3, 5)
+    assert batch["agents", "latent"].shape == (4, 6, 3, 3)
+    assert batch["agents", "action_mask"].shape == (4, 6, 3, 4)
+
+
+def test_who_is_done_is_not_alive():
+    """In the group that says so at the root, and where it does not say who is alive."""
+    done = torch.tensor([[[True], [False]]])
+    groups = {"one": {"done": done}, "two": {"done": done, "alive": done[..., 0]}}
+    batch = TensorDict({**groups, "done": done[:, 0], "next": {"one": {"done": done}}}, [1])
+    found = with_alive(batch)
+    assert torch.equal(found["one", "alive"], ~done[..., 0])
+    assert torch.equal(found["two", "alive"], done[..., 0])
+    assert "alive" not in found["next", "one"]
+    assert "alive" not in batch["one"]

@@ -299,9 +299,7 @@ def test_a_group_named_next_is_refused():
 
 
 def test_an_unknown_key_lists_those_there_are():
-    with pytest.raises(
-        ValueError, match=r"MOALoss has no key 'typo'; it has mask, .*action"
-    ):
+    with pytest.raises(ValueError, match=r"MOALoss has no key 'typo'; it has mask, .*action"):
         make_moa().set_keys(typo="x")
 
 

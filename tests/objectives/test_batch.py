@@ -28,6 +28,7 @@ from tests.objectives.factory import (
 from torchrl_moawm import MOAWM, ClipPPOValueLoss, MOALoss, WorldModelLoss
 from torchrl_moawm.modules import Team, make_critic, make_world_model
 from torchrl_moawm.objectives.batch import BatchView, Keys
+from torchrl_moawm.objectives.masks import get_flag
 from torchrl_moawm.testing import check_loss_module, make_batch
 
 GROUP = ("agents",)
@@ -56,6 +57,12 @@ ALL, ONE, TWO = [[T, T, T], [T, T, T]], [[T, F, T], [T, T, F]], [[T, F, F], [F, 
 
 def column(rows):
     return [[[x] for x in row] for row in rows]
+
+
+def test_a_flag_loses_its_trailing_one_and_no_dimension_of_agents():
+    for flag, expected in ((flags([T], [F]), flags(T, F)), (flags(T), flags(T))):
+        assert torch.equal(get_flag(TensorDict({"done": flag}), "done"), expected)
+    assert get_flag(TensorDict({}), "done") is None
 
 
 def test_nothing_said_is_all():

@@ -226,6 +226,7 @@ def test_a_renamed_mask_hides_the_others_too():
     batch["agents", "alive"] = batch["agents"].pop("mask")
     loss.set_keys(mask=("agents", "alive"))
     assert torch.equal(loss(batch)["loss_moa"], expected)
+    assert ("agents", "mask") not in loss.in_keys  # which nobody reads any more
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 1), (4, 1, 2)])
