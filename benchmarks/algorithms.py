@@ -16,9 +16,9 @@ from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
 from torchrl_moawm import MOAWM, LossSum
-from torchrl_moawm._teams import actor_settings, groups_of, read_team
 from torchrl_moawm.modules import AgentGRU, FreshLogProb, make_actor, make_critic
 from torchrl_moawm.modules.features import own_first
+from torchrl_moawm.system.specs import actor_settings, groups_of, read_team
 
 
 @dataclass

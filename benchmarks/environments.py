@@ -30,8 +30,8 @@ from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm._teams import path_of
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
+from torchrl_moawm.system.specs import path_of
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
 DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]

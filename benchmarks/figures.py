@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDictBase, unravel_key
 from torch import Tensor
 
-from torchrl_moawm._teams import name_of
+from torchrl_moawm.system.specs import name_of
 
 KEY = "episode_reward"
 """Of a group, or of the team: the rewards summed since the episode began."""

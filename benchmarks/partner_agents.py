@@ -16,11 +16,11 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
-from torchrl_moawm._teams import actor_settings, read_team
 from torchrl_moawm.modules import AgentGRU, FreshLogProb, make_actor, make_critic
 from torchrl_moawm.modules.cvae import StudentFeatures
 from torchrl_moawm.modules.memory import carry
 from torchrl_moawm.objectives.cvae import split_at
+from torchrl_moawm.system.specs import actor_settings, read_team
 
 GROUP, PARTNERS = "agents", "partners"
 

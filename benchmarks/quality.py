@@ -10,10 +10,10 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm._teams import path_of
 from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
 from torchrl_moawm.objectives.batch import BatchView, Keys
 from torchrl_moawm.system import GroupSystem
+from torchrl_moawm.system.specs import path_of
 
 
 @dataclass

@@ -6,9 +6,9 @@ import torch
 from tensordict.nn import dispatch
 
 from torchrl_moawm import MOALoss, WorldModelLoss
-from torchrl_moawm._contract import RULES
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import get_required
+from torchrl_moawm.testing.contract import RULES
 
 
 class Altered(WorldModelLoss):

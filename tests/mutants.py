@@ -52,10 +52,9 @@ TESTS_OF = {
     "test_groups.py test_privileged.py",
     "transforms": "transforms objectives/test_batch.py every_loss test_from_env.py",
     "envs": "envs modules/test_images.py modules/test_action_masks.py test_from_env.py",
-    "_contract": "test_testing.py every_loss",
-    "testing.py": "test_testing.py every_loss",
-    "_checks.py": "functional objectives/test_errors.py modules faults every_loss",
-    "_values.py": "faults objectives/test_compile.py every_loss",
+    "testing": "test_testing.py every_loss",
+    "_checks/tensors.py": "functional objectives/test_errors.py modules faults every_loss",
+    "_checks/values.py": "faults objectives/test_compile.py every_loss",
 }
 """Which tests a change at random meets, by the folder or file of the package."""
 OF_THE_SYSTEM = "test_system.py test_groups.py test_privileged.py test_from_env.py test_testing.py"

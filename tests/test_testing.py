@@ -17,10 +17,10 @@ from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
 from torchrl_moawm import LossSum, MOALoss
-from torchrl_moawm._contract import RULES, with_alive
-from torchrl_moawm._contract.probes import pattern, same
 from torchrl_moawm.modules import Team, make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
+from torchrl_moawm.testing.contract import RULES, with_alive
+from torchrl_moawm.testing.contract_probes import pattern, same
 
 from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
 from .objectives.factory import ACTION_TYPES, LOSSES, make_moawm, make_total, sizes

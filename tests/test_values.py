@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_scale
+from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
 
 
 def test_an_index_is_one_of_those_there_are():

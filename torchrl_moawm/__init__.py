@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from torchrl_moawm._values import set_value_checks
+from torchrl_moawm._checks.values import set_value_checks
 from torchrl_moawm.objectives import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrl.modules import MLP, ConvNet
 
 from torchrl_moawm._checks import check_integer, check_team
-from torchrl_moawm._values import check_index
+from torchrl_moawm._checks.values import check_index
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.functional.reduction import full_precision
 

@@ -13,7 +13,7 @@ from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
 from torchrl_moawm._checks import check_shape
-from torchrl_moawm._values import mean_change
+from torchrl_moawm._checks.values import mean_change
 from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView

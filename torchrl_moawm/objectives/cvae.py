@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._values import check_scale
+from torchrl_moawm._checks.values import check_scale
 from torchrl_moawm.functional import (
     active_units,
     diagonal_gaussian_kl,

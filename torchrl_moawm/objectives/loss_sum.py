@@ -12,7 +12,7 @@ from tensordict.nn import dispatch
 from torch import nn
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._values import looked_at_once
+from torchrl_moawm._checks.values import looked_at_once
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 

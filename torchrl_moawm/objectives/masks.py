@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl_moawm._checks import check_mask
-from torchrl_moawm._values import check_finite
+from torchrl_moawm._checks.values import check_finite
 
 
 def leaf_name(key: NestedKey) -> str:

@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_shape
-from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_scale
+from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,

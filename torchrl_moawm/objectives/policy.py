@@ -22,7 +22,7 @@ from torchrl_moawm._checks import (
     check_same_shape,
     check_shape,
 )
-from torchrl_moawm._values import check_allowed, check_index, check_one_hot, check_sampled
+from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_sampled
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView

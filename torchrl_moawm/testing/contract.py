@@ -7,27 +7,27 @@ from collections.abc import Callable, Collection
 from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._contract import copies, keys, values
-from torchrl_moawm._contract.probes import reduced
+from torchrl_moawm.testing import contract_copies, contract_keys, contract_values
+from torchrl_moawm.testing.contract_probes import reduced
 
 RULES: dict[str, Callable[[LossModule, TensorDictBase], None]] = {
-    "repeatable": values.repeatable,
-    "input_unchanged": keys.input_unchanged,
-    "out_keys": keys.out_keys,
-    "in_keys": keys.in_keys_exact,
-    "missing_keys": keys.missing_keys,
-    "renamed_keys": keys.renamed_keys,
-    "default_keys": keys.default_keys,
-    "terms_and_logs": values.terms_and_logs,
-    "gradients": values.gradients,
-    "padding": values.padding,
-    "masks_exclude": values.masks_exclude,
-    "mean_is_sum_over_count": values.mean_is_sum_over_count,
-    "batch_shapes": values.batch_shapes,
-    "keyword_call": keys.keyword_call,
-    "deepcopy": copies.deep_copied,
-    "state_dict": copies.state_dict,
-    "pickle": copies.pickled,
+    "repeatable": contract_values.repeatable,
+    "input_unchanged": contract_keys.input_unchanged,
+    "out_keys": contract_keys.out_keys,
+    "in_keys": contract_keys.in_keys_exact,
+    "missing_keys": contract_keys.missing_keys,
+    "renamed_keys": contract_keys.renamed_keys,
+    "default_keys": contract_keys.default_keys,
+    "terms_and_logs": contract_values.terms_and_logs,
+    "gradients": contract_values.gradients,
+    "padding": contract_values.padding,
+    "masks_exclude": contract_values.masks_exclude,
+    "mean_is_sum_over_count": contract_values.mean_is_sum_over_count,
+    "batch_shapes": contract_values.batch_shapes,
+    "keyword_call": contract_keys.keyword_call,
+    "deepcopy": contract_copies.deep_copied,
+    "state_dict": contract_copies.state_dict,
+    "pickle": contract_copies.pickled,
 }
 
 

@@ -7,7 +7,7 @@ from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 from torchrl.objectives.common import AUTO_LOSS_MASK_KEYS
 
-from torchrl_moawm._contract.probes import (
+from torchrl_moawm.testing.contract_probes import (
     changed,
     default_tensor_keys,
     expect,

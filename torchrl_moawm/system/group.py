@@ -1,4 +1,4 @@
-"""Everything of one group of agents."""
+"""Networks, policy and losses of one group of agents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._teams import actor_settings, name_of, path_of, reward_key
 from torchrl_moawm.modules import (
     AgentGRU,
     FreshLogProb,
@@ -36,6 +35,7 @@ from torchrl_moawm.objectives import (
     WorldModelLoss,
 )
 from torchrl_moawm.objectives.cvae import split_at
+from torchrl_moawm.system.specs import actor_settings, name_of, path_of, reward_key
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 

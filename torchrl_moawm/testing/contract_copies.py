@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._contract.probes import expect, run, same
+from torchrl_moawm.testing.contract_probes import expect, run, same
 
 
 def deep_copied(loss: LossModule, batch: TensorDictBase) -> None:

@@ -1,4 +1,4 @@
-"""Everything assembled for one environment."""
+"""The systems of every group of an environment as one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
-from torchrl_moawm._group import PARTS, GroupSystem, checked_settings, make_group_system
-from torchrl_moawm._teams import groups_of, name_of, read_team, state_dim
 from torchrl_moawm.modules.memory import carry
 from torchrl_moawm.objectives import LossSum
-
-__all__ = ["MOAWM", "PARTS", "GroupSystem"]
+from torchrl_moawm.system.group import PARTS, GroupSystem, checked_settings, make_group_system
+from torchrl_moawm.system.specs import groups_of, name_of, read_team, state_dim
 
 
 class MOAWM:

@@ -1,4 +1,4 @@
-"""For people's own pytest suites, and ours: a batch with every key, the contract as one call."""
+"""A batch with every default key."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from tensordict import NestedKey, TensorDict
 from torch import Tensor
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._contract import check_loss_module
-from torchrl_moawm._contract.probes import right
-
-__all__ = ["check_loss_module", "make_batch"]
+from torchrl_moawm.testing.contract_probes import right
 
 
 def make_batch(

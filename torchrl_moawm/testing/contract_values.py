@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._contract.probes import (
+from torchrl_moawm.testing.contract_probes import (
     ROW_MASK,
     changed,
     data_keys,

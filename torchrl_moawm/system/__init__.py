@@ -1,0 +1,6 @@
+"""Everything assembled for one environment: the one place that knows every part."""
+
+from torchrl_moawm.system.group import PARTS, GroupSystem
+from torchrl_moawm.system.moawm import MOAWM
+
+__all__ = ["MOAWM", "PARTS", "GroupSystem"]
