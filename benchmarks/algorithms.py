@@ -16,9 +16,9 @@ from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
 from torchrl_moawm import MOAWM, LossSum
-from torchrl_moawm.modules import AgentGRU, FreshLogProb, make_actor, make_critic
-from torchrl_moawm.modules.features import own_first
-from torchrl_moawm.system.specs import actor_settings, groups_of, read_team
+from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, make_actor, make_critic
+from torchrl_moawm.modules.features import own_features_first
+from torchrl_moawm.system.specs import action_settings, groups_of, read_group
 
 
 @dataclass
@@ -95,7 +95,9 @@ def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
     """TorchRL's MAPPO with the networks of ``moawm``, without a latent, for each group."""
     losses = {group: mappo_loss(config, env, group) for group in groups_of(env)}
     log_probs = {
-        group: FreshLogProb(loss.actor_network, (group, "action"), (group, "action_log_prob"))
+        group: StoredActionLogProb(
+            loss.actor_network, (group, "action"), (group, "action_log_prob")
+        )
         for group, loss in losses.items()
     }
 
@@ -124,7 +126,7 @@ class Everybody(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[*B, N, D]`` -> ``[*B, N, N D]``."""
-        return own_first(observation)
+        return own_features_first(observation)
 
 
 def actor_and_critic(
@@ -134,14 +136,14 @@ def actor_and_critic(
 
     With ``algorithm.oracle`` the actor reads the observations of its whole group.
     """
-    team = read_team(env, group)
+    team = read_group(env, group)
     common = {"group": group, "num_cells": list(config.num_cells)}
     oracle = config.algorithm.get("oracle", False)
     seen = team.n_agents * team.n_features if oracle else team.obs_dim
-    actor = make_actor(obs_dim=seen, **actor_settings(env, group), **common)
+    actor = make_actor(obs_dim=seen, **action_settings(env, group), **common)
     if oracle:
         actor[0].module.eye = Everybody()
-    others = [read_team(env, other) for other in groups_of(env) if other != group]
+    others = [read_group(env, other) for other in groups_of(env) if other != group]
     critic = make_critic(
         n_agents=team.n_agents,
         obs_dim=team.obs_dim,

@@ -16,11 +16,11 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
-from torchrl_moawm.modules import AgentGRU, FreshLogProb, make_actor, make_critic
+from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, make_actor, make_critic
 from torchrl_moawm.modules.cvae import StudentFeatures
-from torchrl_moawm.modules.memory import carry
+from torchrl_moawm.modules.memory import append_memory_transforms
 from torchrl_moawm.objectives.cvae import split_at
-from torchrl_moawm.system.specs import actor_settings, read_team
+from torchrl_moawm.system.specs import action_settings, read_group
 
 GROUP, PARTNERS = "agents", "partners"
 
@@ -55,10 +55,10 @@ def make_nam(config: DictConfig, env: EnvBase) -> Algorithm:
     else:
         actor, critic = actor_and_critic(config, env, GROUP)
     core = ppo(config, actor, critic, code)
-    log_prob = FreshLogProb(actor, (GROUP, "action"), (GROUP, "action_log_prob"))
+    log_prob = StoredActionLogProb(actor, (GROUP, "action"), (GROUP, "action_log_prob"))
     before = [] if code is None else [code]
     policy = TensorDictSequential(*before, *memories[1:], actor, log_prob)
-    carry(env, memories)
+    append_memory_transforms(env, memories)
     return Algorithm(
         policy=policy,
         loss_module=core,
@@ -91,9 +91,9 @@ def networks(
     config: DictConfig, env: EnvBase, latent_dim: int
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
     """Actor and critic that read a latent of that size."""
-    team = read_team(env, GROUP)
+    team = read_group(env, GROUP)
     sizes = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
-    actor = make_actor(obs_dim=team.obs_dim, **actor_settings(env, GROUP), **sizes)
+    actor = make_actor(obs_dim=team.obs_dim, **action_settings(env, GROUP), **sizes)
     critic = make_critic(n_agents=team.n_agents, obs_dim=team.obs_dim, **sizes)
     return actor, critic
 
@@ -102,7 +102,7 @@ def recurrent_networks(
     config: DictConfig, env: EnvBase
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictSequential, list[AgentGRU]]:
     """The same, each with a GRU of its own in place of the latent, trained by its own loss."""
-    team, width = read_team(env, GROUP), config.num_cells[-1]
+    team, width = read_group(env, GROUP), config.num_cells[-1]
     actor, critic = networks(config, env, width)
     memories = []
     for name, net in (("actor", actor[0].module.net), ("critic", critic.module.net)):

@@ -50,7 +50,7 @@ from workers import WorkersLostError
 
 from torchrl_moawm import set_data_parallel
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
-from torchrl_moawm.modules.memory import carry
+from torchrl_moawm.modules.memory import append_memory_transforms
 
 
 def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
@@ -245,7 +245,7 @@ def play(
     """As many steps as an episode has at most, in every environment: ``[E, T]``."""
     if algorithm.system is not None:
         algorithm.system.add_memory(env)
-    carry(env, algorithm.memories)
+    append_memory_transforms(env, algorithm.memories)
     with set_exploration_type(mode):
         batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
     return batch.reshape(-1, config.task.max_steps)

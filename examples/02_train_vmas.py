@@ -62,7 +62,9 @@ def main(argv: list[str] | None = None) -> list[float]:
 
     # Acting: the student's encoder and sampler give z_t; its decoder is for training only.
     encoder, sampler, _ = student.module
-    log_prob = modules.FreshLogProb(actor, ("agents", "action"), ("agents", "action_log_prob"))
+    log_prob = modules.StoredActionLogProb(
+        actor, ("agents", "action"), ("agents", "action_log_prob")
+    )
     policy = TensorDictSequential(encoder, sampler, actor, log_prob)
 
     # Losses: each trains its own network. No value clip: eps would bound what a batch can teach.

@@ -21,7 +21,7 @@ from tests.objectives.factory import reached, shaken, terms
 from tests.transforms.teams import make_teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
-from torchrl_moawm.modules import Team, make_moa_network
+from torchrl_moawm.modules import AgentGroup, make_moa_network
 
 EPISODE = 5
 ONE_EACH = {"group_map": MarlGroupMapType.ONE_GROUP_PER_AGENT}
@@ -285,7 +285,7 @@ def test_a_value_norm_is_one_per_group_and_the_given_one_where_there_is_one():
 
 
 def my_moa_network():
-    other = Team("agent", 1, 14, 2)
+    other = AgentGroup("agent", 1, 14, 2)
     return make_moa_network(
         n_agents=3, obs_dim=16, action_dim=2, group="adversary", other_groups=[other]
     )
@@ -360,7 +360,7 @@ def test_several_discrete_actions_at_once_are_refused(categorical):
 
 def test_an_unknown_target_group_is_refused():
     sizes = {"n_agents": 3, "obs_dim": 5, "action_dim": 2, "group": "red"}
-    blue = [Team("blue", 2, 5, 2)]
+    blue = [AgentGroup("blue", 2, 5, 2)]
     with pytest.raises(ValueError, match=r"target_group 'green'; there are \['red', 'blue'\]"):
         make_moa_network(other_groups=blue, target_group="green", **sizes)
 

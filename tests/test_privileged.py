@@ -7,12 +7,12 @@ from torchrl.envs import Compose, RewardSum, TransformedEnv, VmasEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, PreviousStep
-from torchrl_moawm.modules import Team, make_moa_network, make_student
+from torchrl_moawm.modules import AgentGroup, make_moa_network, make_student
 from torchrl_moawm.modules.moa import MOANet, PairwiseMOANet
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 SIZES = {"n_agents": 2, "obs_dim": 5, "action_dim": 3, "n_actions": 3}
-PREY = Team("prey", 2, 4, 2)
+PREY = AgentGroup("prey", 2, 4, 2)
 
 
 def flee(tensordict):

@@ -135,7 +135,7 @@ def test_the_log_probability_that_torchrl_stores_does_not_hold_this():
         return_log_prob=True,
         log_prob_key=("agents", "action_log_prob"),
     )
-    encoder_sampler_actor = system.policy[:-1]  # without our FreshLogProb
+    encoder_sampler_actor = system.policy[:-1]  # without our StoredActionLogProb
     batch = collect(env, encoder_sampler_actor)
     assert max(r.abs().max() for r in log_ratios(system.actor, batch)) > 1e-3
 

@@ -17,7 +17,7 @@ from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
 from torchrl_moawm import LossSum, MOALoss
-from torchrl_moawm.modules import Team, make_moa_network, make_world_model
+from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
 from torchrl_moawm.testing.contract_probes import pattern, same
@@ -157,7 +157,9 @@ def test_contract_in_a_nested_group(generator):
 def test_contract_of_a_sum_whose_parts_mean_different_entries_by_one_name(generator):
     """``action`` is that of the own group in one part, and that of the foes in the other."""
     settings = sizes()
-    foes = [Team("foes", 2, settings["obs_dim"], settings["action_dim"], settings["n_actions"])]
+    foes = [
+        AgentGroup("foes", 2, settings["obs_dim"], settings["action_dim"], settings["n_actions"])
+    ]
     networks = [make_moa_network(**settings, other_groups=foes, target_group=x) for x in FOES]
     total = LossSum(
         {f"moa_{x}": MOALoss(n, target_group=x) for x, n in zip(FOES, networks, strict=True)}

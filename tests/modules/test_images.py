@@ -20,7 +20,7 @@ from torchrl_moawm.modules import (
     make_teacher,
     make_world_model,
 )
-from torchrl_moawm.modules.features import Eye
+from torchrl_moawm.modules.features import ObservationEncoder
 
 B, IMAGE, FLAT = 4, (3, 7, 7), 147
 SEEN = (
@@ -251,6 +251,6 @@ def test_pursuit_shows_images_and_trains(size, shape, num_envs):
     ("side", "features"), [(3, 16 * 2 * 2), (8, 32 * 2 * 2), (16, 32 * 2 * 2), (84, 32 * 6 * 6)]
 )
 def test_an_image_is_halved_until_it_is_small_four_times_at_most(side, features):
-    eye = Eye((3, side, side))
+    eye = ObservationEncoder((3, side, side))
     assert eye.features == features
     assert eye(torch.rand(2, 5, 3, side, side)).shape == (2, 5, features)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from tests.objectives.factory import OBS, A, N, shaken, sizes
-from torchrl_moawm.modules import Team, make_moa_network
+from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.testing import make_batch
 
 FOES, CHOICES = 2, 3
@@ -20,7 +20,7 @@ def two_groups():
 
 
 def model_of(head, target=None):
-    foes = Team("foes", FOES, OBS, CHOICES, CHOICES)
+    foes = AgentGroup("foes", FOES, OBS, CHOICES, CHOICES)
     return make_moa_network(head=head, other_groups=[foes], target_group=target, **sizes())
 
 

@@ -21,8 +21,8 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
-    FreshLogProb,
     GaussianSampler,
+    StoredActionLogProb,
     make_actor,
     make_critic,
     make_moa_network,
@@ -339,7 +339,7 @@ def test_the_scale_is_one_at_zero_and_never_below_its_floor(floor):
 @pytest.mark.parametrize("action_type", ACTION_TYPES)
 def test_the_log_probability_stored_is_that_of_a_fresh_distribution(action_type):
     actor, batch = make_network("actor", action_type), make_batch(action_type=action_type)
-    fresh = FreshLogProb(actor, ("agents", "action"), ("agents", "log_prob"))
+    fresh = StoredActionLogProb(actor, ("agents", "action"), ("agents", "log_prob"))
     with set_exploration_type(ExplorationType.RANDOM):
         acted = TensorDictSequential(actor, fresh)(inputs_of(actor, batch))
     expected = actor.get_dist(inputs_of(actor, batch)).log_prob(acted["agents", "action"])

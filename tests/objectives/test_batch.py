@@ -26,7 +26,7 @@ from tests.objectives.factory import (
     spoil,
 )
 from torchrl_moawm import MOAWM, ClipPPOValueLoss, MOALoss, WorldModelLoss
-from torchrl_moawm.modules import Team, make_critic, make_world_model
+from torchrl_moawm.modules import AgentGroup, make_critic, make_world_model
 from torchrl_moawm.objectives.batch import BatchView, Keys
 from torchrl_moawm.objectives.masks import get_flag
 from torchrl_moawm.testing import check_loss_module, make_batch
@@ -255,7 +255,7 @@ def test_the_masks_of_another_group_are_honoured_nested_or_not(nested, generator
     path = theirs if nested else (theirs,)
     for place in ((), ("next",)):
         batch[(*place, *path)] = other[(*place, *path)]
-    others = [Team(theirs, 2, OBS, A, A)]
+    others = [AgentGroup(theirs, 2, OBS, A, A)]
     sizes = {
         "n_agents": N,
         "obs_dim": OBS,

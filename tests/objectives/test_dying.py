@@ -32,8 +32,8 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
+    AgentGroup,
     GaussianSampler,
-    Team,
     make_actor,
     make_critic,
     make_moa_network,
@@ -234,7 +234,7 @@ def test_the_model_of_others_counts_the_living_pairs(kind, generator):
 
 def joint(name):
     """A loss whose network reads everybody, of a second group too."""
-    others = [Team("foes", 2, OBS, A, A)]
+    others = [AgentGroup("foes", 2, OBS, A, A)]
     everybody = {**sizes(), "other_groups": others}
     make = {
         "moa": lambda: MOALoss(shaken(make_moa_network(**everybody))),

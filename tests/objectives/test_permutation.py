@@ -32,7 +32,7 @@ from torchrl_moawm import (
     TeacherVAELoss,
     WorldModelLoss,
 )
-from torchrl_moawm.modules import GaussianSampler, Team, make_moa_network
+from torchrl_moawm.modules import AgentGroup, GaussianSampler, make_moa_network
 
 B = 5
 ORDERS = list(itertools.permutations(range(N)))
@@ -145,7 +145,7 @@ def crossed(action_type, generator, head, target):
     batch = agents_batch(action_type, generator)
     batch.update(agents_batch(action_type, generator, "foes", n_agents=2))
     features, n_actions = (D, None) if action_type == "continuous" else (A, A)
-    foes = [Team("foes", 2, OBS, features, n_actions)]
+    foes = [AgentGroup("foes", 2, OBS, features, n_actions)]
     return batch, of_others(head, action_type, other_groups=foes, target_group=target)
 
 

@@ -25,7 +25,7 @@ from tests.objectives.factory import (
     sizes,
 )
 from torchrl_moawm import MOALoss, functional
-from torchrl_moawm.modules import Team, make_moa_network
+from torchrl_moawm.modules import AgentGroup, make_moa_network
 
 # ----------------------------------------------------------------------- the functions
 
@@ -69,7 +69,7 @@ def test_every_function_is_checked():
 
 def towards(target, head, action_type):
     features, n_actions = (D, None) if action_type == "continuous" else (A, A)
-    foes = [Team("foes", 2, OBS, features, n_actions)]
+    foes = [AgentGroup("foes", 2, OBS, features, n_actions)]
     network = make_moa_network(
         head=head, other_groups=foes, target_group=target, **sizes(action_type)
     )

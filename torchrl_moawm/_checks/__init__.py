@@ -2,7 +2,7 @@
 
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
-    check_fits,
+    check_device_and_dtype,
     check_floating,
     check_integer,
     check_mask,
@@ -15,7 +15,7 @@ from torchrl_moawm._checks.tensors import (
 
 __all__ = [
     "check_coefficient",
-    "check_fits",
+    "check_device_and_dtype",
     "check_floating",
     "check_integer",
     "check_mask",

@@ -81,7 +81,7 @@ def check_floating(**tensors: Tensor) -> None:
         raise TypeError(f"Expected one floating dtype, got {found}.")
 
 
-def check_fits(name: object, entry: Tensor, parameter: Tensor) -> None:
+def check_device_and_dtype(name: object, entry: Tensor, parameter: Tensor) -> None:
     """Refuses an entry on another device than a network's parameters, or of another floating dtype.
 
     Raises:

@@ -61,7 +61,7 @@ def looked_at_once() -> AbstractContextManager[object]:
     return back
 
 
-def looking(x: Tensor) -> bool:
+def values_checked(x: Tensor) -> bool:
     """Whether the values of this tensor are checked."""
     return (
         _State.on
@@ -82,7 +82,7 @@ def check_finite(name: object, entry: Tensor, kept: Tensor) -> None:
     Raises:
         ValueError: The message names the entry, how many elements there are, and the first.
     """
-    if not entry.is_floating_point() or not looking(entry):
+    if not entry.is_floating_point() or not values_checked(entry):
         return
     known = _State.finite
     if known is not None and id(entry) in known:
@@ -91,7 +91,7 @@ def check_finite(name: object, entry: Tensor, kept: Tensor) -> None:
         if known is not None:
             known[id(entry)] = entry
         return
-    refuse(name, ~kept.isfinite(), "that are NaN or infinite and not masked")
+    raise_if_any(name, ~kept.isfinite(), "that are NaN or infinite and not masked")
 
 
 def check_index(name: object, index: Tensor, count: int) -> None:
@@ -100,11 +100,11 @@ def check_index(name: object, index: Tensor, count: int) -> None:
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(index) and index.numel():
+    if values_checked(index) and index.numel():
         low, high = index.aminmax()
         if low.item() < 0 or high.item() >= count:
             outside = (index < 0) | (index >= count)
-            refuse(name, outside, f"outside 0 .. {count - 1}, the actions there are")
+            raise_if_any(name, outside, f"outside 0 .. {count - 1}, the actions there are")
 
 
 def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
@@ -113,11 +113,11 @@ def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(action):
+    if values_checked(action):
         taken = (action != 0).sum(-1)
         wrong = (taken > 1) | (action.sum(-1) != taken)
         wrong = wrong if mask is None else wrong & mask
-        refuse(name, wrong, "(rows) that are not one-hot")
+        raise_if_any(name, wrong, "(rows) that are not one-hot")
 
 
 def check_allowed(name: object, action_name: object, allowed: Tensor, action: Tensor) -> None:
@@ -126,11 +126,11 @@ def check_allowed(name: object, action_name: object, allowed: Tensor, action: Te
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(action):
+    if values_checked(action):
         forbidden = ~allowed.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
         if forbidden.any():
-            refuse(name, ~allowed.any(-1), "(rows) that allow no action, of agents that act")
-            refuse(action_name, forbidden, f"that {name!r} forbids")
+            raise_if_any(name, ~allowed.any(-1), "(rows) that allow no action, of agents that act")
+            raise_if_any(action_name, forbidden, f"that {name!r} forbids")
 
 
 def check_scale(name: object, scale: Tensor) -> None:
@@ -139,11 +139,11 @@ def check_scale(name: object, scale: Tensor) -> None:
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(scale) and scale.numel():
+    if values_checked(scale) and scale.numel():
         low, high = scale.detach().aminmax()
         if not (low.item() >= 0.0 and high.item() < math.inf):
             wrong = ~((scale >= 0.0) & scale.isfinite())
-            refuse(name, wrong, "that are negative, NaN or infinite")
+            raise_if_any(name, wrong, "that are negative, NaN or infinite")
 
 
 def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tensor | None) -> None:
@@ -155,13 +155,13 @@ def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tenso
     Raises:
         ValueError: As :func:`check_finite`.
     """
-    if looking(log_prob) and not log_prob.all():
+    if values_checked(log_prob) and not log_prob.all():
         unknown = (log_prob == 0.0) & (log_ratio.detach().abs() > 1e-3)
         if mask is not None:
             unknown = unknown & mask
         count = log_prob.numel() if mask is None else int(mask.sum())
         if 2 * int(unknown.sum()) > count:
-            refuse(
+            raise_if_any(
                 name,
                 unknown,
                 "that are exactly 0, as a collector stores them for random actions "
@@ -171,13 +171,13 @@ def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tenso
 
 def mean_change(change: Tensor, mask: Tensor | None) -> float:
     """The mean absolute change of a value, 0 where values are not looked at."""
-    if not looking(change):
+    if not values_checked(change):
         return 0.0
     kept = change if mask is None else change[mask]
     return kept.abs().mean().item() if kept.numel() else 0.0
 
 
-def refuse(name: object, wrong: Tensor, what: str) -> None:
+def raise_if_any(name: object, wrong: Tensor, what: str) -> None:
     """Raises where anything is wrong.
 
     Raises:

@@ -19,13 +19,13 @@ from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 from torchrl_moawm._checks import check_shape
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.features import (
-    Eye,
+    AgentGroup,
     GaussianHead,
     ObsDim,
-    Team,
-    everybody,
-    ignore_at_first,
+    ObservationEncoder,
+    joint_features,
     make_mlp,
+    zero_init_columns,
 )
 
 
@@ -36,7 +36,9 @@ class ActorNet(nn.Module):
     but for a row that allows nothing (an agent that cannot act).
     """
 
-    def __init__(self, eye: Eye, net: nn.Module, head: nn.Module, masked: bool) -> None:
+    def __init__(
+        self, eye: ObservationEncoder, net: nn.Module, head: nn.Module, masked: bool
+    ) -> None:
         super().__init__()
         self.eye = eye
         self.net = net
@@ -47,7 +49,7 @@ class ActorNet(nn.Module):
         """Gives layers that were just drawn the first policy of ``make_actor``."""
         net: Any = self.net
         first, features = net[0].in_features, self.eye.features
-        ignore_at_first(net, range(features, first))
+        zero_init_columns(net, range(features, first))
         net[-1].weight.data *= 0.01  # a first policy that depends little on the observation
         net[-1].bias.data.zero_()
 
@@ -74,8 +76,8 @@ class CentralisedCritic(nn.Module):
 
     def __init__(
         self,
-        team: Team,
-        other_groups: Sequence[Team],
+        team: AgentGroup,
+        other_groups: Sequence[AgentGroup],
         latent_dim: int,
         num_cells: Sequence[int],
         shared_value: bool,
@@ -85,7 +87,7 @@ class CentralisedCritic(nn.Module):
         self.shared_value = shared_value
         self.states = [(str(key), features) for key, features in state.items()]
         teams = (team, *other_groups)
-        eyes = [Eye(other.obs_dim, other.n_agents) for other in teams]
+        eyes = [ObservationEncoder(other.obs_dim, other.n_agents) for other in teams]
         self.eyes = nn.ModuleList(eyes)
         self.latent_dim = latent_dim
         seen, *others = (eye.features for eye in eyes)
@@ -99,7 +101,7 @@ class CentralisedCritic(nn.Module):
 
     def reset_parameters(self) -> None:
         """Makes layers that were just drawn begin without the latent."""
-        ignore_at_first(self.net, self.latents)
+        zero_init_columns(self.net, self.latents)
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor:
         """Observation, latent if any, other groups' observations, states -> ``[*B, N, 1]``."""
@@ -110,7 +112,7 @@ class CentralisedCritic(nn.Module):
         seen = [eye(entry) for eye, entry in zip(eyes[1:], others, strict=True)]
         seen += self._states(inputs[n_latents + len(others) :], own)
         if not self.shared_value:
-            return self.net(everybody(own, *seen))
+            return self.net(joint_features(own, *seen))
         value = self.net(torch.cat([x.flatten(-2) for x in (own, *seen)], -1))  # [*B, 1]
         return value.unsqueeze(-2).expand(*own.shape[:-1], 1)
 
@@ -124,7 +126,7 @@ class CentralisedCritic(nn.Module):
         return found
 
 
-class FreshLogProb(TensorDictModuleBase):
+class StoredActionLogProb(TensorDictModuleBase):
     """Stores the log-probability that a fresh distribution gives to the stored action.
 
     When sampling, ``TanhNormal`` scores the value before its tanh; the stored action has lost some
@@ -201,7 +203,7 @@ def make_actor(
     given = {"latent": latent_dim > 0, "action_mask": masked}
     names = ["observation", *(name for name, there in given.items() if there)]
     outputs = action_dim if n_actions is not None else 2 * action_dim
-    eye = Eye(obs_dim)
+    eye = ObservationEncoder(obs_dim)
     net = make_mlp(eye.features + latent_dim, outputs, num_cells)
     head: nn.Module = nn.Identity()
     settings: dict[str, Any] = {}
@@ -231,7 +233,7 @@ def make_critic(
     obs_dim: ObsDim,
     latent_dim: int = 0,
     group: NestedKey = "agents",
-    other_groups: Sequence[Team] = (),
+    other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     shared_value: bool = False,
     state: Mapping[NestedKey, int] | None = None,
@@ -254,7 +256,7 @@ def make_critic(
         A module that writes ``state_value`` ``[*B, N, 1]``.
     """
     names, state = ["observation", *(["latent"] if latent_dim else [])], state or {}
-    team = Team(group, n_agents, obs_dim, action_dim=0)
+    team = AgentGroup(group, n_agents, obs_dim, action_dim=0)
     return TensorDictModule(
         CentralisedCritic(team, other_groups, latent_dim, num_cells, shared_value, state),
         [

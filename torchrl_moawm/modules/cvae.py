@@ -15,13 +15,13 @@ from torchrl.modules import MLP
 from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
-    Eye,
+    AgentGroup,
     GaussianHead,
     ObsDim,
+    ObservationEncoder,
     PreviousStepFeatures,
-    Team,
+    broadcast_to_agents,
     make_mlp,
-    to_each,
 )
 from torchrl_moawm.modules.memory import AgentGRU
 
@@ -62,9 +62,9 @@ class GaussianSampler(TensorDictModuleBase):
 class StudentFeatures(nn.Module):
     """``(x, c)``: what the agent sees at t, and the previous step."""
 
-    def __init__(self, team: Team, other_groups: Sequence[Team]) -> None:
+    def __init__(self, team: AgentGroup, other_groups: Sequence[AgentGroup]) -> None:
         super().__init__()
-        self.eye = Eye(team.obs_dim, team.n_agents)
+        self.eye = ObservationEncoder(team.obs_dim, team.n_agents)
         self.previous = PreviousStepFeatures(team, other_groups)
         self.features = self.eye.features + self.previous.features
         self.in_keys = [(team.group, "observation"), *self.previous.in_keys]
@@ -79,7 +79,7 @@ class StudentEncoder(nn.Module):
 
     def __init__(
         self,
-        team: Team,
+        team: AgentGroup,
         features: StudentFeatures,
         memory_dim: int,
         latent_dim: int,
@@ -108,15 +108,15 @@ class TeacherEncoder(nn.Module):
 
     def __init__(
         self,
-        team: Team,
-        other_groups: Sequence[Team],
+        team: AgentGroup,
+        other_groups: Sequence[AgentGroup],
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
         self.teams = [team, *other_groups]
-        eyes = [Eye(t.obs_dim, t.n_agents) for t in self.teams]
+        eyes = [ObservationEncoder(t.obs_dim, t.n_agents) for t in self.teams]
         self.eyes = nn.ModuleList(eyes)
         self.own_dim = eyes[0].features
         of_one = [eye.features + t.action_dim for eye, t in zip(eyes, self.teams, strict=True)]
@@ -146,13 +146,13 @@ class TeacherEncoder(nn.Module):
     def _others(features: list[Tensor]) -> Tensor:
         """``[*B, N, ...]``: the others' by ascending index, then the other groups'."""
         own = gather_others(features[0], agent_dim=features[0].ndim - 2).flatten(-2)
-        return torch.cat([own, *to_each(*features)], -1)
+        return torch.cat([own, *broadcast_to_agents(*features)], -1)
 
 
 class GroupsFeatures(nn.Module):
     """What the agents of some groups see and do, (o_t, a_t), for each agent of another."""
 
-    def __init__(self, groups: Sequence[Team]) -> None:
+    def __init__(self, groups: Sequence[AgentGroup]) -> None:
         super().__init__()
         self.groups = list(groups)
         self.features = sum(g.n_agents * (g.n_features + g.action_dim) for g in groups)
@@ -163,7 +163,7 @@ class GroupsFeatures(nn.Module):
         for group, seen, action in zip(self.groups, entries[::2], entries[1::2], strict=True):
             flat = group.flat(seen)
             theirs.append(torch.cat([flat, group.action_features(action, flat)], -1))
-        return torch.cat(to_each(latent, *theirs), -1)
+        return torch.cat(broadcast_to_agents(latent, *theirs), -1)
 
 
 class Decoder(MLP):
@@ -180,7 +180,7 @@ def make_decoder(latent_dim: int, outputs: int, num_cells: Sequence[int]) -> Dec
     return Decoder(latent_dim, outputs, num_cells=list(num_cells), activation_class=nn.Tanh)
 
 
-class NoOthers(nn.Module):
+class EmptyDecoder(nn.Module):
     """The decoder of a teacher of one agent: there is nobody to reconstruct."""
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -196,11 +196,11 @@ def make_student(
     latent_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
-    other_groups: Sequence[Team] = (),
+    other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
     recurrent: bool = False,
-    reconstruct_groups: Sequence[Team] = (),
+    reconstruct_groups: Sequence[AgentGroup] = (),
 ) -> TensorDictSequential:
     """The student: encoder, sampler, decoder.
 
@@ -226,7 +226,7 @@ def make_student(
         ``reconstruction``; where recurrent, a module before them writes ``student_memory``, and
         with ``reconstruct_groups`` one behind the sampler writes ``feature``.
     """
-    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
     features = StudentFeatures(team, other_groups)
     in_keys: list[NestedKey] = list(features.in_keys)
     memory: list[TensorDictModuleBase] = []
@@ -276,7 +276,7 @@ def make_teacher(
     latent_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
-    other_groups: Sequence[Team] = (),
+    other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
 ) -> TensorDictSequential:
@@ -298,7 +298,7 @@ def make_teacher(
         Three modules that write ``teacher_loc``, ``teacher_scale``, ``teacher_feature`` -
         ``teacher_latent`` - ``teacher_reconstruction``.
     """
-    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
     encoder = TeacherEncoder(team, other_groups, latent_dim, num_cells, min_scale)
     others = encoder.target_dim
     out_names = ("teacher_loc", "teacher_scale", "teacher_feature")
@@ -316,7 +316,7 @@ def make_teacher(
             (group, "latent_noise"),
         ),
         TensorDictModule(
-            make_decoder(latent_dim, others, num_cells) if others else NoOthers(),
+            make_decoder(latent_dim, others, num_cells) if others else EmptyDecoder(),
             [(group, "teacher_latent")],
             [(group, "teacher_reconstruction")],
         ),

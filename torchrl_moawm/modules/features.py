@@ -27,7 +27,7 @@ def shape_of(obs_dim: ObsDim) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Team:
+class AgentGroup:
     """A group of agents, as a network has to know it."""
 
     group: NestedKey
@@ -99,7 +99,7 @@ def make_mlp(in_features: int, out_features: int, num_cells: Sequence[int]) -> M
     return MLP(in_features, out_features, num_cells=list(num_cells), activation_class=nn.Tanh)
 
 
-class Eye(nn.Module):
+class ObservationEncoder(nn.Module):
     """An observation as flat features: an image through a few convolutions, another as it is.
 
     Args:
@@ -149,10 +149,10 @@ class PreviousStepFeatures(nn.Module):
 
     names = ("previous_observation", "previous_action", "previous_mask")
 
-    def __init__(self, team: Team, other_groups: Sequence[Team]) -> None:
+    def __init__(self, team: AgentGroup, other_groups: Sequence[AgentGroup]) -> None:
         super().__init__()
         self.teams = [team, *other_groups]
-        self.eye = Eye(team.obs_dim, team.n_agents)
+        self.eye = ObservationEncoder(team.obs_dim, team.n_agents)
         joint = sum(other.n_agents * (other.action_dim + 1) for other in self.teams)
         self.features = self.eye.features + joint
 
@@ -171,10 +171,10 @@ class PreviousStepFeatures(nn.Module):
     def forward(self, previous_observation: Tensor, *entries: Tensor) -> Tensor:
         """``[*B, N, F]``."""
         seen = self.eye(previous_observation, "previous_observation")
-        return torch.cat([seen, everybody(*self.acted(seen, *entries))], -1)
+        return torch.cat([seen, joint_features(*self.acted(seen, *entries))], -1)
 
 
-def own_first(x: Tensor) -> Tensor:
+def own_features_first(x: Tensor) -> Tensor:
     """Everybody's features for each agent, its own first, then the others' by ascending index.
 
     ``[*B, N, F]`` -> ``[*B, N, N F]``. The same slot means the same role for every agent, so that
@@ -183,21 +183,21 @@ def own_first(x: Tensor) -> Tensor:
     return torch.cat([x, gather_others(x, agent_dim=x.ndim - 2).flatten(-2)], -1)
 
 
-def everybody(own: Tensor, *other_groups: Tensor) -> Tensor:
-    """:func:`own_first` of the group's features, then all those of the other groups.
+def joint_features(own: Tensor, *other_groups: Tensor) -> Tensor:
+    """:func:`own_features_first` of the group's features, then all those of the other groups.
 
     ``[*B, N, F]`` and ``[*B, N_h, F_h]`` each -> ``[*B, N, N F + sum_h N_h F_h]``.
     """
-    return torch.cat([own_first(own), *to_each(own, *other_groups)], -1)
+    return torch.cat([own_features_first(own), *broadcast_to_agents(own, *other_groups)], -1)
 
 
-def to_each(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
+def broadcast_to_agents(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
     """All features of other groups, for each agent: ``[*B, N_h, F_h]`` -> ``[*B, N, N_h F_h]``."""
     team = own.shape[:-1]
     return [x.flatten(-2).unsqueeze(-2).expand(*team, -1) for x in other_groups]
 
 
-def ignore_at_first(net: nn.Sequential, columns: Iterable[int]) -> None:
+def zero_init_columns(net: nn.Sequential, columns: Iterable[int]) -> None:
     """Zeroes the first layer's weights of some inputs, which then have to earn their influence.
 
     The net begins as one without these inputs: the other weights, drawn within

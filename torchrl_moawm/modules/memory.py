@@ -156,7 +156,7 @@ class AgentGRU(TensorDictModuleBase):
         return TensorDictPrimer(primers, reset_key="_reset", expand_specs=True)
 
 
-def carry(env: EnvBase, memories: Sequence[AgentGRU]) -> EnvBase:
+def append_memory_transforms(env: EnvBase, memories: Sequence[AgentGRU]) -> EnvBase:
     """Appends to an environment what carries the states of memories, where it is not there yet.
 
     Raises:

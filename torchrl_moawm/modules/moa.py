@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchrl_moawm._checks import check_option
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
+    AgentGroup,
     GaussianHead,
     ObsDim,
     PreviousStepFeatures,
-    Team,
-    everybody,
+    joint_features,
     make_mlp,
 )
 from torchrl_moawm.modules.memory import AgentGRU
@@ -44,13 +44,13 @@ class MOANet(nn.Module):
 
     def __init__(
         self,
-        team: Team,
-        other_groups: Sequence[Team],
+        team: AgentGroup,
+        other_groups: Sequence[AgentGroup],
         target: int,
         memory_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
-        unseen_groups: Sequence[Team] = (),
+        unseen_groups: Sequence[AgentGroup] = (),
     ) -> None:
         super().__init__()
         self.previous = PreviousStepFeatures(team, other_groups)
@@ -96,7 +96,7 @@ class MOANet(nn.Module):
 
     def _slots(self, seen: Tensor, acted: list[Tensor], theirs: Tensor) -> Tensor:
         """Raw outputs ``[*B, N, M, outputs]``."""
-        out = self.net(torch.cat([seen, everybody(*acted)], -1))
+        out = self.net(torch.cat([seen, joint_features(*acted)], -1))
         return out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]
 
 
@@ -142,9 +142,9 @@ def make_moa_network(
     action_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
-    other_groups: Sequence[Team] = (),
+    other_groups: Sequence[AgentGroup] = (),
     target_group: NestedKey | None = None,
-    unseen_groups: Sequence[Team] = (),
+    unseen_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.05,
     head: Literal["slots", "pairwise"] = "slots",
@@ -182,7 +182,7 @@ def make_moa_network(
             and the head ``"pairwise"``, which reads what the other did.
     """
     check_option("head", head, ("slots", "pairwise"))
-    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
     groups = [team.group, *(other.group for other in (*other_groups, *unseen_groups))]
     if target_group is not None and target_group not in groups:
         raise ValueError(f"Unknown target_group {target_group!r}; there are {groups}.")

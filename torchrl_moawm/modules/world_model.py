@@ -9,7 +9,13 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from torchrl_moawm.modules.features import Eye, ObsDim, Team, everybody, make_mlp
+from torchrl_moawm.modules.features import (
+    AgentGroup,
+    ObsDim,
+    ObservationEncoder,
+    joint_features,
+    make_mlp,
+)
 
 
 class WorldModelNet(nn.Module):
@@ -18,10 +24,12 @@ class WorldModelNet(nn.Module):
     Its last layer starts at zero: untrained, it copies the observation and expects no reward.
     """
 
-    def __init__(self, team: Team, other_groups: Sequence[Team], num_cells: Sequence[int]) -> None:
+    def __init__(
+        self, team: AgentGroup, other_groups: Sequence[AgentGroup], num_cells: Sequence[int]
+    ) -> None:
         super().__init__()
         self.teams = [team, *other_groups]
-        self.eye = Eye(team.obs_dim, team.n_agents)
+        self.eye = ObservationEncoder(team.obs_dim, team.n_agents)
         joint = sum(other.n_agents * other.action_dim for other in self.teams)
         self.net = make_mlp(self.eye.features + joint, team.n_features + 1, num_cells)
         self.reset_parameters()
@@ -36,7 +44,7 @@ class WorldModelNet(nn.Module):
         team = self.teams[0]
         seen = self.eye(observation)
         pairs = zip(self.teams, actions, strict=True)
-        joint = everybody(*(other.action_features(action, seen) for other, action in pairs))
+        joint = joint_features(*(other.action_features(action, seen) for other, action in pairs))
         change, reward = self.net(torch.cat([seen, joint], -1)).split([team.n_features, 1], -1)
         return team.flat(observation) + change, reward
 
@@ -48,7 +56,7 @@ def make_world_model(
     action_dim: int,
     n_actions: int | None = None,
     group: NestedKey = "agents",
-    other_groups: Sequence[Team] = (),
+    other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
 ) -> TensorDictModule:
     """A world model, for :class:`~torchrl_moawm.objectives.WorldModelLoss`.
@@ -67,7 +75,7 @@ def make_world_model(
     Returns:
         A module that writes ``predicted_observation`` and ``predicted_reward``.
     """
-    team = Team(group, n_agents, obs_dim, action_dim, n_actions)
+    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
     actions = [(other.group, "action") for other in (team, *other_groups)]
     return TensorDictModule(
         WorldModelNet(team, other_groups, num_cells),

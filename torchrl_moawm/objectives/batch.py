@@ -21,7 +21,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_moawm._checks import check_fits, check_mask
+from torchrl_moawm._checks import check_device_and_dtype, check_mask
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_flag,
@@ -227,7 +227,7 @@ class BatchView:
             if not entry.numel():
                 raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
             if like is not None and isinstance(entry, Tensor):
-                check_fits(name, entry, like)
+                check_device_and_dtype(name, entry, like)
             if leaf_name(key) == "mask":
                 inputs.set(key, self._acting(key, entry))
                 continue

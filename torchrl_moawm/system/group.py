@@ -14,9 +14,9 @@ from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_option
 from torchrl_moawm.modules import (
+    AgentGroup,
     AgentGRU,
-    FreshLogProb,
-    Team,
+    StoredActionLogProb,
     make_actor,
     make_critic,
     make_moa_network,
@@ -35,7 +35,7 @@ from torchrl_moawm.objectives import (
     WorldModelLoss,
 )
 from torchrl_moawm.objectives.cvae import split_at
-from torchrl_moawm.system.specs import actor_settings, name_of, path_of, reward_key
+from torchrl_moawm.system.specs import action_settings, name_of, path_of, reward_key
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 
@@ -181,7 +181,7 @@ class GroupSystem:
         own = {id(module) for part in encoder for module in part.modules()}
         memories = [memory for memory in self.memories if id(memory) not in own]
         keys = self._key("action"), self._key("action_log_prob")
-        log_prob = FreshLogProb(self.actor, *keys)
+        log_prob = StoredActionLogProb(self.actor, *keys)
         return TensorDictSequential(*memories, *encoder, self.actor, log_prob)
 
     @cached_property
@@ -218,11 +218,11 @@ class GroupSystem:
 def make_group_system(
     env: EnvBase,
     group: NestedKey,
-    teams: Mapping[NestedKey, Team],
+    teams: Mapping[NestedKey, AgentGroup],
     latent_dim: int,
     settings: Mapping[str, Any],
     *,
-    privileged: Mapping[NestedKey, Team],
+    privileged: Mapping[NestedKey, AgentGroup],
     reconstruct: Literal["own", "privileged"],
     num_cells: Sequence[int],
     recurrent: bool,
@@ -242,7 +242,7 @@ def make_group_system(
     did: dict[str, Any] = {"action_dim": team.action_dim, "n_actions": team.n_actions}
     z: dict[str, Any] = {"latent_dim": latent_dim}
     everybody: dict[str, Any] = {**seen, **did, "other_groups": others}
-    actor = make_actor(obs_dim=team.obs_dim, **actor_settings(env, group), **z, **common)
+    actor = make_actor(obs_dim=team.obs_dim, **action_settings(env, group), **z, **common)
     parts: dict[str, Any] = {
         "actor": actor,
         "critic": make_critic(

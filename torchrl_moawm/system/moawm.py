@@ -11,10 +11,10 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
-from torchrl_moawm.modules.memory import carry
+from torchrl_moawm.modules.memory import append_memory_transforms
 from torchrl_moawm.objectives import LossSum
 from torchrl_moawm.system.group import PARTS, GroupSystem, checked_settings, make_group_system
-from torchrl_moawm.system.specs import groups_of, name_of, read_team, state_dim
+from torchrl_moawm.system.specs import groups_of, name_of, read_group, state_dim
 
 
 class MOAWM:
@@ -147,9 +147,9 @@ class MOAWM:
         """
         checked_settings(settings)
         names = groups_of(env) if group is None else [group]
-        teams = {name: read_team(env, name) for name in names}
+        teams = {name: read_group(env, name) for name in names}
         networks: dict[str, Any] = {
-            "privileged": {name: read_team(env, name, privileged=True) for name in privileged},
+            "privileged": {name: read_group(env, name, privileged=True) for name in privileged},
             "reconstruct": reconstruct,
             "num_cells": num_cells,
             "recurrent": recurrent,
@@ -181,7 +181,9 @@ class MOAWM:
         Raises:
             TypeError: It is no ``TransformedEnv``.
         """
-        return carry(env, [m for system in self.groups.values() for m in system.memories])
+        return append_memory_transforms(
+            env, [m for system in self.groups.values() for m in system.memories]
+        )
 
     @cached_property
     def policy(self) -> TensorDictSequential:

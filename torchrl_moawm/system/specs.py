@@ -15,7 +15,7 @@ from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_one_shape
-from torchrl_moawm.modules import Team
+from torchrl_moawm.modules import AgentGroup
 from torchrl_moawm.transforms import action_groups
 
 LARGEST_BOUND = 1e6
@@ -55,7 +55,7 @@ def groups_of(env: EnvBase) -> list[Any]:
     return [group[0] if len(group) == 1 else group for group in groups]
 
 
-def read_team(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> Team:
+def read_group(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> AgentGroup:
     """Number and sizes of a group.
 
     Args:
@@ -92,14 +92,14 @@ def read_team(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> Te
             f"dimensions; {(*path, 'observation')} has {list(shape)}. Flatten it with a transform, "
             "or bring your own networks."
         )
-    settings = actor_settings(env, group, specs if privileged else None)
+    settings = action_settings(env, group, specs if privileged else None)
     if not privileged:
         _check_previous_step_last(env, path)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
-    return Team(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
+    return AgentGroup(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
 
 
-def actor_settings(env: EnvBase, group: NestedKey, specs: Any = None) -> dict[str, Any]:
+def action_settings(env: EnvBase, group: NestedKey, specs: Any = None) -> dict[str, Any]:
     """What ``make_actor`` needs beside the observation.
 
     Args:
