@@ -19,7 +19,7 @@ from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, make_actor, make_critic
 from torchrl_moawm.modules.cvae import StudentFeatures
 from torchrl_moawm.modules.memory import append_memory_transforms
-from torchrl_moawm.objectives.cvae import split_at
+from torchrl_moawm.objectives.vae import split_at
 from torchrl_moawm.system.specs import action_settings, read_group
 
 GROUP, PARTNERS = "agents", "partners"

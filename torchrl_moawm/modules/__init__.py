@@ -4,10 +4,11 @@ import warnings
 from typing import Any
 
 from torchrl_moawm.modules.actor_critic import StoredActionLogProb, make_actor, make_critic
-from torchrl_moawm.modules.cvae import GaussianSampler, make_student, make_teacher
+from torchrl_moawm.modules.cvae import make_student
 from torchrl_moawm.modules.features import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU
 from torchrl_moawm.modules.moa import make_moa_network
+from torchrl_moawm.modules.vae import GaussianSampler, make_teacher
 from torchrl_moawm.modules.world_model import make_world_model
 
 __all__ = [

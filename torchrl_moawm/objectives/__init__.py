@@ -1,9 +1,10 @@
 """The losses: TorchRL ``LossModule``s, TensorDict in, TensorDict out."""
 
-from torchrl_moawm.objectives.cvae import TeacherCVAELoss, TeacherVAELoss
+from torchrl_moawm.objectives.cvae import TeacherCVAELoss
 from torchrl_moawm.objectives.loss_sum import LossSum, MOAWMLoss
 from torchrl_moawm.objectives.moa import MOALoss
 from torchrl_moawm.objectives.policy import ClipPPOPolicyLoss
+from torchrl_moawm.objectives.vae import TeacherVAELoss
 from torchrl_moawm.objectives.value import ClipPPOValueLoss
 from torchrl_moawm.objectives.world_model import WorldModelLoss
 

@@ -34,7 +34,7 @@ from torchrl_moawm.objectives import (
     TeacherVAELoss,
     WorldModelLoss,
 )
-from torchrl_moawm.objectives.cvae import split_at
+from torchrl_moawm.objectives.vae import split_at
 from torchrl_moawm.system.specs import action_settings, name_of, path_of, reward_key
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
