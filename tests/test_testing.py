@@ -133,8 +133,10 @@ def gaussian_moa():
 CONTRACT = {**LOSSES, "moawm": make_moawm, "total": make_total}
 
 
-@pytest.mark.parametrize("dead_fraction", [0.0, 0.3])
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
+@pytest.mark.parametrize(
+    ("action_type", "dead_fraction"),
+    [("categorical", 0.0), *((action_type, 0.3) for action_type in ACTION_TYPES)],
+)
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract(name, action_type, dead_fraction, generator):
     batch = make_batch(action_type=action_type, dead_fraction=dead_fraction, generator=generator)

@@ -114,16 +114,17 @@ def test_the_framework_trains_on_every_task(task, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["vmas/navigation", "pettingzoo/simple_tag"])
-def test_the_framework_trains_with_a_memory(task, tmp_path):
+def test_the_framework_trains_with_a_memory(task, tmp_path, capsys):
     settings = ["algorithm.recurrent=true", "algorithm.sequence_length=10"]
-    summary, _ = train(tmp_path, f"task={task}", *settings, "algorithm.moa_head=pairwise")
+    settings = [f"task={task}", *settings, "algorithm.moa_head=pairwise"]
+    summary, _ = train_here(tmp_path, capsys, *settings)
     assert math.isfinite(summary["evaluation_return"])
     assert_left_behind(tmp_path, task, "moawm")
 
 
 @pytest.mark.parametrize("task", ["vmas/navigation", "pettingzoo/simple_speaker_listener"])
-def test_mappo_trains_through_the_same_loop(task, tmp_path):
-    summary, _ = train(tmp_path, "algorithm=mappo", f"task={task}")
+def test_mappo_trains_through_the_same_loop(task, tmp_path, capsys):
+    summary, _ = train_here(tmp_path, capsys, "algorithm=mappo", f"task={task}")
     assert summary.keys() >= ALWAYS
     assert (summary["algorithm"], summary["frames"]) == ("mappo", 400)
     assert math.isfinite(summary["evaluation_return"])
