@@ -13,8 +13,7 @@ from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, Transf
 from torchrl.modules.tensordict_module import recurrent_mode
 
 from torchrl_moawm._checks import check_same_shape
-
-TRAJECTORY = ("collector", "traj_ids")
+from torchrl_moawm._keys import TRAJECTORY
 
 
 class AgentGRU(TensorDictModuleBase):

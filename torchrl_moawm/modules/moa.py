@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from tensordict import NestedKey, unravel_key
+from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
 
 from torchrl_moawm._checks import check_option
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
     AgentGroup,
@@ -129,12 +130,6 @@ class PairwiseMOANet(MOANet):
         return self.net(torch.cat([encoding, theirs], -1))
 
 
-def unravel_path(group: NestedKey) -> tuple[str, ...]:
-    """A group as a tuple of names."""
-    key = unravel_key((group,))
-    return (key,) if isinstance(key, str) else key
-
-
 def make_moa_network(
     *,
     n_agents: int,
@@ -189,7 +184,7 @@ def make_moa_network(
     target = 0 if target_group is None else groups.index(target_group)
     if target > len(other_groups) and head == "pairwise":
         raise ValueError(f"head 'pairwise' reads what {target_group!r} did, which is unseen.")
-    suffix = "_".join(["", *unravel_path(groups[target])]) if target else ""
+    suffix = "_".join(["", *path_of(groups[target])]) if target else ""
     features = PreviousStepFeatures(team, other_groups)
     in_keys: list[NestedKey] = list(features.in_keys)
     memory: list[TensorDictModuleBase] = []

@@ -14,6 +14,7 @@ from torchrl.objectives.value import MultiAgentGAE
 
 from torchrl_moawm._checks import check_shape
 from torchrl_moawm._checks.values import mean_change
+from torchrl_moawm._keys import TRAJECTORY
 from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView
@@ -26,8 +27,6 @@ from torchrl_moawm.objectives.masks import (
 
 PATIENCE = 3
 """Batches after which a clip that is too small is told."""
-
-TRAJECTORY = ("collector", "traj_ids")
 
 
 class LatentGAE(MultiAgentGAE):

@@ -12,6 +12,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import masked_mean
 from torchrl_moawm.objectives.batch import (
     GROUP_MASKS,
@@ -90,10 +91,9 @@ class MultiAgentLoss(ScheduledLoss):
     def _read_keys(self) -> None:
         """Derives from the keys what ``forward`` would otherwise derive at every call."""
         self.__dict__["_lists"] = None
-        default, group = self.default_keys(), unravel_key((self.group,))
+        default, group = self.default_keys(), path_of(self.group)
         names = [field.name for field in fields(self._AcceptedKeys)]
         named = {n for n in names if getattr(self._tensor_keys, n) != getattr(default, n)}
-        group = (group,) if isinstance(group, str) else group
         self._keys = Keys(
             owner=type(self).__name__,
             group=group,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchrl_moawm._checks import check_shape
 from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import (
     diagonal_gaussian_nll,
     gather_others,
@@ -112,7 +113,7 @@ class MOALoss(MultiAgentLoss):
     def _set_default_keys(self, **groups: NestedKey) -> None:
         super()._set_default_keys(**groups)
         if groups.get("action", self.group) != self.group:
-            suffix = "_".join(target_path(self.target_group))
+            suffix = "_".join(path_of(self.target_group))
             written = ("moa_logits", "moa_loc", "moa_scale")
             renamed = {name: unravel_key((self.group, f"{name}_{suffix}")) for name in written}
             self.default_keys.keywords.update(renamed)
@@ -121,7 +122,7 @@ class MOALoss(MultiAgentLoss):
 
     def _read_keys(self) -> None:
         super()._read_keys()
-        target = target_path(getattr(self, "target_group", self.group))
+        target = path_of(getattr(self, "target_group", self.group))
         self._keys.masks.setdefault(target, {"mask": "target_mask"})
 
     def set_keys(self, **keys: NestedKey | None) -> None:
@@ -217,7 +218,7 @@ class MOALoss(MultiAgentLoss):
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
         """True where those act who are predicted."""
-        acts = view.acts(target_path(self.target_group))
+        acts = view.acts(path_of(self.target_group))
         if self.target_group == self.group and self._key("target_mask") != self._key("mask"):
             acts = mask_and(acts, view.mask("target_mask"))
         return acts
@@ -253,9 +254,3 @@ class MOALoss(MultiAgentLoss):
             return gather_others(x, agent_dim)
         shape = (*x.shape[:agent_dim], n_observers, *x.shape[agent_dim:])
         return x.unsqueeze(agent_dim).expand(shape)
-
-
-def target_path(group: NestedKey) -> tuple[str, ...]:
-    """A group as a tuple of names."""
-    key = unravel_key((group,))
-    return (key,) if isinstance(key, str) else key

@@ -13,6 +13,7 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_option
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import (
     AgentGroup,
     AgentGRU,
@@ -35,7 +36,7 @@ from torchrl_moawm.objectives import (
     WorldModelLoss,
 )
 from torchrl_moawm.objectives.vae import split_at
-from torchrl_moawm.system.specs import action_settings, name_of, path_of, reward_key
+from torchrl_moawm.system.specs import action_settings, name_of, reward_key
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 

@@ -15,17 +15,12 @@ from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_one_shape
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import AgentGroup
 from torchrl_moawm.transforms import action_groups
 
 LARGEST_BOUND = 1e6
 """A bound beyond this stands for none."""
-
-
-def path_of(group: NestedKey) -> tuple[str, ...]:
-    """A group as a tuple of names."""
-    key = unravel_key((group,))
-    return (key,) if isinstance(key, str) else key
 
 
 def name_of(group: NestedKey) -> str:

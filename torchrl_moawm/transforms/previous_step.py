@@ -63,12 +63,12 @@ class PreviousStep(Transform):
             raise ValueError("Expected in_keys beside out_keys, got out_keys alone.")
         self._chosen = None if in_keys is None else self._paired(in_keys, out_keys)
         self._found: dict[Path, Path] | None = None
+        self._planned: list[tuple[Path, Path, Path, bool]] | None = None
 
-    def clone(self) -> PreviousStep:
-        """One for another environment: keys that were not given are found there anew."""
-        other: PreviousStep = super().clone()
-        other._found = None
-        return other
+    def set_container(self, container: Transform | EnvBase) -> None:
+        """Joins an environment, in which the keys are found anew."""
+        super().set_container(container)
+        self._found = self._planned = None
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Not supported: there is no previous step outside an environment."""
@@ -120,6 +120,15 @@ class PreviousStep(Transform):
         return next((group for group in beginnings if group in groups), key[:-1])
 
     @property
+    def _plan(self) -> list[tuple[Path, Path, Path, bool]]:
+        """Entry, where it goes, its group, and whether that may wait; asked for at every step."""
+        if self._planned is None:
+            waiting = self._waiting
+            entries = [(key, out, self._group_of(key)) for key, out in self._keys.items()]
+            self._planned = [(*entry, entry[-1] in waiting) for entry in entries]
+        return self._planned
+
+    @property
     def _groups(self) -> list[Path]:
         return list(dict.fromkeys(map(self._group_of, self._keys)))
 
@@ -134,8 +143,8 @@ class PreviousStep(Transform):
         return tensordict
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        for key, out_key in self._keys.items():
-            group, entry = self._group_of(key), tensordict.get(chosen(key), None)
+        for key, out_key, group, waits in self._plan:
+            entry = tensordict.get(chosen(key), None)
             entry = tensordict.get(key) if entry is None else entry
             there, acted = who(tensordict, group)
             real = acted if "action" in key else there
@@ -147,7 +156,7 @@ class PreviousStep(Transform):
             # clones: a ParallelEnv writes the next root over the memory of this one
             next_tensordict.set(out_key, entry.clone())
             next_tensordict.set((*group, "previous_mask"), acted.clone())
-            if group in self._waiting:
+            if waits:
                 saw = acted if there is None else there
                 next_tensordict.set((*group, "previous_alive"), saw.clone())
         return next_tensordict
@@ -186,20 +195,22 @@ class PreviousStep(Transform):
 
     @property
     def _written(self) -> list[Path]:
-        masks = [(*group, "previous_mask") for group in self._groups]
-        return [*self._keys.values(), *masks, *((*g, "previous_alive") for g in self._waiting)]
+        groups = dict.fromkeys((group, waits) for _, _, group, waits in self._plan)
+        masks = [(*group, "previous_mask") for group, _ in groups]
+        saw = [(*group, "previous_alive") for group, waits in groups if waits]
+        return [*(out for _, out, _, _ in self._plan), *masks, *saw]
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Declares what is written; zeros are admitted whatever the action."""
         parent = self.parent
         sources = {**dict(parent.full_observation_spec.items(True, True))}
         sources.update(parent.full_action_spec.items(True, True))
-        for key, out_key in self._keys.items():
-            source, group = sources[key], self._group_of(key)
+        for key, out_key, group, waits in self._plan:
+            source = sources[key]
             observation_spec[out_key] = Unbounded(
                 shape=source.shape, dtype=source.dtype, device=source.device
             )
-            for name in ("previous_mask", *(["previous_alive"] if group in self._waiting else [])):
+            for name in ("previous_mask", *(["previous_alive"] if waits else [])):
                 observation_spec[(*group, name)] = Categorical(
                     2,
                     shape=source.shape[: len(parent.batch_size) + 1],

@@ -1,0 +1,14 @@
+"""Names of groups and of TorchRL's own entries."""
+
+from __future__ import annotations
+
+from tensordict import NestedKey, unravel_key
+
+TRAJECTORY = ("collector", "traj_ids")
+"""Where TorchRL's collectors say which trajectory a step belongs to."""
+
+
+def path_of(group: NestedKey) -> tuple[str, ...]:
+    """A group as a tuple of names."""
+    key = unravel_key((group,))
+    return (key,) if isinstance(key, str) else key
