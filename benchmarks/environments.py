@@ -53,7 +53,7 @@ PETTINGZOO = {
 }
 VMAS_ENVS, STEPS, GAMMA = 32, 20, 0.99
 LONG = ("pettingzoo.sisl", "pettingzoo.butterfly")
-"""Whose episodes are made shorter, so that some end in a batch."""
+"""Modules whose episodes are made shorter, so that some end in a batch."""
 HEADER = (
     "environment",
     "groups: agents x observation, action",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchrl_moawm.system.specs import name_of
 
 KEY = "episode_reward"
-"""Of a group, or of the team: the rewards summed since the episode began."""
+"""Name of the rewards that a group, or the team, has earned since the episode began."""
 
 
 def team_return(batch: TensorDictBase) -> dict[str, float | bool]:

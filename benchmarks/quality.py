@@ -70,7 +70,7 @@ class ActionBaselines:
 
 READ_BY_BASELINES = ("action", "previous_action", "previous_mask", "previous_alive")
 READ_BY_BASELINES += ("mask", "alive", "done")
-"""Of each group, at the root."""
+"""Names of the entries of each group, at the root, that the baselines read."""
 
 
 def view_of(batch: TensorDictBase, group: NestedKey) -> BatchView:

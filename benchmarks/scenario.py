@@ -1,4 +1,4 @@
-"""Which task runs: its name, its scenario's own settings, its blocks of features."""
+"""The name, the scenario's settings and the blocks of features of the task that runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def kept(
     key: str,
     cleared: bool,
 ) -> dict[str, Any]:
-    """Of a composed mapping: all, or what was said of it if the file's entries are cleared."""
+    """All entries of a composed mapping, or those that were said if the file's are cleared."""
     said: set[str] = set()
     for each in overrides:
         if each.key_or_group == key:

@@ -107,12 +107,11 @@ class Kinds(EnvBase):
         over = t == self.kind.length
         for group, script in self.kind.groups.items():
             n = script.n_agents
-            left = self._left(script, t)  # whoever ends at t - 1 still sees its last observation
             seen = torch.randn(envs, n, OBS, generator=self.noise)
             gone = [agent for agent in range(n) if agent not in self._left(script, t - 1)]
             seen[:, gone] = 0.0
             mask = torch.zeros(envs, n, dtype=torch.bool)
-            for agent in self._left(script, t + 0):
+            for agent in self._left(script, t):
                 alive = {**script.dies, **script.leaves}.get(agent, self.kind.length) >= t
                 mask[:, agent] = alive and script.acts(t, agent)
             ended = torch.zeros(2, n, dtype=torch.bool)
@@ -138,7 +137,6 @@ class Kinds(EnvBase):
                     ("done", done),
                 ):
                     out[group, name] = flag.expand(envs, n).unsqueeze(-1).clone()
-            del left
         flag = torch.full((envs, 1), over)
         out["done"] = flag
         out["terminated"] = flag & (self.kind.end == "terminated")

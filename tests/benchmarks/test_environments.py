@@ -122,7 +122,7 @@ def test_ends_are_found_and_have_the_right_target(kind, truncated, terminated):
 
 @pytest.mark.parametrize("kind", ["self-truncating", "one leaves", "terminating", "dying"])
 def test_another_target_at_an_end_is_an_error(kind):
-    """Of V(0) where it was truncated, of V(o') where it was terminated."""
+    """A target with V(0) at a truncation, or with V(o') at a termination, is an error."""
     system, batch = collected(kind)
     after = batch["next", "agents"]
     wrong = environments.last_value(system, "agents", batch)
@@ -153,7 +153,7 @@ def test_a_row_without_an_end_says_so(capsys, monkeypatch):
 
 def test_a_row_whose_values_are_wrong_at_an_end_says_so(capsys, monkeypatch):
     def forgetful(self, batch):
-        """As if nothing were seen after the last step."""
+        """Hides every observation after the last step."""
         batch = estimate(self, batch)
         for one in self.groups.values():
             earned = batch["next", one.group, "reward"]

@@ -338,7 +338,7 @@ def test_a_curve_by_hand():
 
 @pytest.mark.parametrize(("every", "taken"), [(2, [384 // 2, 384]), (1, [384 // 2, 384])])
 def test_a_run_takes_returns_with_both_pools_at_its_end(every, taken, tmp_path):
-    """Of the trained team, unless the last batch had its own: two batches, of 192 frames each."""
+    """A run of two batches ends with returns of the trained team, unless the last had its own."""
     run(configuration("rendezvous", "nam", f"task.evaluate_every={every}"), tmp_path)
     torch.set_num_threads(THREADS)
     for pool in ("train", "held_out"):

@@ -85,7 +85,7 @@ def killed(tmp_path, folder, arguments, delay, after=0):
 
 
 def kill_in_time(tmp_path, folder, delay, after):
-    """The same, while it trains; where the run was done first, it goes on from there once more."""
+    """Kills a run while it trains; where the run was done first, it goes on once more."""
     before = tmp_path / f"before{after}"
     if folder.exists():
         shutil.copytree(folder, before)

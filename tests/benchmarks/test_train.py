@@ -84,7 +84,7 @@ def assert_left_behind(folder, task, algorithm):
 
 
 def train_here(folder, capsys, *settings):
-    """The same in this process, without the seconds in which another one starts."""
+    """Trains in this process, without the seconds in which another one starts."""
     if any(setting.startswith("task=pettingzoo") for setting in settings):
         settings = (*settings, "task.evaluation_envs=2")
     threads = torch.get_num_threads()
@@ -237,7 +237,7 @@ def test_every_group_has_its_return():
 
 
 def test_the_return_of_a_team_is_at_the_root():
-    """And that of nested groups has both their names."""
+    """The figure of a nested group has both of its names."""
     done = torch.tensor([[[False], [True]]])
     after = TensorDict({"done": done, "episode_reward": torch.tensor([[[9.0], [4.0]]])}, [1, 2])
     assert team_return(TensorDict({"next": after}, [1, 2])) == {"return": 4.0, "log_pbar": True}

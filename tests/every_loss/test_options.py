@@ -57,9 +57,9 @@ def test_a_mask_named_to_a_sum_is_that_of_its_losses(make, generator):
     batch["padding"] = torch.arange(8) < 5
     loss.loss_mask_key = "padding"
     found = loss(batch)
-    for key in expected.keys():  # noqa: SIM118
+    for key, value in expected.items():
         if "z_gap" not in key:
-            assert_close(found[key], expected[key], msg=key)
+            assert_close(found[key], value, msg=key)
     assert loss.loss_mask_key == "padding"
     loss.loss_mask_key = "nowhere"
     with pytest.raises(KeyError, match="nowhere"):
@@ -384,7 +384,7 @@ def test_a_clip_that_lets_the_critic_stand_still_is_told():
 
 
 class Functional(LossModule):
-    """As TorchRL writes them: the network's parameters apart, the network not a module of it."""
+    """A loss as TorchRL writes them: parameters apart from a network that is no module of it."""
 
     from dataclasses import dataclass
 

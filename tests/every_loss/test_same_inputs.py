@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchrl.data import LazyTensorStorage, SliceSampler, TensorDictReplayBuffer
 from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import set_recurrent_mode
 
 from tests.kinds import KINDS, acts, make_kind
 from tests.objectives.factory import shaken
@@ -158,15 +159,9 @@ def assert_replayed(system, batch):
         torch.testing.assert_close(log_prob[acting], batch[(*path, "action_log_prob")][acting])
 
 
-def recurrent_mode(mode):
-    from torchrl.modules import set_recurrent_mode
-
-    return set_recurrent_mode(mode)
-
-
 def test_latent_memory_and_log_probability_are_those_of_acting(played):
     system, batch, _, _ = played
-    with torch.no_grad(), recurrent_mode(True):
+    with torch.no_grad(), set_recurrent_mode(True):
         for part in (batch, batch[:, 3:7], batch[:, 7:]):
             assert_replayed(system, part)
 
@@ -185,7 +180,7 @@ def test_sequences_of_a_slice_sampler(played):
     sample = buffer.sample().reshape(8, 4)
     if "is_init" in sample:
         assert sample["is_init"][:, 0].all()
-    with torch.no_grad(), recurrent_mode(True):
+    with torch.no_grad(), set_recurrent_mode(True):
         assert_replayed(system, sample)
 
 
@@ -196,7 +191,7 @@ def test_a_sequence_over_the_seam_of_two_environments(played):
     batch["collector", "traj_ids"] = torch.arange(2).unsqueeze(-1).expand(2, STEPS).clone()
     rows = batch.reshape(-1).reshape(3, 8)
     assert (rows["collector", "traj_ids"].diff(dim=1) != 0).any()
-    with torch.no_grad(), recurrent_mode(True):
+    with torch.no_grad(), set_recurrent_mode(True):
         assert_replayed(system, rows)
 
 
@@ -207,5 +202,5 @@ def test_a_sequence_over_the_seam_of_two_episodes_that_are_under_way(played):
     batch["collector", "traj_ids"] = torch.arange(2).unsqueeze(-1).expand(2, STEPS).clone()
     for start in (1, 3, 7):
         row = torch.cat([batch[0, 2:5], batch[1, start : start + 3]]).unsqueeze(0)
-        with torch.no_grad(), recurrent_mode(True):
+        with torch.no_grad(), set_recurrent_mode(True):
             assert_replayed(system, row)

@@ -254,14 +254,10 @@ def test_a_state_that_is_made_behind_the_pool_is_refused():
         Counter(), [("partners", "count")], [("partners", "action"), ("next", "partners", "count")]
     )
 
-    class Own(Count):
-        def _observe(self):
-            return super()._observe()
-
     primer = TensorDictPrimer(
         Composite(partners=Composite(count=Unbounded((2, 1)), shape=(2,))), expand_specs=True
     )
-    env = TransformedEnv(Own(3), Compose(PartnerPool([Partner(module, 0)]), primer))
+    env = TransformedEnv(Count(3), Compose(PartnerPool([Partner(module, 0)]), primer))
     with pytest.raises((RuntimeError, KeyError), match=r"count|before the pool"):
         env.rollout(3)
 
