@@ -19,7 +19,15 @@ from torchrl.envs import Transform
 from train import make_env
 from workers import WorkerError, WorkersLostError, make_worker_env, worker_seed
 
-from tests.benchmarks.runs import HANG, SETTINGS, checkpoints, configuration, start, wait_for
+from tests.benchmarks.runs import (
+    HANG,
+    SETTINGS,
+    checkpoints,
+    configuration,
+    run_here,
+    start,
+    wait_for,
+)
 
 ENVS, STEPS = 4, 5
 SLOW_RAY = pytest.param("ray", marks=pytest.mark.slow)
@@ -275,14 +283,12 @@ def named(pid, *names):
     return alive(pid) and any(name in command.read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("kind", ["multi_async", "ray"])  # multi_sync is below
-def test_the_documented_command_trains(kind, tmp_path):
-    folder = tmp_path / "run"
-    frames = ["total_frames=120", f"hydra.run.dir={folder}"]
-    run = start(tmp_path, *SETTINGS, PATIENT, f"collector={kind}", "num_collectors=2", *frames)
-    output, _ = run.communicate(timeout=HANG)
-    assert run.returncode == 0, output
+@pytest.mark.parametrize("kind", ["multi_async", SLOW_RAY])  # multi_sync is below
+def test_a_whole_run_trains(kind, tmp_path):
+    workers = [PATIENT, f"collector={kind}", "num_collectors=2"]
+    folder = run_here(tmp_path / "run", *workers, "total_frames=120")
     assert json.loads((folder / "summary.json").read_text())["frames"] == 120
+    assert not active_children()
 
 
 @pytest.mark.parametrize(("kind", "name"), [("multi_sync", b"spawn_main"), SLOW_RAY_RUN])

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from probe import main as probe_main
 from scenario import fitting_blocks, name_that_runs, settled
 from settings import check_arguments
-from train import make_env
+from train import main, make_env
 
 from tests.benchmarks.runs import SETTINGS, command, configuration, run_here
 
@@ -106,11 +106,12 @@ def test_a_run_in_this_process_says_it_too(tmp_path):
     assert "world_model_skill_by_block" not in summary
 
 
-def test_it_goes_on_by_the_same_words(tmp_path):
-    folder = tmp_path / "run"
-    words = ["task.scenario=transport", "checkpoint.every=1", f"hydra.run.dir={folder}"]
-    train(tmp_path, *words)
-    assert "Goes on from 120" in train(tmp_path, *words, f"resume={folder}", "total_frames=180")
+def test_it_goes_on_by_the_same_words(tmp_path, monkeypatch, capsys):
+    folder = run_here(tmp_path / "run", "task.scenario=transport", "total_frames=120")
+    words = ["task.scenario=transport", f"resume={folder}", "total_frames=180"]
+    monkeypatch.setattr("sys.argv", ["train.py", *SETTINGS, *words, f"hydra.run.dir={folder}"])
+    main()
+    assert "Goes on from 120" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_run_is_by_what_runs():
@@ -148,12 +149,11 @@ def test_no_sign_is_needed_for_an_entry_of_a_free_mapping():
 
 
 @pytest.mark.parametrize("clear", ["task.blocks={}", "~task.blocks", "task.blocks=null"])
-def test_a_run_without_blocks(clear, tmp_path):
+def test_a_run_without_blocks(clear, tmp_path, monkeypatch):
     check_arguments([clear])
-    if clear == "task.blocks={}":  # which the command line frees from Hydra's merging
-        train(tmp_path, clear, f"hydra.run.dir={tmp_path}")
-    else:
-        run_here(tmp_path, clear, "total_frames=120")
+    words = [*TINY, freed(clear), f"hydra.run.dir={tmp_path}"]  # freed from Hydra's merging
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    main()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["task"] == "vmas/navigation"
     assert "world_model_skill_by_block" not in summary

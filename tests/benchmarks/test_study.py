@@ -11,16 +11,23 @@ import study_report
 
 from tests.benchmarks.test_train import TINY
 
-
-@pytest.fixture
-def small(monkeypatch):
-    monkeypatch.setattr(study, "STAGES", {"main": (("navigation",), ("mappo", "moawm"), 1)})
+SMALL = {"main": (("navigation",), ("mappo", "moawm"), 1)}
 
 
-def run_study(tmp_path, monkeypatch, *overrides):
-    out = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    monkeypatch.setattr(sys, "argv", ["study.py", "run", "--stages", "main", *out, *overrides])
-    study.main()
+def run_study(folder, *overrides):
+    out = ["--out", str(folder / "out"), "--work", str(folder / "work")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "STAGES", SMALL)
+        patch.setattr(sys, "argv", ["study.py", "run", "--stages", "main", *out, *overrides])
+        study.main()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a study of two runs."""
+    folder = tmp_path_factory.mktemp("study")
+    run_study(folder, *TINY)
+    return folder
 
 
 def test_the_grid_goes_seed_by_seed_in_the_order_of_the_stages():
@@ -33,32 +40,33 @@ def test_the_grid_goes_seed_by_seed_in_the_order_of_the_stages():
     assert {run.algorithm for run in runs[42:]} == set(study.CONTROLS)
 
 
-def test_a_run_is_made_once_and_read_back(small, tmp_path, monkeypatch, capsys):
-    run_study(tmp_path, monkeypatch, *TINY)
-    done = sorted((tmp_path / "out").glob("*/*/*"))
-    assert [file.name for file in done] == ["seed_0.json", "probe_0.json", "seed_0.json"]
-    before = [file.stat().st_mtime_ns for file in done]
+def test_a_run_is_made_once_and_read_back(done, capsys):
+    files = sorted((done / "out").glob("*/*/*"))
+    assert [file.name for file in files] == ["seed_0.json", "probe_0.json", "seed_0.json"]
+    before = [file.stat().st_mtime_ns for file in files]
     capsys.readouterr()
-    run_study(tmp_path, monkeypatch, *TINY)
+    run_study(done, *TINY)
     assert capsys.readouterr().out == "0 runs to do\n"
-    assert [file.stat().st_mtime_ns for file in done] == before
+    assert [file.stat().st_mtime_ns for file in files] == before
 
-    runs = study_report.read(tmp_path / "out")
+    runs = study_report.read(done / "out")
     one = runs["navigation"]["moawm"][0]
     assert [one[k]["step_count"] for k in ("step_0", "step_1")] == [200, 400]
     assert {"return", "moa_nll", "world_model_skill"} <= one["absolute_metrics"].keys()
     assert one["absolute_metrics"]["return"][0] == study_report.final([one])[0]
-    study_report.write_report(tmp_path / "out")
-    written = (tmp_path / "out" / "study.md").read_text()
+    study_report.write_report(done / "out")
+    written = (done / "out" / "study.md").read_text()
     assert "| navigation | moawm | 1 |" in written
-    probe = json.loads(done[1].read_text())["probe"]["velocity"]
+    probe = json.loads(files[1].read_text())["probe"]["velocity"]
     row = " | ".join(f"{probe[name]:.2f}" for name in ("z", "own observation"))
     assert f"| navigation | moawm (1) | velocity | {row} |" in written
-    assert all((tmp_path / "out" / f"{n}.png").stat().st_size > 10_000 for n in ("study", "models"))
+    assert all((done / "out" / f"{n}.png").stat().st_size > 10_000 for n in ("study", "models"))
 
 
-def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(small, tmp_path, monkeypatch, capsys):
-    run_study(tmp_path, monkeypatch, *TINY, "epochs=nonsense")
+def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    (tmp_path / "train.py").write_text("raise SystemExit('out of memory')")
+    run_study(tmp_path)
     assert capsys.readouterr().out.count("FAILED") == 2
     assert not list((tmp_path / "out").glob("*/*/*"))
 
@@ -112,9 +120,8 @@ def test_without_results_it_says_what_to_do(tmp_path):
         study_report.write_report(tmp_path)
 
 
-def test_the_schema_is_that_of_marl_eval(small, tmp_path, monkeypatch):
-    run_study(tmp_path, monkeypatch, *TINY)
-    file = tmp_path / "out" / "navigation" / "mappo" / "seed_0.json"
+def test_the_schema_is_that_of_marl_eval(done):
+    file = done / "out" / "navigation" / "mappo" / "seed_0.json"
     run = json.loads(file.read_text())["vmas"]["navigation"]["mappo"]["seed_0"]
     steps = [key for key in run if key.startswith("step_")]
     assert set(run) == {*steps, "absolute_metrics"}

@@ -22,7 +22,7 @@ TINY = [
     "checkpoint.every=1",
     "resume=auto",
 ]
-TASKS, ALGORITHMS, SEEDS = ("vmas/navigation", "vmas/balance"), ("mappo", "moawm"), (0, 1)
+TASKS, ALGORITHMS, SEEDS = ("vmas/navigation", "vmas/balance"), ("mappo", "moawm"), (1,)
 GRID = {"task": TASKS, "algorithm": ALGORITHMS, "seed": SEEDS}
 
 
@@ -39,13 +39,13 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     killed.kill()
     killed.communicate()
     there = {job: file.stat().st_mtime_ns for job, file in summaries().items()}
-    assert len(there) < 8
+    assert len(there) < 4
     again = start(tmp_path, *sweep)
     output, _ = again.communicate(timeout=HANG)
     assert again.returncode == 0, output
     assert output.count("Done before: ") == len(there)
     assert {job: summaries()[job].stat().st_mtime_ns for job in there} == there
-    made = [json.loads(summaries()[job].read_text()) for job in range(8)]
+    made = [json.loads(summaries()[job].read_text()) for job in range(4)]
     found = [(one["task"], one["algorithm"], one["seed"]) for one in made]
     assert found == list(itertools.product(TASKS, ALGORITHMS, SEEDS))
     assert {one["frames"] for one in made} == {120}
