@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from train import run
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from algorithms import make_algorithm
-from collecting import make_collector, share
 from torchrl.data import Unbounded
 from torchrl.envs import Transform
-from train import make_env
-from workers import WorkerError, WorkersLostError, make_worker_env, worker_seed
 
+from algorithms.make import make_algorithm
+from parallel.collector import make_collector, share
+from parallel.worker import WorkerError, WorkersLostError, make_worker_env, worker_seed
+from tasks.environment import make_env
 from tests.benchmarks.runs import (
     HANG,
     SETTINGS,

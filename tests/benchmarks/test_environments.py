@@ -4,17 +4,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import environments
 import pytest
 import torch
 from mpe2 import simple_tag_v3
 from torchrl.envs import EnvBase
 
+import study_environments
 from tests.kinds import KINDS, make_kind
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 
-TABLE = Path(environments.__file__).with_suffix(".md")
+TABLE = Path(study_environments.__file__).with_name("environments.md")
 
 
 def cells(line):
@@ -24,9 +24,9 @@ def cells(line):
 def test_rows_of_both_kinds(capsys, monkeypatch):
     names = ["vmas/simple_tag", "pettingzoo/simple_speaker_listener_v4", "pettingzoo/tictactoe_v3"]
     monkeypatch.setattr(sys, "argv", ["environments.py", *names])
-    environments.main()
+    study_environments.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if " | " in line]
-    assert cells(lines[0]) == list(environments.HEADER)
+    assert cells(lines[0]) == list(study_environments.HEADER)
     rows = {cells(line)[0]: cells(line)[1:] for line in lines[2:]}
     assert list(rows) == names
     for row in rows.values():
@@ -48,9 +48,9 @@ def test_a_row_that_fails_says_so(capsys, monkeypatch):
     def broken() -> EnvBase:
         raise OSError("no such\ndevice")
 
-    monkeypatch.setattr(environments, "rows", lambda: {"mine": broken})
+    monkeypatch.setattr(study_environments, "rows", lambda: {"mine": broken})
     monkeypatch.setattr(sys, "argv", ["environments.py", "mine"])
-    environments.main()
+    study_environments.main()
     assert "mine | **fails**: OSError: no such device" in capsys.readouterr().out
 
 
@@ -59,20 +59,20 @@ def test_a_policy_that_moved_has_another_ratio():
     system = MOAWM.from_env(env, num_cells=(8,))
     with torch.no_grad():
         batch = env.rollout(4, system.policy)
-        assert environments.log_ratio(system, batch) <= 1e-5
+        assert study_environments.log_ratio(system, batch) <= 1e-5
         next(system["agent"].actor.parameters()).add_(0.5)
-        assert environments.log_ratio(system, batch) > 1e-3
+        assert study_environments.log_ratio(system, batch) > 1e-3
 
 
 def test_pairs_are_counted():
     env = make_pettingzoo_env(simple_tag_v3.parallel_env(), seed=0)
     batch = env.rollout(3)  # three predators and a prey; two steps that have a previous one
-    assert environments.pairs(batch, ["adversary", "agent"]) == 2 * 4 * 3
-    assert environments.pairs(batch, ["adversary"]) == 2 * 3 * 2
+    assert study_environments.pairs(batch, ["adversary", "agent"]) == 2 * 4 * 3
+    assert study_environments.pairs(batch, ["adversary"]) == 2 * 3 * 2
     batch["adversary", "mask"][2, 0] = False  # it sees the two others, and is not seen to act
-    assert environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1 + 1
+    assert study_environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1 + 1
     batch["adversary", "previous_alive"][2, 1] = False
-    assert environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1
+    assert study_environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1
 
 
 def test_pairs_are_those_that_the_losses_count():
@@ -88,7 +88,7 @@ def test_pairs_are_those_that_the_losses_count():
                 loss.reduction = "none"
                 counted += int((loss(batch)["loss_moa"] != 0.0).sum())
         groups = [one.group for one in system.groups.values()]
-        assert environments.pairs(batch, groups) == counted > 0, kind
+        assert study_environments.pairs(batch, groups) == counted > 0, kind
 
 
 # ------------------------------------------------------------------- values where episodes end
@@ -96,7 +96,7 @@ def test_pairs_are_those_that_the_losses_count():
 
 def collected(kind):
     env = make_kind(kind)
-    system = MOAWM.from_env(env, num_cells=(8,), gamma=environments.GAMMA)
+    system = MOAWM.from_env(env, num_cells=(8,), gamma=study_environments.GAMMA)
     with torch.no_grad():
         batch = env.rollout(9, system.policy, break_when_any_done=False)
     system.value_estimator(batch)
@@ -117,7 +117,7 @@ def collected(kind):
     ],
 )
 def test_ends_are_found_and_have_the_right_target(kind, truncated, terminated):
-    assert environments.ends(*collected(kind)) == (2 * truncated, 2 * terminated)
+    assert study_environments.ends(*collected(kind)) == (2 * truncated, 2 * terminated)
 
 
 @pytest.mark.parametrize("kind", ["self-truncating", "one leaves", "terminating", "dying"])
@@ -125,27 +125,27 @@ def test_another_target_at_an_end_is_an_error(kind):
     """A target with V(0) at a truncation, or with V(o') at a termination, is an error."""
     system, batch = collected(kind)
     after = batch["next", "agents"]
-    wrong = environments.last_value(system, "agents", batch)
+    wrong = study_environments.last_value(system, "agents", batch)
     if "terminating" not in kind and kind != "dying":
         blind = batch.clone()
         blind["next", "agents", "observation"].zero_()
-        wrong = environments.last_value(system, "agents", blind)
+        wrong = study_environments.last_value(system, "agents", blind)
     ended = after["done"] & ~batch["agents", "done"]
-    target = after["reward"] + environments.GAMMA * wrong
+    target = after["reward"] + study_environments.GAMMA * wrong
     right = batch["agents", "value_target"]
     batch["agents", "value_target"] = torch.where(ended, target, right)
     with pytest.raises(ArithmeticError, match="value targets of 'agents' at the ends of episodes"):
-        environments.ends(system, batch)
+        study_environments.ends(system, batch)
     batch["agents", "value_target"] = torch.where(ended, right, right + 1.0)  # elsewhere: no end
-    environments.ends(system, batch)
+    study_environments.ends(system, batch)
 
 
 def test_a_row_without_an_end_says_so(capsys, monkeypatch):
     """No pass without a look at the value there."""
     endless = partial(make_vmas_env, "balance", num_envs=2, max_steps=1000, seed=0)
-    monkeypatch.setattr(environments, "rows", lambda: {"mine": endless})
+    monkeypatch.setattr(study_environments, "rows", lambda: {"mine": endless})
     monkeypatch.setattr(sys, "argv", ["environments.py", "mine"])
-    environments.main()
+    study_environments.main()
     said = capsys.readouterr().out
     assert "mine | **fails**: ArithmeticError: no episode ended" in said
     assert "pass" not in said
@@ -163,7 +163,7 @@ def test_a_row_whose_values_are_wrong_at_an_end_says_so(capsys, monkeypatch):
     estimate = MOAWM.value_estimator
     monkeypatch.setattr(MOAWM, "value_estimator", forgetful)
     monkeypatch.setattr(sys, "argv", ["environments.py", "vmas/balance"])
-    environments.main()
+    study_environments.main()
     said = capsys.readouterr().out
     assert "**fails**: ArithmeticError: value targets of 'agents' at the ends of episodes" in said
 
@@ -171,4 +171,4 @@ def test_a_row_whose_values_are_wrong_at_an_end_says_so(capsys, monkeypatch):
 @pytest.mark.skipif(not TABLE.exists(), reason="written by the script, and then committed")
 def test_the_committed_table_has_every_row():
     written = [cells(line)[0] for line in TABLE.read_text().splitlines() if line.startswith("| ")]
-    assert written[2:] == list(environments.rows())
+    assert written[2:] == list(study_environments.rows())

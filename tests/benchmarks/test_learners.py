@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpointing import is_good
-from learners import Learners, one_folder
-from train import main
 
+from checkpoints.files import is_good
+from parallel.ranks import Learners, rank_zero_run_dir
 from tests.benchmarks.runs import (
     BENCHMARKS,
     FRAMES,
@@ -26,6 +25,7 @@ from tests.benchmarks.runs import (
     load,
     wait_for,
 )
+from train import main
 
 BATCHES, RANKS = 6, 2
 
@@ -147,19 +147,19 @@ def test_a_rank_that_hangs_ends_the_run_within_the_timeout(tmp_path):
 RANK_SCRIPT = """
 import torch
 from tensordict import TensorDict
-from learners import Learners, one_folder
+from parallel.ranks import Learners, rank_zero_run_dir
 from train import main
 
 ranks = Learners(timeout={HANG})
 torch.manual_seed(ranks.rank)
 net = torch.nn.Linear(2, 1)
-ranks.begin_alike(net)
+ranks.broadcast_weights(net)
 weights = [p.detach().clone() for p in net.parameters()]
 x = torch.full((1, 2), ranks.rank + 1.0)
 net(x).sum().backward()
 losses = TensorDict({"loss_a": torch.tensor(ranks.rank * 2.0), "rows": torch.ones(2) * ranks.rank})
 ranks.average(net.parameters(), losses)
-figures = ranks.shared(lambda: {"a": ranks.rank, **({"b": 3.0} if ranks.rank else {})})()
+figures = ranks.average_metrics(lambda: {"a": ranks.rank, **({"b": 3.0} if ranks.rank else {})})()
 torch.save([weights, net.weight.grad, losses.to_dict(), figures], f"{FOLDER}/{ranks.rank}.pt")
 ranks.end()
 """
@@ -215,4 +215,4 @@ def test_a_sweep_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", str(RANKS))
     monkeypatch.setattr(sys, "argv", ["train.py", "-m", "seed=0,1"])
     with pytest.raises(ValueError, match=re.escape("A sweep (-m) starts runs of one process")):
-        one_folder().__enter__()
+        rank_zero_run_dir().__enter__()

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nonfinite import NonFinite, NonFiniteError
-from stepper import PerNetworkStepper
 from tensordict import TensorDict
 from torch import nn
-from train import main
 
 from tests.benchmarks.runs import SETTINGS, differences, load
+from train import main
+from training.nonfinite import NonFinite, NonFiniteError
+from training.stepper import PerNetworkStepper
 
 
 class Loss(nn.Module):
@@ -92,7 +92,9 @@ def test_the_step_is_skipped_and_named(case, compile, caplog):
         **{f"nonfinite_{name}": 1.0 for name in culprits},
     }
     assert {"loss_a", "loss_b", "grad_norm_a", "grad_norm_b"} <= set(log.keys())
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "nonfinite"]
+    (message,) = [
+        record.getMessage() for record in caplog.records if record.name == "training.nonfinite"
+    ]
     assert message.startswith("Step skipped, 1 in a row: not finite: ")
     assert set(message.rpartition(": ")[2].split(", ")) == culprits
     step()

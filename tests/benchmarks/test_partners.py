@@ -4,24 +4,25 @@ import json
 import math
 
 import numpy as np
-import partners
-import partners_report
 import pytest
 import torch
-from algorithms import make_algorithm
 from hydra import compose, initialize_config_dir
-from partner_agents import PARTNERS
-from partner_probe import accuracy, judge, projection
-from partner_scripts import on_circle
-from partner_tasks import TASKS, make_partner_env
-from study_report import read, read_probes
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
-from train import make_env, run
 
+import study_partners
+from algorithms.make import make_algorithm
+from algorithms.partners import PARTNERS
+from probe_partners import accuracy, judge, projection
+from studies import partners_report
+from studies.report import read, read_probes
+from tasks.environment import make_env
+from tasks.partner_scripts import on_circle
+from tasks.partners import TASKS, make_partner_env
 from tests.benchmarks.test_train import BENCHMARKS
+from train import run
 
-AGENTS = sorted({*partners.MAIN, *partners.ABLATIONS})
+AGENTS = sorted({*study_partners.MAIN, *study_partners.ABLATIONS})
 THREADS = torch.get_num_threads()
 MODELLING = [name for name in AGENTS if not name.startswith(("nam", "type"))]
 TINY = [
@@ -219,7 +220,7 @@ def test_moa_and_world_model_do_not_touch_who_acts():
     """So their ablations are the same agent: by construction, to the last bit of a gradient."""
     whole = gradients("moawm_recurrent")
     torch.manual_seed(0)
-    without = gradients("moawm_recurrent", "algorithm.losses=[cvae,teacher]")
+    without = gradients("moawm_recurrent", "algorithm.auxiliary_losses=[cvae,teacher]")
     assert whole.keys() == without.keys()
     for name, grad in whole.items():
         assert torch.equal(grad, without[name]), name
@@ -233,7 +234,7 @@ def test_a_frozen_student_stays_and_an_untrained_one_is_refused():
     _, _, algorithm = make("moawm_recurrent_frozen")
     assert algorithm.networks.keys() == {"actor", "critic"}
     with pytest.raises(ValueError, match="Nothing would train the student"):
-        make("moawm_recurrent", "rendezvous", "algorithm.losses=[teacher]")
+        make("moawm_recurrent", "rendezvous", "algorithm.auxiliary_losses=[teacher]")
 
 
 # ------------------------------------------------------------------------- the whole way
@@ -282,7 +283,7 @@ COMMITTED = BENCHMARKS / "results" / "partners"
 @pytest.mark.parametrize("pool", ["train", "held_out"])
 def test_the_committed_curves_end_where_the_runs_end_and_at_the_tables(pool):
     runs, probes = read(COMMITTED), read_probes(COMMITTED)
-    for task, settings in partners.SETTINGS.items():
+    for task, settings in study_partners.SETTINGS.items():
         total = int(settings[0].removeprefix("total_frames="))
         for name in partners_report.names_of(runs, task):
             frames, values = partners_report.whole_curve(runs, probes, task, name, pool)

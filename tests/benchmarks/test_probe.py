@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from probe import linear_probe, open_loop, probe
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
+
+from metrics.probes import linear_probe, open_loop, probe
 
 E, T, N, D = 6, 12, 3, 2
 BLOCKS = {"first": [0, 1], "both": [0, 2]}

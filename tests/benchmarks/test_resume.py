@@ -9,22 +9,21 @@ import signal
 import time
 from collections import OrderedDict
 
-import checkpointing
 import pytest
 import torch
-from checkpointing import (
+from torchrl.checkpoint import Checkpoint, CheckpointError
+
+from checkpoints import files as checkpoint_files
+from checkpoints.files import (
     HASHES,
     Rotation,
+    atomic_save,
     hash_of,
     open_checkpoint,
     verify,
     write_hashes,
-    write_whole,
 )
-from reporting import Loggers
-from torchrl.checkpoint import Checkpoint, CheckpointError
-from train import main, run
-
+from metrics.loggers import Loggers
 from tests.benchmarks.runs import (
     FRAMES,
     SETTINGS,
@@ -37,6 +36,7 @@ from tests.benchmarks.runs import (
     run_here,
     start,
 )
+from train import main, run
 
 BATCHES = 6
 
@@ -331,7 +331,7 @@ def test_the_trained_team_is_read_without_pickle(whole):
 
 
 def small_checkpoint():
-    checkpoint = Checkpoint().register_adapter(object, checkpointing.Adapter())
+    checkpoint = Checkpoint().register_adapter(object, checkpoint_files.Adapter())
     return checkpoint.register("network", torch.nn.Linear(2, 2))
 
 
@@ -352,13 +352,13 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(error, tmp_path, monkeyp
     for step in (1, 2):
         rotation.save(checkpoint, step=step, metadata={})
     before = [hash_of(path / HASHES) for path in checkpoints(tmp_path)]
-    write = checkpointing.Path.write_bytes
+    write = checkpoint_files.Path.write_bytes
 
     def fails(path, content):
         write(path, content[:10])
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpointing.Path, "write_bytes", fails)
+    monkeypatch.setattr(checkpoint_files.Path, "write_bytes", fails)
     rotation.save(checkpoint, step=3, metadata={})
     said = capsys.readouterr().out
     assert "No checkpoint at 3 frames" in said
@@ -373,19 +373,19 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(error, tmp_path, monkeyp
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     file = tmp_path / "file.pt"
-    write, written = checkpointing.Path.write_bytes, []
+    write, written = checkpoint_files.Path.write_bytes, []
 
     def noted(path, content):
         written.append(path)
         write(path, content)
 
-    monkeypatch.setattr(checkpointing.Path, "write_bytes", noted)
-    write_whole({"a": 1}, file)
+    monkeypatch.setattr(checkpoint_files.Path, "write_bytes", noted)
+    atomic_save({"a": 1}, file)
     assert written
     assert file not in written  # it is renamed
-    monkeypatch.setattr(checkpointing.Path, "write_bytes", lambda *_: 1 / 0)
+    monkeypatch.setattr(checkpoint_files.Path, "write_bytes", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_whole({"a": 2}, file)
+        atomic_save({"a": 2}, file)
     assert load(file) == {"a": 1}
     assert list(tmp_path.iterdir()) == [file]
 

@@ -3,7 +3,8 @@
 from argparse import Namespace
 
 import pytest
-from scale import NETWORK, predicted, report
+
+from cost_scale import NETWORK, predicted, report
 
 ROW = {
     "collector": "ray",

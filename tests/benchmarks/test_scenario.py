@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from known_settings import CONF, freed
 from omegaconf import OmegaConf
-from probe import main as probe_main
-from scenario import fitting_blocks, name_that_runs, settled
-from settings import check_arguments
-from train import main, make_env
 
+from probe import main as probe_main
+from settings.command_line import check_arguments
+from settings.known import CONF, freed
+from settings.scenario import fitting_blocks, name_that_runs, settled
+from tasks.environment import make_env
 from tests.benchmarks.runs import SETTINGS, command, configuration, run_here
+from train import main
 
 TINY = [*SETTINGS, "total_frames=120", "checkpoint.every=0"]
 WITH_BLOCKS = sorted(
     str(file.relative_to(CONF / "task").with_suffix(""))
     for file in (CONF / "task").rglob("*.yaml")
-    if OmegaConf.load(file).blocks
+    if OmegaConf.load(file).observation_blocks
 )
 
 
@@ -42,7 +43,7 @@ def train(folder, *arguments):
 def test_another_scenario_is_named_and_has_nothing_of_the_first():
     task = said("task.scenario=transport")
     assert (task["name"], task["scenario"]) == ("vmas/transport", "transport")
-    assert task["blocks"] == task["scenario_kwargs"] == {}
+    assert task["observation_blocks"] == task["scenario_kwargs"] == {}
     pettingzoo = said("task=pettingzoo/simple_tag", "task.scenario=mpe2.simple_adversary_v3")
     assert pettingzoo["name"] == "pettingzoo/mpe2.simple_adversary_v3"
     assert pettingzoo["scenario_kwargs"] == {}
@@ -60,12 +61,12 @@ def test_what_was_said_of_the_other_scenario_stays():
         "task.scenario=transport",
         "task.scenario_kwargs.n_agents=3",
         "+task.scenario_kwargs.n_packages=2",
-        "+task.blocks.mine=[0,2]",
+        "+task.observation_blocks.mine=[0,2]",
         "task.name=mine",
         choice="vmas/navigation",
     )
     assert task["scenario_kwargs"] == {"n_agents": 3, "n_packages": 2}
-    assert task["blocks"] == {"mine": [0, 2]}
+    assert task["observation_blocks"] == {"mine": [0, 2]}
     assert task["name"] == "mine"
 
 
@@ -95,7 +96,7 @@ def test_the_whole_run_says_what_ran(tmp_path):
     config = torch.load(folder / "checkpoint.pt", weights_only=True)["config"]
     record = OmegaConf.load(folder / ".hydra/config.yaml")
     for task in (config["task"], record.task):
-        assert (task["name"], dict(task["blocks"])) == ("vmas/transport", {})
+        assert (task["name"], dict(task["observation_blocks"])) == ("vmas/transport", {})
 
 
 def test_a_run_in_this_process_says_it_too(tmp_path):
@@ -123,32 +124,54 @@ def test_the_folder_of_a_run_is_by_what_runs():
 # ---------------------------------------------------------------------- mappings are replaced
 
 
-@pytest.mark.parametrize("key", ["task.blocks", "task.scenario_kwargs"])
+@pytest.mark.parametrize("key", ["task.observation_blocks", "task.scenario_kwargs"])
 @pytest.mark.parametrize("how", ["{}={{}}", "{}=null", "~{}", "++{}={{}}"])
 def test_a_mapping_can_be_cleared(key, how):
     assert said(how.format(key))[key.removeprefix("task.")] == {}
 
 
 def test_a_mapping_that_is_given_takes_the_place_of_the_files():
-    assert said("task.blocks={position: [0, 2]}")["blocks"] == {"position": [0, 2]}
-    assert said("++task.blocks={mine: [0, 2]}")["blocks"] == {"mine": [0, 2]}
-    own = configuration().task.blocks
-    assert said("+task.blocks={mine: [0, 2]}")["blocks"] == {**own, "mine": [0, 2]}
-    last = said("task.blocks={goal: [4, 6]}", "task.blocks.goal=[4, 5]", "~task.blocks.goal")
-    assert last["blocks"] == {}
-    assert "goal" not in said("~task.blocks.goal")["blocks"]
-    with pytest.raises(ValueError, match=r"Expected task\.blocks to be a mapping, got 3"):
-        said("task.blocks=3")
+    assert said("task.observation_blocks={position: [0, 2]}")["observation_blocks"] == {
+        "position": [0, 2]
+    }
+    assert said("++task.observation_blocks={mine: [0, 2]}")["observation_blocks"] == {
+        "mine": [0, 2]
+    }
+    own = configuration().task.observation_blocks
+    assert said("+task.observation_blocks={mine: [0, 2]}")["observation_blocks"] == {
+        **own,
+        "mine": [0, 2],
+    }
+    last = said(
+        "task.observation_blocks={goal: [4, 6]}",
+        "task.observation_blocks.goal=[4, 5]",
+        "~task.observation_blocks.goal",
+    )
+    assert last["observation_blocks"] == {}
+    assert "goal" not in said("~task.observation_blocks.goal")["observation_blocks"]
+    with pytest.raises(
+        ValueError, match=r"Expected task\.observation_blocks to be a mapping, got 3"
+    ):
+        said("task.observation_blocks=3")
 
 
 def test_no_sign_is_needed_for_an_entry_of_a_free_mapping():
     assert freed("task.scenario_kwargs.n_packages=2") == "++task.scenario_kwargs.n_packages=2"
-    assert freed("task.blocks={a:[0,2]}") == "++task.blocks={a:[0,2]}"
-    for other in ("+task.blocks={}", "~task.blocks", "task.blocks_x=1", "lr=1", "-m"):
+    assert freed("task.observation_blocks={a:[0,2]}") == "++task.observation_blocks={a:[0,2]}"
+    for other in (
+        "+task.observation_blocks={}",
+        "~task.observation_blocks",
+        "task.observation_blocks_x=1",
+        "lr=1",
+        "-m",
+    ):
         assert freed(other) == other
 
 
-@pytest.mark.parametrize("clear", ["task.blocks={}", "~task.blocks", "task.blocks=null"])
+@pytest.mark.parametrize(
+    "clear",
+    ["task.observation_blocks={}", "~task.observation_blocks", "task.observation_blocks=null"],
+)
 def test_a_run_without_blocks(clear, tmp_path, monkeypatch):
     check_arguments([clear])
     words = [*TINY, freed(clear), f"hydra.run.dir={tmp_path}"]  # freed from Hydra's merging
@@ -174,7 +197,7 @@ def test_a_probe_without_blocks_is_of_all_features(tmp_path, monkeypatch):
 def test_the_blocks_of_a_file_describe_every_feature(task, capsys):
     config = configuration(f"task={task}")
     blocks = fitting_blocks(config.task, make_env(config, 2, 0))
-    assert blocks == OmegaConf.to_container(config.task.blocks)
+    assert blocks == OmegaConf.to_container(config.task.observation_blocks)
     edges = [edge for block in blocks.values() for edge in block]
     assert edges[1:-1:2] == edges[2::2]
     assert edges[0] == 0
@@ -192,13 +215,15 @@ def test_blocks_of_another_layout_are_left_out(name, capsys):
 
 @pytest.mark.parametrize("block", ["[16,19]", "[3,3]", "[0,1,2]", "4", "[-2,4]"])
 def test_blocks_beyond_the_observation_are_refused(block):
-    config = configuration(f"+task.blocks.mine={block}")
-    with pytest.raises(ValueError, match=r"within the 18 features.*task\.blocks\.mine="):
+    config = configuration(f"+task.observation_blocks.mine={block}")
+    with pytest.raises(
+        ValueError, match=r"within the 18 features.*task\.observation_blocks\.mine="
+    ):
         fitting_blocks(config.task, make_env(config, 2, 0))
 
 
 def test_blocks_of_several_groups_are_refused():
-    config = configuration("task=vmas/simple_tag", "+task.blocks.mine=[0,2]")
+    config = configuration("task=vmas/simple_tag", "+task.observation_blocks.mine=[0,2]")
     with pytest.raises(ValueError, match="of a single group, there are adversary, agent"):
         fitting_blocks(config.task, make_env(config, 2, 0))
 

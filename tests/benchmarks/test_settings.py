@@ -3,12 +3,13 @@
 import subprocess
 
 import pytest
-from checkpointing import CheckpointError
 from omegaconf import OmegaConf
-from settings import ADJUSTABLE, check_arguments, check_task, resumed
-from train import main, make_env
 
+from checkpoints.files import CheckpointError
+from settings.command_line import ADJUSTABLE, check_arguments, resumed
+from tasks.environment import check_task, make_env
 from tests.benchmarks.runs import SETTINGS, command, configuration
+from train import main
 
 # ------------------------------------------------------------------------------ no code
 
@@ -71,10 +72,10 @@ def test_what_people_say_is_admitted():
             "job",
             "task=vmas/navigation,vmas/balance",
             "algorithm=moawm",
-            "~task.blocks",
-            "task.blocks={}",
-            "task.blocks=null",
-            "++task.blocks.mine=[0,2]",
+            "~task.observation_blocks",
+            "task.observation_blocks={}",
+            "task.observation_blocks=null",
+            "++task.observation_blocks.mine=[0,2]",
             "+task.scenario_kwargs.x=1",
             "+task.scenario_kwargs={x: 1, y: {z: 2}}",
             "~task.scenario_kwargs.n_agents",
@@ -178,8 +179,10 @@ def test_what_there_is_depends_on_task_and_algorithm():
     check_arguments(["task=pettingzoo/pursuit", "++task.parallel=true"])
     check_arguments(["-m", "algorithm=mappo,nam_recurrent", "++algorithm.recurrent=true"])
     check_arguments(["task.suite=pettingzoo", "+task.parallel=false"])
-    check_arguments(["algorithm.kind=nam", "++algorithm.oracle=true"])
-    check_arguments(["algorithm=moawm_recurrent_own", "++algorithm.losses=[cvae]"])  # inherited
+    check_arguments(["algorithm.kind=ppo", "++algorithm.oracle=true"])
+    check_arguments(
+        ["algorithm=moawm_recurrent_own", "++algorithm.auxiliary_losses=[cvae]"]
+    )  # inherited
     with pytest.raises(ValueError, match=r"'algorithm\.recurrent'; there are algorithm\.name"):
         check_arguments(["algorithm=mappo", "++algorithm.recurrent=true"])
 
@@ -188,7 +191,9 @@ def test_what_there_is_depends_on_task_and_algorithm():
     "argument", ["~lr", "~algorithm", "~task.agent_index", "~checkpoint.keep=2"]
 )
 def test_what_is_read_is_not_taken_away(argument):
-    with pytest.raises(ValueError, match=r"is read; without may go task\.scenario_kwargs, task\.b"):
+    with pytest.raises(
+        ValueError, match=r"is read; without may go task\.scenario_kwargs, task\.obs"
+    ):
         check_arguments([argument])
 
 
@@ -235,7 +240,7 @@ def test_what_is_not_said_is_the_checkpoints():
         ("lr=0.1", "lr is 0.1 here and 0.0007 in the checkpoint"),
         ("seed=4", "seed is 4 here and 0 in the checkpoint"),
         ("threads=2", "threads is 2 here and 1 in the checkpoint"),
-        ("algorithm=moawm_zero_latent", "control is 'zero_latent' here and None in the"),
+        ("algorithm=moawm_zero_latent", "ablation is 'zero_latent' here and None in the"),
         ("+task.scenario_kwargs.x=1", "task.scenario_kwargs.x is 1 here and None in the"),
     ],
 )

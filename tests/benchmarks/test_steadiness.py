@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from algorithms import make_algorithm
-from reporting import Loggers
-from train import Watch, make_env, make_trainer
 
+from algorithms.make import make_algorithm
+from metrics.loggers import Loggers
+from tasks.environment import make_env
 from tests.benchmarks.runs import FRAMES, configuration
+from training.hooks import ModelQualityHook
+from training.trainer import make_trainer
 
 PAGE = 4096  # bytes
 STATM = Path("/proc/self/statm")
@@ -32,7 +34,7 @@ def parts(folder, algorithm, batches):
     config = configuration(f"algorithm={algorithm}", f"total_frames={batches * FRAMES}")
     env = make_env(config, config.task.num_envs, 0)
     made = make_algorithm(config, env)
-    return make_trainer(config, made, env, Watch(made, config), Loggers(folder), folder)
+    return make_trainer(config, made, env, ModelQualityHook(made, config), Loggers(folder), folder)
 
 
 def assert_flat(counts, memory, megabytes):

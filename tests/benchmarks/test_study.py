@@ -5,10 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-import study
-import study_plots
-import study_report
 
+import study
+from studies import plots, report, runs
 from tests.benchmarks.test_train import TINY
 
 SMALL = {"main": (("navigation",), ("mappo", "moawm"), 1)}
@@ -31,13 +30,13 @@ def done(tmp_path_factory):
 
 
 def test_the_grid_goes_seed_by_seed_in_the_order_of_the_stages():
-    runs = list(study.grid(["main", "more", "controls"]))
-    assert len(runs) == len(set(runs)) == 30 + 12 + 24
-    assert runs[0] == ("navigation", "mappo", 0)
-    assert runs[5] == ("dispersion", "moawm", 0)
-    assert runs[6] == ("navigation", "mappo", 1)
-    assert runs[30] == ("give_way", "mappo", 0)
-    assert {run.algorithm for run in runs[42:]} == set(study.CONTROLS)
+    found = list(runs.grid(study.STAGES, ["main", "more", "controls"]))
+    assert len(found) == len(set(found)) == 30 + 12 + 24
+    assert found[0] == ("navigation", "mappo", 0)
+    assert found[5] == ("dispersion", "moawm", 0)
+    assert found[6] == ("navigation", "mappo", 1)
+    assert found[30] == ("give_way", "mappo", 0)
+    assert {run.algorithm for run in found[42:]} == set(study.CONTROLS)
 
 
 def test_a_run_is_made_once_and_read_back(done, capsys):
@@ -49,12 +48,12 @@ def test_a_run_is_made_once_and_read_back(done, capsys):
     assert capsys.readouterr().out == "0 runs to do\n"
     assert [file.stat().st_mtime_ns for file in files] == before
 
-    runs = study_report.read(done / "out")
-    one = runs["navigation"]["moawm"][0]
+    read = report.read(done / "out")
+    one = read["navigation"]["moawm"][0]
     assert [one[k]["step_count"] for k in ("step_0", "step_1")] == [200, 400]
     assert {"return", "moa_nll", "world_model_skill"} <= one["absolute_metrics"].keys()
-    assert one["absolute_metrics"]["return"][0] == study_report.final([one])[0]
-    study_report.write_report(done / "out")
+    assert one["absolute_metrics"]["return"][0] == report.final([one])[0]
+    report.write_report(done / "out")
     written = (done / "out" / "study.md").read_text()
     assert "| navigation | moawm | 1 |" in written
     probe = json.loads(files[1].read_text())["probe"]["velocity"]
@@ -64,7 +63,7 @@ def test_a_run_is_made_once_and_read_back(done, capsys):
 
 
 def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(runs, "HERE", tmp_path)
     (tmp_path / "train.py").write_text("raise SystemExit('out of memory')")
     run_study(tmp_path)
     assert capsys.readouterr().out.count("FAILED") == 2
@@ -83,13 +82,13 @@ def make_runs(*returns):
 
 
 def test_statistics_by_hand():
-    assert study_report.interval(np.array([1.0, 2.0, 3.0, 100.0]))[0] == pytest.approx(2.5)
-    point, low, high = study_report.interval(np.array([4.0, 4.0, 4.0]))
+    assert report.interval(np.array([1.0, 2.0, 3.0, 100.0]))[0] == pytest.approx(2.5)
+    point, low, high = report.interval(np.array([4.0, 4.0, 4.0]))
     assert point == low == high == 4.0
     runs = {"moawm": make_runs(2.0, 3.0), "mappo": make_runs(1.0, 2.0)}
     # of the four pairs three are won and one is a draw
-    assert study_report.improvement(runs, "moawm", "mappo").startswith("0.88 [")
-    frames, returns = study_plots.curve(runs["mappo"])
+    assert report.improvement(runs, "moawm", "mappo").startswith("0.88 [")
+    frames, returns = plots.curve(runs["mappo"])
     assert frames.tolist() == [10, 20]
     assert returns.tolist() == [[0.0, 1.0], [1.0, 2.0]]
 
@@ -98,7 +97,7 @@ def test_probes_are_medians_over_seeds():
     def table(z):
         return {"probe": {"goal": {"z": z}}, "open_loop": {"goal": {"1": 2.0 * z}}}
 
-    lines = study_report.probe_tables({"a": {"moawm": [table(z) for z in (0.1, 0.2, 0.9)]}})
+    lines = report.probe_tables({"a": {"moawm": [table(z) for z in (0.1, 0.2, 0.9)]}})
     assert "| a | moawm (3) | goal | 0.20 |" in lines
     assert "| a | moawm (3) | goal | 0.40 |" in lines
 
@@ -109,7 +108,7 @@ def test_the_aggregate_is_on_one_scale_per_task():
         "b": {"mappo": make_runs(-100.0, -100.0), "moawm": make_runs(-100.0, -300.0)},
         "c": {"mappo": make_runs(1.0)},
     }
-    head, _, mappo, moawm = study_report.aggregate(runs)
+    head, _, mappo, moawm = report.aggregate(runs)
     assert "a, b (2 seeds)" in head
     assert mappo.startswith("- `mappo`: 0.75 [")  # of 0, 1/2, 1, 1 the middle two
     assert moawm.startswith("- `moawm`: 1.00 [")  # of 0, 1, 1, 1
@@ -117,7 +116,7 @@ def test_the_aggregate_is_on_one_scale_per_task():
 
 def test_without_results_it_says_what_to_do(tmp_path):
     with pytest.raises(SystemExit, match=r"study.py run"):
-        study_report.write_report(tmp_path)
+        report.write_report(tmp_path)
 
 
 def test_the_schema_is_that_of_marl_eval(done):

@@ -4,8 +4,8 @@ import itertools
 import json
 
 import pytest
-from settings import check_arguments
 
+from settings.command_line import check_arguments
 from tests.benchmarks.runs import HANG, start, wait_for
 
 TINY = [

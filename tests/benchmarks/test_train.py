@@ -10,19 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from algorithms import make_algorithm
-from figures import first_return, team_return
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from quality import ActionBaselines, acted, judge, rewards, skill, world_model_skill
-from stepper import PerNetworkStepper, check_trained
 from tensordict import TensorDict
 from torch import nn
 from torch.distributions import Normal
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import ExplorationType
-from train import Watch, learning_rate, make_env, make_trainer, play, run
 
+from algorithms.make import make_algorithm
+from metrics.model_quality import ActionBaselines, acted, judge, rewards, skill, world_model_skill
+from metrics.returns import first_return, team_return
+from tasks.environment import make_env
 from tests import kinds
 from tests.kinds import KINDS, make_kind
 from tests.transforms.teams import Teams
@@ -30,6 +29,11 @@ from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.envs.vmas import with_transforms
 from torchrl_moawm.system.specs import path_of
+from train import run
+from training.evaluation import play
+from training.hooks import ModelQualityHook
+from training.stepper import PerNetworkStepper, check_trained
+from training.trainer import learning_rate, make_trainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = sorted(
@@ -109,7 +113,7 @@ def test_the_framework_trains_on_every_task(task, tmp_path, capsys):
     assert [summary[k] for k in ("task", "algorithm", "seed")] == [task, "moawm", 3]
     assert summary["frames"] == (200 if task.startswith("pettingzoo") else 400)
     blocks = summary.pop("world_model_skill_by_block", None)
-    assert bool(blocks) == bool(configuration(f"task={task}").task.blocks)
+    assert bool(blocks) == bool(configuration(f"task={task}").task.observation_blocks)
     figures = {n: f for n, f in summary.items() if "skill" not in n}  # none where nothing changes
     assert all(math.isfinite(f) for f in figures.values() if isinstance(f, float)), summary
     assert None not in figures.values()
@@ -495,13 +499,13 @@ def test_in_a_game_of_two_in_turns_repeat_has_no_pair():
 def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
     """So all of its flags are kept for the next one, and through a checkpoint."""
     batch = played("one leaves")[1][0]
-    config = OmegaConf.create({"task": {"blocks": {}}, "device": "cpu"})
-    watch = Watch(SimpleNamespace(system=None), config)
+    config = OmegaConf.create({"task": {"observation_blocks": {}}, "device": "cpu"})
+    watch = ModelQualityHook(SimpleNamespace(system=None), config)
     watch(batch)
-    again = Watch(SimpleNamespace(system=None), config)
+    again = ModelQualityHook(SimpleNamespace(system=None), config)
     again.load_state_dict(watch.state_dict())
     batch["agents", "alive"] = kinds.there(batch, ("agents",))
-    with_alive = Watch(SimpleNamespace(system=None), config)
+    with_alive = ModelQualityHook(SimpleNamespace(system=None), config)
     with_alive(batch)
     read = {"action", "previous_action", "previous_mask", "previous_alive", "mask", "done"}
     for kept in (watch.last, again.last):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import vmas
-from world_state import VmasRandomState, VmasWorld, decode, encode
 
+from checkpoints.vmas_state import VmasRandomState, VmasWorld, decode, encode
 from torchrl_moawm.envs import make_vmas_env
 
 QUICK = ("balance", "dispersion", "simple_tag")

@@ -1,0 +1,1 @@
+"""The algorithms of the benchmark, all in one form."""

@@ -1,0 +1,79 @@
+"""What every algorithm of the benchmark has, and the networks that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import Tensor, nn
+from torchrl.envs import EnvBase
+from torchrl.modules import ProbabilisticActor
+from torchrl.objectives import LossModule
+
+from torchrl_moawm import MOAWM, LossSum
+from torchrl_moawm.modules import AgentGRU, make_actor, make_critic
+from torchrl_moawm.modules.features import own_features_first
+from torchrl_moawm.system.specs import action_settings, groups_of, read_group
+
+
+@dataclass
+class Algorithm:
+    """What the training loop needs to know of an algorithm."""
+
+    policy: TensorDictModuleBase
+    """Acts; goes to the collector."""
+    loss_module: LossModule
+    """Everything that is minimised."""
+    core: LossModule
+    """The part that is minimised in every epoch."""
+    advantage: Callable[[TensorDictBase], TensorDictBase]
+    """Writes advantage and value target, once per collected batch."""
+    networks: dict[str, nn.Module]
+    """By name; the gradient of each is clipped by itself."""
+    system: MOAWM | None = None
+    """Where there are models of others and world to be judged."""
+    memories: list[AgentGRU] = field(default_factory=list)
+    """Those of no system, whose states an environment has to carry."""
+    moa: LossModule | None = None
+    """A model of partners that no system here acts for."""
+
+
+def one_or_sum(losses: Mapping[str, LossModule]) -> LossModule:
+    """The loss of the only group, or the sum over groups."""
+    return LossSum(losses) if len(losses) > 1 else next(iter(losses.values()))
+
+
+class Everybody(nn.Module):
+    """What all agents of a group see, each with its own first."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """``[*B, N, D]`` -> ``[*B, N, N D]``."""
+        return own_features_first(observation)
+
+
+def actor_and_critic(
+    config: DictConfig, env: EnvBase, group: str
+) -> tuple[ProbabilisticActor, TensorDictModule]:
+    """The networks of ``moawm`` that act and value, without a latent.
+
+    With ``algorithm.oracle`` the actor reads the observations of its whole group.
+    """
+    team = read_group(env, group)
+    common = {"group": group, "num_cells": list(config.num_cells)}
+    oracle = config.algorithm.get("oracle", False)
+    seen = team.n_agents * team.n_features if oracle else team.obs_dim
+    actor = make_actor(obs_dim=seen, **action_settings(env, group), **common)
+    if oracle:
+        actor[0].module.eye = Everybody()
+    others = [read_group(env, other) for other in groups_of(env) if other != group]
+    critic = make_critic(
+        n_agents=team.n_agents,
+        obs_dim=team.obs_dim,
+        other_groups=others,
+        shared_value=config.task.shared_value,
+        **common,
+    )
+    return actor.to(env.device), critic.to(env.device)

@@ -1,0 +1,246 @@
+"""Frames per second of four ways to train the same team, side by side.
+
+    python benchmarks/cost_speed.py --tasks navigation --envs 600
+
+The same task, widths (two of 128), critic (one value for the team), epochs (15) and minibatches
+(ten a pass): our ``mappo`` and ``moawm``, eager and compiled; TorchRL's own loop with
+``ClipPPOLoss``; BenchMARL's MAPPO, in a virtual environment of its own that this script makes
+(``--benchmarl`` names its folder). The first two batches warm up, and compile, and are not counted.
+Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from torch.utils.flop_counter import FlopCounterMode
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.utils import ValueEstimators
+
+from algorithms.common import Algorithm
+from algorithms.make import make_algorithm
+from algorithms.mappo import make_mappo
+from tasks.environment import make_env
+from training.hooks import ModelQualityHook
+from training.trainer import make_trainer
+
+HERE = Path(__file__).parent
+EPOCHS, MINIBATCHES, STEPS = 15, 10, 100
+SYSTEMS = ("torchrl", "mappo", "mappo compiled", "moawm", "moawm compiled", "benchmarl")
+
+
+class Timed:
+    """A collector that measures what happens inside and outside of it."""
+
+    def __init__(self, collector: Collector) -> None:
+        self.collector = collector
+        self.seconds: list[tuple[float, float]] = []
+
+    def __iter__(self) -> Iterator[TensorDictBase]:
+        batches = iter(self.collector)
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            collected = time.perf_counter()
+            try:
+                yield batch
+            finally:  # whoever iterates may stop here
+                self.seconds.append((collected - start, time.perf_counter() - collected))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.collector, name)
+
+
+class Silent:
+    """A logger."""
+
+    def log_scalar(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+
+def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
+    """The benchmark's configuration."""
+    overrides = [
+        f"task=vmas/{task}",
+        f"task.num_envs={n_envs}",
+        f"task.max_steps={STEPS}",
+        f"total_frames={batches * n_envs * STEPS}",
+        f"epochs={EPOCHS}",
+        f"minibatches={MINIBATCHES}",
+        "task.shared_value=true",  # as BenchMARL's, and TorchRL's MultiAgentMLP
+        "progress_bar=false",
+        *more,
+    ]
+    with initialize_config_dir(str(HERE.resolve() / "conf"), version_base=None):
+        return compose("config", overrides)
+
+
+def ours(
+    task: str, n_envs: int, batches: int, name: str
+) -> tuple[list[tuple[float, float]], float]:
+    """Seconds (collection, update) of each batch, and the operations of an update."""
+    algorithm_name, _, compiled = name.partition(" ")
+    settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}"]
+    config = configure(task, n_envs, batches, *settings)
+    torch.manual_seed(0)
+    env = make_env(config, n_envs, 0)
+    algorithm = make_algorithm(config, env)
+    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config), Silent())
+    timed = trainer.collector = Timed(trainer.collector)
+    trainer.train()
+    return timed.seconds, operations(config, algorithm, n_envs)
+
+
+def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
+    """Floating-point operations of the matrix products of one update."""
+    env = make_env(config, n_envs, 0)
+    if algorithm.system is not None:
+        algorithm.system.add_memory(env)
+    with torch.no_grad():
+        batch = env.rollout(STEPS // MINIBATCHES, algorithm.policy, break_when_any_done=False)
+    algorithm.advantage(batch)
+
+    def count(loss: Any) -> float:
+        with FlopCounterMode(display=False) as counter:
+            losses = loss(batch.reshape(-1))
+            sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+        return float(counter.get_total_flops())
+
+    auxiliary = config.algorithm.get("auxiliary_epochs", EPOCHS)
+    whole = count(algorithm.loss_module)
+    core = count(algorithm.core) if auxiliary < EPOCHS else whole
+    return MINIBATCHES * (auxiliary * whole + (EPOCHS - auxiliary) * core)
+
+
+def torchrl_loop(task: str, n_envs: int, batches: int) -> tuple[list[tuple[float, float]], float]:
+    """The loop of TorchRL's multi-agent tutorial, with our networks."""
+    config = configure(task, n_envs, batches, "algorithm=mappo")
+    torch.manual_seed(0)
+    env = make_env(config, n_envs, 0)
+    algorithm = make_mappo(config, env)
+    loss = ClipPPOLoss(
+        algorithm.loss_module.actor_network,
+        algorithm.loss_module.critic_network,
+        functional=False,
+        entropy_coeff=0.0,
+        loss_critic_type="l2",
+    )
+    names = ("action", "advantage", "value_target", "reward")
+    loss.set_keys(
+        value=("agents", "state_value"),
+        sample_log_prob=("agents", "action_log_prob"),
+        done=("agents", "done"),
+        terminated=("agents", "terminated"),
+        **{name: ("agents", name) for name in names},
+    )
+    loss.make_value_estimator(ValueEstimators.GAE, gamma=0.99, lmbda=0.95)
+    frames = n_envs * STEPS
+    collector = Collector(
+        env, algorithm.policy, frames_per_batch=frames, total_frames=batches * frames
+    )
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(frames),
+        sampler=SamplerWithoutReplacement(),
+        batch_size=frames // MINIBATCHES,
+    )
+    optimizer = torch.optim.Adam(loss.parameters(), lr=7e-4)
+    timed = Timed(collector)
+    for batch in timed:
+        shape = batch["next", "agents", "reward"].shape
+        for name in ("done", "terminated"):  # as in the tutorial: of each agent
+            ends = batch["next", name].unsqueeze(-2).expand(shape)
+            batch["next", "agents", name] = ends
+        with torch.no_grad():
+            loss.value_estimator(batch)
+        buffer.extend(batch.reshape(-1))
+        for _ in range(EPOCHS * MINIBATCHES):
+            losses = loss(buffer.sample())
+            sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+            torch.nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    collector.shutdown()
+    return timed.seconds, operations(config, algorithm, n_envs)
+
+
+def benchmarl(
+    task: str, n_envs: int, batches: int, folder: Path
+) -> tuple[list[tuple[float, float]], float]:
+    """BenchMARL's MAPPO, by an interpreter of its own."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        pip = [str(python), "-m", "pip", "install", "-q"]
+        subprocess.check_call([*pip, "torch==2.13.0"])
+        subprocess.check_call(
+            [*pip, "torchrl==0.11.1", "tensordict==0.11.0", "hydra-core", "tqdm", "pandas", "vmas"]
+        )
+        subprocess.check_call([*pip, "--no-deps", "benchmarl==1.5.2"])
+    command = [str(python), str(HERE / "cost/benchmarl.py"), task, str(n_envs), str(batches)]
+    command += [str(EPOCHS), str(MINIBATCHES), str(STEPS), str(torch.get_num_threads())]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    seconds, needed = json.loads(out.strip().splitlines()[-1])
+    return [tuple(pair) for pair in seconds], needed
+
+
+def matrix_rate(rows: int) -> float:
+    """Measured operations per second of the networks' matrix product, forward and backward."""
+    x, w = torch.randn(rows, 128, requires_grad=True), torch.randn(128, 128, requires_grad=True)
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        (x @ w).backward(x.detach())
+        seconds.append(time.perf_counter() - start)
+    return 3 * 2 * rows * 128 * 128 / sorted(seconds)[15]
+
+
+def main() -> None:
+    """Measures and prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", default=["navigation", "balance"])
+    parser.add_argument("--envs", nargs="+", type=int, default=[64, 256, 600])
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--batches", type=int, default=5, help="the first two are not counted")
+    parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
+    arguments = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, {EPOCHS} epochs of {MINIBATCHES} minibatches\n")
+    print(
+        "| task | environments | system | collection, s | update, s | frames/s | update / limit |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for task in arguments.tasks:
+        for n_envs in arguments.envs:
+            for name in arguments.systems:
+                measure: dict[str, Callable[..., Any]] = {
+                    "torchrl": torchrl_loop,
+                    "benchmarl": lambda *a: benchmarl(*a, arguments.benchmarl),
+                }
+                run = measure.get(name, lambda *a, name=name: ours(*a, name))
+                seconds, needed = run(task, n_envs, arguments.batches)
+                counted = seconds[2:]
+                collection, update = (sorted(c)[len(c) // 2] for c in zip(*counted, strict=True))
+                agents = 4 if task == "balance" else 3
+                limit = needed / matrix_rate(n_envs * STEPS // MINIBATCHES * agents)
+                rate = n_envs * STEPS / (collection + update)
+                row = f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update / limit:.1f}"
+                print(f"| {task} | {n_envs} | {name} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

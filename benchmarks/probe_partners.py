@@ -1,0 +1,136 @@
+"""What an agent of ``study_partners.py`` knows of its partner's type, step by step.
+
+    python benchmarks/probe_partners.py outputs/...
+
+*Type*: a linear probe (ridge regression to one-hot types, the largest is the answer) at each step
+of the episode, fitted to episodes with the training partners; its accuracy on other episodes, with
+the training partners and with the held-out ones. It reads z where there is one, else the actor's
+recurrent state, else the observation. *MOA*: likelihood of what the partner does next, beside one
+Gaussian per step that knows nothing. *Projection*: the first two principal components of z at the
+end of the episode. *Returns*: of the deterministic policy with both pools, in other episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs.utils import ExplorationType
+
+from algorithms.common import Algorithm
+from algorithms.make import make_algorithm
+from algorithms.partners import GROUP, PARTNERS
+from metrics.probes import ridge
+from metrics.returns import first_return
+from tasks.environment import make_env
+from torchrl_moawm.functional import diagonal_gaussian_nll
+from training.evaluation import play
+
+POINTS = 300
+"""Of the projection that are kept."""
+
+
+def features(batch: TensorDictBase) -> tuple[str, Tensor]:
+    """What the probe reads: its name, and ``[E, T, N, F]``."""
+    agents = batch[GROUP]
+    for name in ("latent_loc", "actor_memory"):
+        if name in agents:
+            return name, agents[name]
+    return "observation", agents["observation"]
+
+
+def accuracy(fitted: TensorDictBase, tested: TensorDictBase, n_types: int) -> list[float]:
+    """Of the probe at each step, fitted to one batch ``[E, T]`` and tested on another."""
+    x, y = (features(batch)[1].double() for batch in (fitted, tested))
+    kinds = [batch[PARTNERS, "type"][:, 0, :1].expand(-1, x.shape[2]) for batch in (fitted, tested)]
+    target = torch.nn.functional.one_hot(kinds[0], n_types).double().flatten(0, 1)
+    found = []
+    for step in range(x.shape[1]):
+        predict = ridge(x[:, step].flatten(0, 1), target)
+        guess = predict(y[:, step].flatten(0, 1)).argmax(-1)
+        found.append(float((guess == kinds[1].flatten()).double().mean()))
+    return found
+
+
+@torch.no_grad()
+def moa_curve(algorithm: Algorithm, batch: TensorDictBase) -> dict[str, list[float]]:
+    """Negative log-likelihood of the partner's action at each step, nats, of MOA and marginal."""
+    if algorithm.moa is None:
+        return {}
+    algorithm.moa.reduction = "none"
+    nll = algorithm.moa(batch)["loss_moa"].mean((0, 2, 3))  # nobody has a previous step at first
+    algorithm.moa.reduction = "mean"
+    action = batch[PARTNERS, "action"]
+    mean, scale = action.mean(0, keepdim=True), action.std(0, keepdim=True).clamp_min(0.05)
+    marginal = diagonal_gaussian_nll(mean.expand_as(action), scale.expand_as(action), action).mean(
+        (0, 2)
+    )
+    return {"moa": nll.tolist()[1:], "marginal": marginal.tolist()[1:]}
+
+
+def projection(z: Tensor, kind: Tensor) -> dict[str, list[Any]]:
+    """Two principal components of ``[S, F]``, and the types."""
+    centred = z - z.mean(0)
+    points = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].T
+    return {
+        "points": [[round(v, 3) for v in point] for point in points[:POINTS].tolist()],
+        "types": kind[:POINTS].tolist(),
+    }
+
+
+def judge(config: Any, saved: dict[str, Any], envs: int) -> dict[str, Any]:
+    """All tables of one run."""
+    seed = config.seed + 2_000_000
+    pools = {"fit": "train", "train": "train", "held_out": "held_out"}
+    made = {
+        name: make_env(config, envs, seed + k, pool=pool)
+        for k, (name, pool) in enumerate(pools.items())
+    }
+    algorithm = make_algorithm(config, made["fit"])
+    algorithm.loss_module.load_state_dict(saved["loss_module"])
+    played = {
+        name: play(config, algorithm, env, ExplorationType.RANDOM) for name, env in made.items()
+    }
+    n_types = int(made["fit"].full_observation_spec[PARTNERS, "type"].space.n)
+    name, z = features(played["train"])
+    kind = played["train"][PARTNERS, "type"][:, -1, 0]
+    returns = {}
+    for pool in ("train", "held_out"):
+        batch = play(config, algorithm, made[pool], ExplorationType.DETERMINISTIC)
+        returns[pool] = first_return(batch)["evaluation_return"]
+    return {
+        "returns": returns,
+        "reads": name,
+        "chance": 1.0 / n_types,
+        "accuracy": {
+            pool: accuracy(played["fit"], played[pool], n_types) for pool in ("train", "held_out")
+        },
+        "moa": {pool: moa_curve(algorithm, played[pool]) for pool in ("train", "held_out")},
+        "projection": projection(z[:, -1, 0], kind),
+    }
+
+
+def main() -> None:
+    """Loads runs and writes ``probe.json`` into their folders."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="of runs of train.py")
+    parser.add_argument("--envs", type=int, default=512, help="episodes of each of three batches")
+    arguments = parser.parse_args()
+    for folder in arguments.folders:
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+        config = OmegaConf.create(saved["config"])
+        torch.set_num_threads(config.threads or torch.get_num_threads())
+        tables = judge(config, saved, arguments.envs)
+        (folder / "probe.json").write_text(json.dumps(tables) + "\n")
+        for pool, values in tables["accuracy"].items():
+            print(folder.name, tables["reads"], pool, " ".join(f"{x:.2f}" for x in values))
+
+
+if __name__ == "__main__":
+    main()

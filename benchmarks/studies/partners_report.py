@@ -1,0 +1,220 @@
+"""Returns, shares of the gap and probes of ``study_partners.py``, from its JSON alone.
+
+The *share of the gap* is ``(R - R_nam) / (R_oracle - R_nam)``, of means over seeds: 0 is memoryless
+PPO without a model of the partner, 1 an actor that reads its type. Its interval is the bootstrap's
+over the seeds of all three.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.plots import Lines, Runs, curve, draw_lines
+from studies.report import REPETITIONS, read, read_probes, shown
+
+POOLS = {"train": "training partners", "held_out": "held-out partners"}
+ORDER = (
+    "type_oracle",
+    "moawm_recurrent",
+    "liam",
+    "nam_recurrent",
+    "nam",
+    "moawm_recurrent_own",
+    "moawm_recurrent_no_teacher",
+    "moawm_recurrent_frozen",
+)
+Array = NDArray[np.float64]
+
+
+def returns(runs: Runs, probes: Runs, task: str, name: str, pool: str, half: bool) -> Array:
+    """Of the deterministic policy, one per seed: at half of the frames, or at the end."""
+    if not half:
+        return np.array([probe["returns"][pool] for probe in probes[task][name]])
+    frames, values = curve(runs[task][name], f"return_{pool}")
+    return values[:, np.abs(frames - last_frame(runs[task][name]) / 2).argmin()]
+
+
+def last_frame(runs: list[dict[str, Any]]) -> int:
+    """Where runs end.
+
+    Raises:
+        ValueError: They end at different frames.
+    """
+    last = {max(v["step_count"] for k, v in run.items() if k.startswith("step_")) for run in runs}
+    if len(last) > 1:
+        raise ValueError(f"Expected runs of one length, these end at {sorted(last)} frames.")
+    return int(last.pop())
+
+
+def whole_curve(runs: Runs, probes: Runs, task: str, name: str, pool: str) -> tuple[Array, Array]:
+    """Frames and returns ``[runs, frames]`` from the first batch to the trained policy.
+
+    While it trains a run takes them every few batches, seldom after the last one. There the
+    returns are those of the tables.
+
+    Raises:
+        ValueError: There are not as many probes as runs.
+    """
+    frames, values = curve(runs[task][name], f"return_{pool}")
+    last, final = last_frame(runs[task][name]), returns(runs, probes, task, name, pool, False)
+    if len(final) != len(values):
+        raise ValueError(f"{task}, {name}: {len(values)} runs and {len(final)} probes.")
+    before = frames < last
+    return np.append(frames[before], last), np.column_stack([values[:, before], final])
+
+
+def share(ours: Array, nam: Array, oracle: Array) -> tuple[float, float, float]:
+    """The share of the gap and its 95% interval."""
+    rng = np.random.default_rng(0)
+
+    def means(x: Array) -> Array:
+        return x[rng.integers(len(x), size=(REPETITIONS, len(x)))].mean(1)
+
+    low = means(nam)
+    drawn = (means(ours) - low) / (means(oracle) - low)
+    point = (ours.mean() - nam.mean()) / (oracle.mean() - nam.mean())
+    return float(point), *(float(q) for q in np.quantile(drawn, (0.025, 0.975)))
+
+
+def names_of(runs: Runs, task: str) -> list[str]:
+    """The agents that were trained on a task, the best informed first."""
+    return [name for name in ORDER if name in runs[task]]
+
+
+def tables(runs: Runs, probes: Runs) -> str:
+    """Everything as Markdown."""
+    lines = [
+        "# Partners never met before",
+        "",
+        "Made by `python benchmarks/partners.py report` from the JSON in this folder; the method",
+        "is in [partners.md](../../partners.md). Return of the deterministic policy, interquartile",
+        "mean [95% bootstrap interval] over seeds; share of the gap between `nam` and",
+        "`type_oracle`.",
+    ]
+    for pool, title in POOLS.items():
+        lines += ["", f"## With {title}", ""]
+        lines += ["| task | agent | seeds | return | share of the gap | share at half the frames |"]
+        lines += ["|---" * 6 + "|"]
+        for task in runs:
+            for name in names_of(runs, task):
+                cells = [shown(returns(runs, probes, task, name, pool, False))]
+                for half in (False, True):
+                    those = [
+                        returns(runs, probes, task, each, pool, half)
+                        for each in (name, "nam", "type_oracle")
+                    ]
+                    point, low, high = share(*those)
+                    known = name not in ("nam", "type_oracle")
+                    cells.append(f"{point:.2f} [{low:.2f}, {high:.2f}]" if known else "")
+                n = len(runs[task][name])
+                lines.append(f"| {task} | {name} | {n} | {' | '.join(cells)} |")
+    lines += ["", "## Who knows the type", "", "Accuracy of a linear probe, means over seeds.", ""]
+    lines += ["| task | agent | what is read | chance | step 2 | a third | two thirds | last | "]
+    lines[-1] += "last, held-out |"
+    lines += ["|---" * 9 + "|"]
+    for task in probes:
+        for name in names_of(probes, task):
+            those = probes[task][name]
+            known = {pool: accuracy(those, pool) for pool in POOLS}
+            mean = known["train"].mean(0)
+            at = [2, len(mean) // 3, 2 * len(mean) // 3, -1]
+            cells = [*(mean[k] for k in at), known["held_out"].mean(0)[-1]]
+            row = " | ".join(f"{cell:.2f}" for cell in (those[0]["chance"], *cells))
+            lines.append(f"| {task} | {name} | {those[0]['reads']} | {row} |")
+    return "\n".join(lines) + "\n"
+
+
+def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
+    """``[runs, steps]``."""
+    return np.array([probe["accuracy"][pool] for probe in probes])
+
+
+def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
+    """Task by task, a file per pool, to the end of the runs."""
+    for pool, title in POOLS.items():
+        panels: list[tuple[str, Lines]] = []
+        for task in runs:
+            lines: Lines = {}
+            for name in names_of(runs, task):
+                label = f"{name} ({len(runs[task][name])})"
+                line = whole_curve(runs, probes, task, name, pool)
+                lines[label] = (ORDER.index(name), *line)
+            panels.append((task, lines))
+        heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
+        draw_lines(panels, heading, "frames", "return", folder / f"returns_{pool}.png")
+
+
+def plot_probes(probes: Runs, folder: Path) -> None:
+    """Accuracy of the type, and likelihood of the partner's action, step by step."""
+    known: list[tuple[str, Lines]] = []
+    likely: list[tuple[str, Lines]] = []
+    for task in probes:
+        lines: Lines = {}
+        for name in names_of(probes, task):
+            if name not in ("type_oracle", "nam"):
+                values = accuracy(probes[task][name], "train")
+                lines[name] = (ORDER.index(name), np.arange(values.shape[1]), values)
+        known.append((task, lines))
+        those = probes[task].get("moawm_recurrent", [])
+        if those:
+            moa: Lines = {}
+            for k, (pool, kind) in enumerate(
+                (("train", "moa"), ("held_out", "moa"), ("train", "marginal"))
+            ):
+                values = np.array([probe["moa"][pool][kind] for probe in those])
+                moa[f"{kind}, {POOLS[pool]}"] = (k, np.arange(1, values.shape[1] + 1), values)
+            likely.append((task, moa))
+    along, unit = "step of the episode", "accuracy"
+    title = "Linear probe for the partner's type, training partners: mean and range over seeds"
+    draw_lines(known, title, along, unit, folder / "probe.png")
+    if likely:
+        title = "Negative log-likelihood of the partner's next action: mean and range over seeds"
+        draw_lines(likely, title, along, "nats", folder / "moa.png")
+
+
+def plot_projection(probes: Runs, folder: Path) -> None:
+    """Two principal components of z at the last step, by type, of the first seed."""
+    shown_names = ("moawm_recurrent", "liam", "nam_recurrent")
+    panels = [
+        (f"{task}: {name}", probes[task][name][0]["projection"])
+        for task in probes
+        for name in shown_names
+        if name in probes[task]
+    ]
+    columns = len(shown_names)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, points) in zip(axes.flat, panels, strict=False):
+        x, y = np.array(points["points"]).T
+        axis.axis("on")
+        axis.scatter(x, y, c=points["types"], cmap="tab10", vmin=0, vmax=9, s=8)
+        axis.set_title(title, fontsize=9)
+        axis.tick_params(labelsize=7)
+    figure.suptitle("z (or recurrent state) at the last step, two principal components, by type")
+    figure.tight_layout()
+    figure.savefig(folder / "projection.png", dpi=110)
+    plt.close(figure)
+
+
+def write_report(folder: Path) -> None:
+    """``partners.md`` and its pictures into the folder."""
+    needed = ("nam", "type_oracle")
+    runs = {task: a for task, a in read(folder).items() if all(n in a for n in needed)}
+    if not runs:
+        raise SystemExit(f"No results in {folder}: python benchmarks/partners.py run")
+    probes = {task: a for task, a in read_probes(folder).items() if task in runs}
+    (folder / "partners.md").write_text(tables(runs, probes))
+    plot_returns(runs, probes, folder)
+    plot_probes(probes, folder)
+    plot_projection(probes, folder)
+    print((folder / "partners.md").read_text())

@@ -1,0 +1,1 @@
+"""Tasks: environments, partners, and what they are made of."""

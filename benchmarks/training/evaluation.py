@@ -1,0 +1,65 @@
+"""Episodes that a team has not been trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from algorithms.common import Algorithm
+from metrics.model_quality import judge
+from metrics.pictures import record_gif
+from metrics.returns import first_return
+from tasks.environment import make_env
+from torchrl_moawm.modules.memory import append_memory_transforms
+
+
+@torch.no_grad()
+def play(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
+) -> TensorDictBase:
+    """Plays as many steps as an episode has at most, in every environment: ``[E, T]``."""
+    if algorithm.system is not None:
+        algorithm.system.add_memory(env)
+    append_memory_transforms(env, algorithm.memories)
+    with set_exploration_type(mode):
+        batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+    return batch.reshape(-1, config.task.max_steps)
+
+
+def evaluate(
+    config: DictConfig,
+    algorithm: Algorithm,
+    training_batch: TensorDictBase,
+    blocks: Mapping[str, Sequence[int]],
+) -> tuple[EnvBase, dict[str, float]]:
+    """Environments that the team has not seen, and its figures there.
+
+    Args:
+        config: The configuration.
+        algorithm: What was trained.
+        training_batch: The last one, to which the baselines of the models are fitted.
+        blocks: Ranges of features that are judged apart.
+    """
+    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
+    held_out = make_env(config, num_envs, config.seed + 1_000_000)
+    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
+    figures = first_return(batch)
+    if algorithm.system is not None:
+        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
+        figures |= judge(algorithm.system, batch, training_batch, blocks)
+    return held_out, figures
+
+
+def record_episode(config: DictConfig, algorithm: Algorithm, env: EnvBase, path: Path) -> None:
+    """A GIF of the trained team in one of the environments of its evaluation."""
+    if config.task.suite == "pettingzoo":  # which draws only where it was made to
+        env = make_env(config, 1, config.seed, render_mode="rgb_array")
+        if algorithm.system is not None:
+            algorithm.system.add_memory(env)
+    record_gif(env, algorithm.policy, config.task.max_steps, path)

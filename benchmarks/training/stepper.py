@@ -1,0 +1,138 @@
+"""The optimisation step of the benchmark's ``Trainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.objectives import LossModule
+from torchrl.trainers import OptimizationStepper, Trainer
+
+from parallel.ranks import Learners
+from training.nonfinite import NonFinite
+
+
+class PerNetworkStepper(OptimizationStepper):
+    """Clips the gradient of each network by itself, and trains some losses in fewer epochs.
+
+    TorchRL's default clips one norm over all parameters: with auxiliary losses in the sum their
+    gradients then throttle the policy's.
+
+    Args:
+        optimizer: Holds the parameters of all networks.
+        networks: The networks by name; each is clipped to ``max_grad_norm``.
+        max_grad_norm: Largest norm of a network's gradient.
+        steps_per_epoch: Minibatches in a pass over the batch.
+        epochs: Passes over the batch.
+        core: What is minimised in every epoch.
+        auxiliary_epochs: In the first so many epochs of a batch the Trainer's whole loss module is
+            minimised, in the others ``core``.
+        compile: Whether the losses are compiled (``torch.compile``), forward and backward.
+        nonfinite: Skips the steps whose loss or gradient is not finite.
+        learners: The ranks whose gradients are averaged.
+
+    Raises:
+        ValueError: Two networks share a parameter.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        networks: Mapping[str, nn.Module],
+        *,
+        max_grad_norm: float,
+        steps_per_epoch: int,
+        epochs: int,
+        core: LossModule,
+        auxiliary_epochs: int,
+        compile: bool = False,
+        nonfinite: NonFinite | None = None,
+        learners: Learners | None = None,
+    ) -> None:
+        check_disjoint(networks)
+        self.optimizer = optimizer
+        self.parameters = {name: list(net.parameters()) for name, net in networks.items()}
+        self.max_grad_norm = max_grad_norm
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.core = core
+        self.auxiliary_epochs = auxiliary_epochs
+        self.count = 0
+        self.evaluate = torch.compile(evaluate) if compile else evaluate
+        self.nonfinite = nonfinite or NonFinite()
+        self.learners = learners or Learners()
+
+    def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
+        """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
+        epoch = self.count // self.steps_per_epoch % self.epochs
+        self.count += 1
+        whole = epoch < self.auxiliary_epochs
+        total, losses = self.evaluate(trainer.loss_module if whole else self.core, sub_batch)
+        total.backward()
+        losses, norms = losses.detach(), {}
+        if self.learners.count > 1:
+            self.learners.average((p for part in self.parameters.values() for p in part), losses)
+            total = minimised(losses)
+        for name, parameters in self.parameters.items():
+            if any(parameter.grad is not None for parameter in parameters):
+                norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+                norms[f"grad_norm_{name}"] = norm
+        skip = self.nonfinite.found(total, norms, losses)
+        if not skip:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        if skip:
+            self.nonfinite.give_up(trainer.loss_module, sub_batch)
+        return losses.update(norms)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of steps, and of those that were skipped."""
+        return {"count": self.count, "nonfinite": self.nonfinite.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the other stopped."""
+        self.count = state_dict["count"]
+        self.nonfinite.load_state_dict(state_dict["nonfinite"])
+
+
+def check_disjoint(networks: Mapping[str, nn.Module]) -> None:
+    """Every parameter belongs to one network, which alone is clipped and has a learning rate.
+
+    Raises:
+        ValueError: Two networks share a parameter.
+    """
+    owner: dict[nn.Parameter, str] = {}
+    for name, network in networks.items():
+        for key, parameter in network.named_parameters():
+            first = owner.setdefault(parameter, name)
+            if first != name:
+                raise ValueError(
+                    f"{name}.{key} is a parameter of {first} as well: it would be trained twice. "
+                    "Each network needs parameters of its own."
+                )
+
+
+def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
+    """What is minimised, and every term and figure."""
+    losses = loss(batch)
+    return minimised(losses), losses
+
+
+def minimised(losses: TensorDictBase) -> Tensor:
+    """The sum of the terms."""
+    return sum(value for key, value in losses.items() if key.startswith("loss"))
+
+
+def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> None:
+    """Every parameter of the losses that wants a gradient belongs to a network.
+
+    Raises:
+        ValueError: No optimizer would train it.
+    """
+    trained = {parameter for network in networks.values() for parameter in network.parameters()}
+    for name, parameter in loss_module.named_parameters():
+        if parameter.requires_grad and parameter not in trained:
+            raise ValueError(f"{name} belongs to none of {list(networks)}: nothing would train it.")

@@ -1,0 +1,189 @@
+"""TorchRL's Trainer with the hooks of PPO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
+from torchrl.checkpoint import Checkpoint
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.envs import EnvBase
+from torchrl.trainers import ReplayBufferTrainer, Trainer
+
+from algorithms.common import Algorithm
+from checkpoints.files import FOLDER, FORMAT, Rotation, versions
+from checkpoints.run_state import make_checkpoint
+from metrics.loggers import Loggers
+from metrics.returns import losses_on_the_bar, other_losses, team_return
+from parallel.collector import make_collector
+from parallel.ranks import Learners
+from tasks.environment import make_env
+from training.hooks import ModelQualityHook
+from training.nonfinite import NonFinite
+from training.stepper import PerNetworkStepper, check_trained
+
+
+def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
+    """Learning rate of a network: constant for actors and critics, else falling to 0 over the run.
+
+    What actor and critic read, z, moves with the student. So the student is slower than the other
+    networks, and stands still in the end.
+    """
+    if network.startswith(("actor", "critic")):
+        return config.lr
+    name = "student_lr" if network.startswith("student") else "auxiliary_lr"
+    return config.algorithm[name] * max(1.0 - frames / config.total_frames, 0.0)
+
+
+def make_trainer(
+    config: DictConfig,
+    algorithm: Algorithm,
+    env: EnvBase,
+    quality: ModelQualityHook,
+    logger: Loggers,
+    folder: Path | None = None,
+    learners: Learners | None = None,
+) -> Trainer:
+    """TorchRL's trainer with the hooks of PPO; checkpoints go into the folder, if there is one.
+
+    Frames are counted over all ranks.
+
+    Args:
+        config: The configuration of the whole run; each rank takes its share of it.
+        algorithm: What is trained.
+        env: What it acts in, where the collector is a single one.
+        quality: Judges the models of others and world on every batch.
+        logger: Gets every figure.
+        folder: The run's folder.
+        learners: The ranks of torchrun.
+    """
+    learners = learners or Learners()
+    own = learners.share(config)
+    collector = make_collector(own, env, algorithm, make_env)
+    stepper = make_stepper(own, algorithm, folder, learners)
+    buffer = make_buffer(own)
+    checkpoints: dict[str, Any] = {}
+    if folder is not None and own.checkpoint.every:
+        kept = make_checkpoint(
+            env,
+            collector,
+            buffer.replay_buffer,
+            stepper,
+            quality,
+            learners,
+            vmas=own.task.suite == "vmas",
+        )
+        checkpoints = checkpoint_settings(config, kept, folder, learners.count)
+    trainer = Trainer(
+        collector=collector,
+        total_frames=own.total_frames,
+        frame_skip=learners.count,  # a frame here stands for one of every rank
+        loss_module=algorithm.loss_module,
+        optimization_stepper=stepper,
+        optim_steps_per_batch=own.minibatches,
+        num_epochs=own.epochs,
+        logger=logger,
+        log_interval=0,
+        progress_bar=own.progress_bar,
+        auto_log_optim_steps=False,
+        **checkpoints,
+    )
+    register_hooks(trainer, own, algorithm, buffer, quality)
+    return trainer
+
+
+def make_stepper(
+    config: DictConfig, algorithm: Algorithm, folder: Path | None, learners: Learners
+) -> PerNetworkStepper:
+    """Adam with a learning rate for each network, and the step that it takes."""
+    check_trained(algorithm.loss_module, algorithm.networks)
+    groups = [
+        {"params": list(net.parameters()), "lr": learning_rate(config, name)}
+        for name, net in algorithm.networks.items()
+    ]
+    return PerNetworkStepper(
+        torch.optim.Adam(groups, fused=True),
+        algorithm.networks,
+        max_grad_norm=config.max_grad_norm,
+        steps_per_epoch=config.minibatches,
+        epochs=config.epochs,
+        core=algorithm.core,
+        auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
+        compile=config.compile,
+        nonfinite=NonFinite(config.max_nonfinite_steps, folder),
+        learners=learners,
+    )
+
+
+def sequence_length(config: DictConfig) -> int:
+    """Steps of a row of a minibatch: 1 without a memory."""
+    recurrent = config.algorithm.get("recurrent", False)
+    return config.algorithm.sequence_length if recurrent else 1
+
+
+def make_buffer(config: DictConfig) -> ReplayBufferTrainer:
+    """The batch as shuffled minibatches: of samples, or of sequences where there is a memory."""
+    rows = config.task.num_envs * config.task.max_steps // sequence_length(config)
+    return ReplayBufferTrainer(
+        TensorDictReplayBuffer(
+            storage=LazyTensorStorage(rows, device=config.device),
+            sampler=SamplerWithoutReplacement(drop_last=True),
+            batch_size=rows // config.minibatches,
+        ),
+        flatten_tensordicts=not config.algorithm.get("recurrent", False),
+    )
+
+
+def checkpoint_settings(
+    config: DictConfig, checkpoint: Checkpoint, folder: Path, n_ranks: int
+) -> dict[str, Any]:
+    """What the Trainer has to know of checkpoints: what is in one, where, how often."""
+    metadata = {
+        "format": FORMAT,
+        "versions": versions(),
+        "learners": n_ranks,
+        "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
+    }
+    frames = config.task.num_envs * config.task.max_steps  # of all ranks
+    return {
+        "checkpoint": checkpoint,
+        "checkpoint_rotation": Rotation(folder / FOLDER, keep_last=config.checkpoint.keep),
+        "checkpoint_metadata": lambda _: metadata,
+        "save_trainer_interval": config.checkpoint.every * frames - 1,
+    }
+
+
+def register_hooks(
+    trainer: Trainer,
+    config: DictConfig,
+    algorithm: Algorithm,
+    buffer: ReplayBufferTrainer,
+    quality: ModelQualityHook,
+) -> None:
+    """What happens to every batch: learning rates, advantage, storage, figures."""
+    stepper, length = trainer.optimization_stepper, sequence_length(config)
+    recurrent = config.algorithm.get("recurrent", False)
+    average = stepper.learners.average_metrics
+
+    def anneal(_: TensorDictBase) -> None:
+        for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
+            group["lr"] = learning_rate(config, name, trainer.collected_frames)
+
+    def store(batch: TensorDictBase) -> None:
+        algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
+        read = [*algorithm.loss_module.in_keys, ("next", "done")]  # the latter by the buffer's hook
+        batch = batch.select(*read, strict=False)
+        buffer.extend(batch.reshape(-1, length) if recurrent else batch)
+
+    trainer.register_op("batch_process", anneal)
+    trainer.register_op("batch_process", store)
+    trainer.register_op("pre_steps_log", average(team_return))
+    trainer.register_op("pre_steps_log", average(quality))
+    trainer.register_op("process_optim_batch", buffer.sample)
+    trainer.register_op("post_optim_complete_log", losses_on_the_bar)
+    trainer.register_op("post_optim_complete_log", other_losses)
+    trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())
