@@ -25,7 +25,7 @@ from tensordict import TensorDictBase
 from torch import nn
 
 from algorithms.make import make_algorithm
-from cost_speed import HERE, Silent, Timed
+from cost_speed import HERE, Timed
 from parallel.collector import share
 from parallel.worker_pool import WorkerPool
 from tasks.environment import make_env
@@ -86,9 +86,11 @@ def measure(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str,
     torch.manual_seed(0)
     env = make_env(config, share(config), 0)
     algorithm = make_algorithm(config, env)
-    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config), Silent())
-    team, sent = trainer.collector, []
-    timed = trainer.collector = Timed(team)
+    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config))
+    team: Any = trainer.collector
+    sent: list[float] = []
+    timed: Any = Timed(team)
+    trainer.collector = timed
     if isinstance(team, WorkerPool):
         timed.shutdown = lambda **_: None  # the Trainer's: it is still needed
     trainer.train()

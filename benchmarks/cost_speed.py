@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import time
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +66,6 @@ class Timed:
         return getattr(self.collector, name)
 
 
-class Silent:
-    """A logger."""
-
-    def log_scalar(self, *_: Any, **__: Any) -> None:
-        """Nothing."""
-
-
 def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
     """The benchmark's configuration."""
     overrides = [
@@ -101,7 +93,7 @@ def ours(
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_algorithm(config, env)
-    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config), Silent())
+    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config))
     timed = trainer.collector = Timed(trainer.collector)
     trainer.train()
     return timed.seconds, operations(config, algorithm, n_envs)
@@ -227,12 +219,13 @@ def main() -> None:
     for task in arguments.tasks:
         for n_envs in arguments.envs:
             for name in arguments.systems:
-                measure: dict[str, Callable[..., Any]] = {
-                    "torchrl": torchrl_loop,
-                    "benchmarl": lambda *a: benchmarl(*a, arguments.benchmarl),
-                }
-                run = measure.get(name, lambda *a, name=name: ours(*a, name))
-                seconds, needed = run(task, n_envs, arguments.batches)
+                given = task, n_envs, arguments.batches
+                if name == "torchrl":
+                    seconds, needed = torchrl_loop(*given)
+                elif name == "benchmarl":
+                    seconds, needed = benchmarl(*given, arguments.benchmarl)
+                else:
+                    seconds, needed = ours(*given, name)
                 counted = seconds[2:]
                 collection, update = (sorted(c)[len(c) // 2] for c in zip(*counted, strict=True))
                 agents = 4 if task == "balance" else 3
@@ -243,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

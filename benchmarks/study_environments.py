@@ -30,8 +30,8 @@ from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration
 
 from metrics.model_quality import rewards, who_acts, who_is_there, who_was_there
 from torchrl_moawm import MOAWM
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
-from torchrl_moawm.system.specs import path_of
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
 DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]
@@ -71,7 +71,9 @@ HEADER = (
 def rows() -> dict[str, Callable[[], EnvBase]]:
     """How to make the environment of every row."""
     make_vmas = partial(make_vmas_env, num_envs=VMAS_ENVS, max_steps=STEPS, seed=0)
-    makers = {f"vmas/{name}": partial(make_vmas, name) for name in VMAS}
+    makers: dict[str, Callable[[], EnvBase]] = {
+        f"vmas/{name}": partial(make_vmas, name) for name in VMAS
+    }
     for name in DISCRETE:
         makers[f"vmas/{name}, discrete"] = partial(make_vmas, name, continuous_actions=False)
     kinds = {

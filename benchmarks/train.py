@@ -29,17 +29,9 @@ from settings.known import CONF, freed
 from settings.scenario import settled
 from tasks.environment import make_env
 from torchrl_moawm import set_data_parallel
+from training import start
 from training.evaluation import evaluate, record_episode
 from training.hooks import HeldOutHook, ModelQualityHook
-from training.start import (
-    begin,
-    check_folder,
-    finished,
-    one_line_errors,
-    prepare,
-    resumed_from,
-    seed_offset,
-)
 from training.trainer import make_trainer
 
 
@@ -55,12 +47,12 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     Raises:
         FileExistsError: A new run would begin in a folder that holds the checkpoints of another.
     """
-    check_folder(folder, source)
+    start.check_folder(folder, source)
     config = settled(config)
     learners = Learners(config.device, config.learner_timeout)
-    own = prepare(config, learners)  # this rank's share
+    own = start.prepare(config, learners)  # this rank's share
 
-    env = make_env(own, share(own), own.seed + seed_offset(own, source, frames))
+    env = make_env(own, share(own), own.seed + start.seed_offset(own, source, frames))
     algorithm = make_algorithm(own, env)
     learners.broadcast_weights(algorithm.loss_module)
     set_data_parallel(algorithm.loss_module, learners.count > 1)
@@ -70,7 +62,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     partners = HeldOutHook(own, algorithm) if own.task.suite == "partners" else None
     if partners is not None:
         trainer.register_op("pre_steps_log", learners.average_metrics(partners))
-    begin(trainer, own, learners, folder, source, frames)
+    start.begin(trainer, own, learners, folder, source, frames)
     try:
         trainer.train()
     finally:
@@ -116,12 +108,12 @@ def main(config: DictConfig) -> float:
     record = folder / str(hydra_config.output_subdir) / "config.yaml"
     if record.is_file():
         OmegaConf.save(config, record)  # as it runs, not as it was merged
-    done = finished(config, folder)
+    done = start.finished(config, folder)
     if done is not None:
         return done
-    with one_line_errors(folder):
-        config, folder, source, frames = resumed_from(config, folder, overrides)
-    with one_line_errors(folder):
+    with start.one_line_errors(folder):
+        config, folder, source, frames = start.resumed_from(config, folder, overrides)
+    with start.one_line_errors(folder):
         return run(config, folder, source, frames)
 
 

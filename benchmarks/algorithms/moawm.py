@@ -8,14 +8,23 @@ from torchrl.envs import EnvBase
 from algorithms.common import Algorithm, actor_and_critic, one_or_sum
 from torchrl_moawm import MOAWM, LossSum
 
+OF_TRAINING = (
+    "name",
+    "kind",
+    "ablation",
+    "sequence_length",
+    "student_lr",
+    "auxiliary_epochs",
+    "auxiliary_lr",
+)
+"""Settings of an algorithm that are not those of ``MOAWM.from_env``."""
+
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The whole framework."""
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
-    of_training = ("name", "kind", "ablation", "sequence_length", "student_lr")
-    of_training += ("auxiliary_epochs", "auxiliary_lr")
-    own = [key for key in algorithm if key not in of_training]
+    own = [key for key in algorithm if key not in OF_TRAINING]
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),

@@ -46,7 +46,8 @@ class TypeCode(TensorDictModuleBase):
 
 def make_ppo(config: DictConfig, env: EnvBase) -> Algorithm:
     """PPO without a model of the partners; with ``recurrent`` actor and critic have a GRU each."""
-    memories, code = [], None
+    memories: list[AgentGRU] = []
+    code = None
     if config.algorithm.oracle:
         code = TypeCode(int(env.full_observation_spec[PARTNERS, "type"].space.n))
         actor, critic = networks(config, env, code.n_types)

@@ -62,7 +62,9 @@ class ByHand:
         error = (obs - self.obs_after).pow(2).sum(-1).mean()
         return error + (reward - self.reward).pow(2).sum(-1).mean()
 
-    def autoencode(self, encoder: nn.Module, decoder: nn.Module, inputs: list[Tensor]) -> tuple:
+    def autoencode(
+        self, encoder: nn.Module, decoder: nn.Module, inputs: list[Tensor]
+    ) -> tuple[Tensor, ...]:
         """Error, posterior and logs."""
         loc, scale, x = encoder(*inputs)
         z = loc + scale * self.noise

@@ -68,8 +68,15 @@ class ActionBaselines:
         return -marginal.log(), -repeat.log()
 
 
-READ_BY_BASELINES = ("action", "previous_action", "previous_mask", "previous_alive")
-READ_BY_BASELINES += ("mask", "alive", "done")
+READ_BY_BASELINES = (
+    "action",
+    "previous_action",
+    "previous_mask",
+    "previous_alive",
+    "mask",
+    "alive",
+    "done",
+)
 """Names of the entries of each group, at the root, that the baselines read."""
 
 

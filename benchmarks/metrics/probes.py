@@ -51,9 +51,9 @@ def probe(
     others = gather_others(observation, agent_dim=2).flatten(0, 2)  # [E T N, N - 1, D]
     test = torch.arange(len(batch)) >= len(batch) // 2
     test = test[:, None, None].expand(observation.shape[:3]).flatten()
-    read = [observation, agents["previous_observation"]]
     previous = agents["previous_action"].unsqueeze(2).expand(-1, -1, z.shape[2], -1, -1)
-    read = torch.cat([*read, previous.flatten(3)], -1)
+    parts = [observation, agents["previous_observation"], previous.flatten(3)]
+    read = torch.cat(parts, -1)
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(read.shape[-1], z.shape[-1], generator=generator)
     sources = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import tempfile
@@ -101,7 +102,7 @@ class WorkerPool:
         parts = [next(self.iterator) for _ in range(self.pieces)]
         if self.kind != "multi_async":
             parts = parts[0].unbind(0)  # [workers, envs, T]
-        batch = torch.cat(parts, 0)
+        batch: Any = torch.cat(parts, 0)
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
 
@@ -111,7 +112,7 @@ class WorkerPool:
     def start(self) -> BaseCollector:
         """The workers."""
         seeds = [worker_seed(self.config.seed, i, self.frames) for i in range(self.workers)]
-        create = [partial(self.create, seed) for seed in seeds]
+        create: list[Callable[[], EnvBase]] = [partial(self.create, seed) for seed in seeds]
         self.before = active_children()
         if self.kind == "ray":
             return self.start_ray(create)
@@ -159,7 +160,7 @@ class WorkerPool:
         ray.init(
             asked.address or "local",
             runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, path))}},
-            logging_level="error",
+            logging_level=logging.ERROR,
             **(here if asked.address is None else {}),
         )
         self.cluster = ray

@@ -15,8 +15,17 @@ HYDRA = ("hydra.run.", "hydra.sweep.", "hydra.job.chdir", "hydra.job.name", "hyd
 """What may be set of Hydra itself; its callbacks, for example, could call anything."""
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm")
 """Of a sweep, ``hydra/launcher=joblib``; all but the first are packages of their own."""
-OF_LAUNCHERS = ("n_jobs", "timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "partition")
-OF_LAUNCHERS += ("nodes", "tasks_per_node", "array_parallelism")
+OF_LAUNCHERS = (
+    "n_jobs",
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "mem_gb",
+    "partition",
+    "nodes",
+    "tasks_per_node",
+    "array_parallelism",
+)
 """What may be set of these; ``setup``, for example, is a list of commands."""
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "-h", "--help")
 ADJUSTABLE = (

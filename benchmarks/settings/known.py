@@ -64,7 +64,7 @@ def check_taken_away(argument: str) -> None:
 def known_settings(arguments: Sequence[str]) -> list[str]:
     """The settings of ``conf/`` by their dotted names, with the tasks and algorithms chosen."""
     whole = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
-    chosen = {}
+    chosen: dict[str, str] = {}
     for default in whole.pop("defaults"):
         if isinstance(default, Mapping):
             chosen |= default

@@ -81,7 +81,8 @@ def share(ours: Array, nam: Array, oracle: Array) -> tuple[float, float, float]:
     low = means(nam)
     drawn = (means(ours) - low) / (means(oracle) - low)
     point = (ours.mean() - nam.mean()) / (oracle.mean() - nam.mean())
-    return float(point), *(float(q) for q in np.quantile(drawn, (0.025, 0.975)))
+    low_end, high_end = np.quantile(drawn, (0.025, 0.975))
+    return float(point), float(low_end), float(high_end)
 
 
 def names_of(runs: Runs, task: str) -> list[str]:
@@ -94,10 +95,10 @@ def tables(runs: Runs, probes: Runs) -> str:
     lines = [
         "# Partners never met before",
         "",
-        "Made by `python benchmarks/partners.py report` from the JSON in this folder; the method",
-        "is in [partners.md](../../partners.md). Return of the deterministic policy, interquartile",
-        "mean [95% bootstrap interval] over seeds; share of the gap between `nam` and",
-        "`type_oracle`.",
+        "Made by `python benchmarks/study_partners.py report` from the JSON in this folder; the",
+        "method is in [partners.md](../../partners.md). Return of the deterministic policy,",
+        "interquartile mean [95% bootstrap interval] over seeds; share of the gap between `nam`",
+        "and `type_oracle`.",
     ]
     for pool, title in POOLS.items():
         lines += ["", f"## With {title}", ""]
@@ -107,13 +108,13 @@ def tables(runs: Runs, probes: Runs) -> str:
             for name in names_of(runs, task):
                 cells = [shown(returns(runs, probes, task, name, pool, False))]
                 for half in (False, True):
-                    those = [
+                    ours, nam, oracle = (
                         returns(runs, probes, task, each, pool, half)
                         for each in (name, "nam", "type_oracle")
-                    ]
-                    point, low, high = share(*those)
-                    known = name not in ("nam", "type_oracle")
-                    cells.append(f"{point:.2f} [{low:.2f}, {high:.2f}]" if known else "")
+                    )
+                    point, low, high = share(ours, nam, oracle)
+                    between = name not in ("nam", "type_oracle")
+                    cells.append(f"{point:.2f} [{low:.2f}, {high:.2f}]" if between else "")
                 n = len(runs[task][name])
                 lines.append(f"| {task} | {name} | {n} | {' | '.join(cells)} |")
     lines += ["", "## Who knows the type", "", "Accuracy of a linear probe, means over seeds.", ""]
@@ -122,13 +123,13 @@ def tables(runs: Runs, probes: Runs) -> str:
     lines += ["|---" * 9 + "|"]
     for task in probes:
         for name in names_of(probes, task):
-            those = probes[task][name]
-            known = {pool: accuracy(those, pool) for pool in POOLS}
+            tables = probes[task][name]
+            known = {pool: accuracy(tables, pool) for pool in POOLS}
             mean = known["train"].mean(0)
             at = [2, len(mean) // 3, 2 * len(mean) // 3, -1]
-            cells = [*(mean[k] for k in at), known["held_out"].mean(0)[-1]]
-            row = " | ".join(f"{cell:.2f}" for cell in (those[0]["chance"], *cells))
-            lines.append(f"| {task} | {name} | {those[0]['reads']} | {row} |")
+            figures = [*(mean[k] for k in at), known["held_out"].mean(0)[-1]]
+            row = " | ".join(f"{figure:.2f}" for figure in (tables[0]["chance"], *figures))
+            lines.append(f"| {task} | {name} | {tables[0]['reads']} | {row} |")
     return "\n".join(lines) + "\n"
 
 

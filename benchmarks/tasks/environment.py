@@ -66,5 +66,5 @@ def check_task(task: DictConfig) -> None:
                 f"got {task.scenario!r}."
             )
     else:
-        known = "'vmas', 'pettingzoo' and 'partners'"
-        raise ValueError(f"Unknown suite {task.suite!r}; there are {known}.")
+        suites = "'vmas', 'pettingzoo' and 'partners'"
+        raise ValueError(f"Unknown suite {task.suite!r}; there are {suites}.")

@@ -67,8 +67,8 @@ class Dancer:
         place, step, kind = partner_reads(tensordict)
         angle = self.phase + self.beat * step.squeeze(-1)
         x, y, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-        figures = [(x, y), (x, -y), (x, none), (none, x)]
-        figures = torch.stack([torch.stack(each, -1) for each in figures], -2)
+        pairs = [(x, y), (x, -y), (x, none), (none, x)]
+        figures = torch.stack([torch.stack(pair, -1) for pair in pairs], -2)
         index = kind[..., None, None].expand(*kind.shape, 1, 2)
         dance = self.size * figures.gather(-2, index).squeeze(-2)
         way = walk(place, on_circle(self.n_types)[kind], 1.0)

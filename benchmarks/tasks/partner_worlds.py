@@ -104,7 +104,7 @@ class HiddenPartner(EnvBase):
             self.batch_size,
         )
 
-    def _reset(self, tensordict: TensorDictBase | None = None, **_) -> TensorDict:
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDict:
         some = None if tensordict is None else tensordict.get("_reset", None)
         new = torch.ones(self.batch_size, dtype=torch.bool) if some is None else some.squeeze(-1)
         self.time = torch.where(new, 0, self.time)

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.envs import TransformedEnv
 
 from tasks.partner_scripts import Dancer, Prey, Walker
@@ -21,8 +23,8 @@ class Task:
     """A task and its two pools, with no partner in both."""
 
     n_types: int
-    train: tuple
-    held_out: tuple
+    train: tuple[Callable[[TensorDictBase], Tensor], ...]
+    held_out: tuple[Callable[[TensorDictBase], Tensor], ...]
     make: Callable[..., TransformedEnv]
     steps: int | None = None
     """Of an episode, where the world has no end of its own."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule
 from torchrl.trainers import OptimizationStepper, Trainer
 
+from algorithms.common import Algorithm
 from parallel.ranks import Learners
 from training.nonfinite import NonFinite
 
@@ -136,3 +139,38 @@ def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> 
     for name, parameter in loss_module.named_parameters():
         if parameter.requires_grad and parameter not in trained:
             raise ValueError(f"{name} belongs to none of {list(networks)}: nothing would train it.")
+
+
+def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
+    """Learning rate of a network: constant for actors and critics, else falling to 0 over the run.
+
+    What actor and critic read, z, moves with the student. So the student is slower than the other
+    networks, and stands still in the end.
+    """
+    if network.startswith(("actor", "critic")):
+        return config.lr
+    name = "student_lr" if network.startswith("student") else "auxiliary_lr"
+    return config.algorithm[name] * max(1.0 - frames / config.total_frames, 0.0)
+
+
+def make_stepper(
+    config: DictConfig, algorithm: Algorithm, folder: Path | None, learners: Learners
+) -> PerNetworkStepper:
+    """Adam with a learning rate for each network, and the step that it takes."""
+    check_trained(algorithm.loss_module, algorithm.networks)
+    groups = [
+        {"params": list(net.parameters()), "lr": learning_rate(config, name)}
+        for name, net in algorithm.networks.items()
+    ]
+    return PerNetworkStepper(
+        torch.optim.Adam(groups, fused=True),
+        algorithm.networks,
+        max_grad_norm=config.max_grad_norm,
+        steps_per_epoch=config.minibatches,
+        epochs=config.epochs,
+        core=algorithm.core,
+        auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
+        compile=config.compile,
+        nonfinite=NonFinite(config.max_nonfinite_steps, folder),
+        learners=learners,
+    )

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from torchrl.checkpoint import Checkpoint
@@ -23,20 +22,7 @@ from parallel.collector import make_collector
 from parallel.ranks import Learners
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
-from training.nonfinite import NonFinite
-from training.stepper import PerNetworkStepper, check_trained
-
-
-def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
-    """Learning rate of a network: constant for actors and critics, else falling to 0 over the run.
-
-    What actor and critic read, z, moves with the student. So the student is slower than the other
-    networks, and stands still in the end.
-    """
-    if network.startswith(("actor", "critic")):
-        return config.lr
-    name = "student_lr" if network.startswith("student") else "auxiliary_lr"
-    return config.algorithm[name] * max(1.0 - frames / config.total_frames, 0.0)
+from training.stepper import learning_rate, make_stepper
 
 
 def make_trainer(
@@ -44,7 +30,7 @@ def make_trainer(
     algorithm: Algorithm,
     env: EnvBase,
     quality: ModelQualityHook,
-    logger: Loggers,
+    logger: Loggers | None = None,
     folder: Path | None = None,
     learners: Learners | None = None,
 ) -> Trainer:
@@ -57,7 +43,7 @@ def make_trainer(
         algorithm: What is trained.
         env: What it acts in, where the collector is a single one.
         quality: Judges the models of others and world on every batch.
-        logger: Gets every figure.
+        logger: Gets every figure, if there is one.
         folder: The run's folder.
         learners: The ranks of torchrun.
     """
@@ -94,29 +80,6 @@ def make_trainer(
     )
     register_hooks(trainer, own, algorithm, buffer, quality)
     return trainer
-
-
-def make_stepper(
-    config: DictConfig, algorithm: Algorithm, folder: Path | None, learners: Learners
-) -> PerNetworkStepper:
-    """Adam with a learning rate for each network, and the step that it takes."""
-    check_trained(algorithm.loss_module, algorithm.networks)
-    groups = [
-        {"params": list(net.parameters()), "lr": learning_rate(config, name)}
-        for name, net in algorithm.networks.items()
-    ]
-    return PerNetworkStepper(
-        torch.optim.Adam(groups, fused=True),
-        algorithm.networks,
-        max_grad_norm=config.max_grad_norm,
-        steps_per_epoch=config.minibatches,
-        epochs=config.epochs,
-        core=algorithm.core,
-        auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
-        compile=config.compile,
-        nonfinite=NonFinite(config.max_nonfinite_steps, folder),
-        learners=learners,
-    )
 
 
 def sequence_length(config: DictConfig) -> int:

@@ -32,8 +32,8 @@ from torchrl_moawm.system.specs import path_of
 from train import run
 from training.evaluation import play
 from training.hooks import ModelQualityHook
-from training.stepper import PerNetworkStepper, check_trained
-from training.trainer import learning_rate, make_trainer
+from training.stepper import PerNetworkStepper, check_trained, learning_rate
+from training.trainer import make_trainer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TASKS = sorted(
