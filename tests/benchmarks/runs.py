@@ -31,10 +31,29 @@ SETTINGS = [
 ]
 
 
-def configuration(*overrides):
+TINY = [
+    "total_frames=400",
+    "task.num_envs=4",
+    "task.max_steps=50",
+    "num_cells=[16]",
+    "epochs=2",
+    "minibatches=2",
+    "evaluation_envs=4",
+    "gif=false",
+    "progress_bar=false",
+    "threads=1",
+]
+
+
+def compose_config(*overrides):
     """What Hydra makes of a command line."""
     with initialize_config_dir(str(BENCHMARKS / "conf"), version_base=None):
-        return compose("config", [*SETTINGS, *overrides])
+        return compose("config", list(overrides))
+
+
+def configuration(*overrides):
+    """The same, of a run of seconds with a checkpoint after every batch."""
+    return compose_config(*SETTINGS, *overrides)
 
 
 def run_here(folder, *overrides):

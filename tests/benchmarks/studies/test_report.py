@@ -8,7 +8,7 @@ import pytest
 
 import study
 from studies import plots, report, runs
-from tests.benchmarks.test_train import TINY
+from tests.benchmarks.runs import TINY
 
 SMALL = {"main": (("navigation",), ("mappo", "moawm"), 1)}
 
