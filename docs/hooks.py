@@ -112,7 +112,10 @@ def first_table(path: str) -> str:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas as MathML."""
+    """Formulas as MathML; each picture of the results leads to itself, in its own size."""
+    content = re.sub(
+        r'<img [^>]*src="([^"]*results/[^"]*)"[^>]*>', r'<a href="\1">\g<0></a>', content
+    )
     content = re.sub(
         r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: math(m[1], "inline"), content
     )
