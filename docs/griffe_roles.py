@@ -1,4 +1,7 @@
-"""Docstrings as mkdocstrings reads them: Sphinx's roles become links, ``Example:`` a code block."""
+"""Docstrings as mkdocstrings reads them.
+
+Sphinx's roles become links, and what follows ``Example:`` a block of code.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ ROLE = re.compile(r":(?:class|func|meth|mod|attr):`(~?)([\w.]+)`")
 
 
 def links(text: str, place: str = "") -> str:
-    """The text with its roles as cross-references of mkdocstrings; other libraries' as code.
+    """The text with its roles as links; names of other libraries become code.
 
     Args:
         text: Of a docstring.
@@ -37,5 +40,7 @@ class Roles(griffe.Extension):
         if obj.docstring is not None:
             around = obj.parent if obj.is_function else obj
             place = around.path if around.is_class else around.module.path
-            text = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.M)
+            text = re.sub(
+                r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.M
+            )
             obj.docstring.value = links(text, place)

@@ -1,7 +1,8 @@
 """What the site takes from elsewhere in the repository, and its formulas.
 
-- Pages under ``benchmarks/`` that scripts write, or that belong beside the code, are copied in
-  (``COPIES``), and so are the pictures of ``benchmarks/results``; their links are mapped.
+- Pages under ``benchmarks/`` that scripts write, or that belong beside the code, are
+  copied in (``COPIES``), and so are the pictures of ``benchmarks/results``. Their links
+  are mapped.
 - ``{{ table PATH }}`` stands for the first table of a Markdown file of the repository.
 - Formulas between ``$`` become MathML, which browsers show without any script.
 """
@@ -48,8 +49,10 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:)([^)\s]+)\)")
 
 
 def pictures() -> dict[str, str]:
-    """Pictures of the results by their place in the site, which is the same as in the repository."""
-    found = (p for end in ("png", "gif") for p in ROOT.glob(f"benchmarks/results/**/*.{end}"))
+    """Pictures of the results by their place, the same in site and repository."""
+    found = (
+        p for end in ("png", "gif") for p in ROOT.glob(f"benchmarks/results/**/*.{end}")
+    )
     return {path.relative_to(ROOT).as_posix(): str(path) for path in sorted(found)}
 
 
@@ -59,6 +62,7 @@ def on_files(files: Files, config: Any) -> Files:
         text = links_of_site((ROOT / source).read_text(), source, page)
         if not text.startswith("# "):
             text = f"# {titles(config['nav'])[page]}\n\n{text}"
+        text = f"---\nhide: [toc]\n---\n\n{text}"  # room for wide tables
         files.append(File.generated(config, page, content=text))
     for place, path in pictures().items():
         files.append(File.generated(config, place, abs_src_path=path))
@@ -76,7 +80,7 @@ def titles(nav: Any) -> dict[str, str]:
 
 
 def links_of_site(text: str, source: str, page: str) -> str:
-    """The text of a file with its links as they are in the site; those that lead out are undone."""
+    """The text of a file with the site's links; those that lead out of it are undone."""
 
     def link(match: re.Match[str]) -> str:
         mark, words, target = match.groups()
@@ -84,7 +88,9 @@ def links_of_site(text: str, source: str, page: str) -> str:
         if not file:
             return match[0]
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), file))
-        place = INSTEAD.get(f"{path}#{heading}") or INSTEAD.get(path) or COPIES.get(path)
+        place = (
+            INSTEAD.get(f"{path}#{heading}") or INSTEAD.get(path) or COPIES.get(path)
+        )
         if place is None and path.startswith(PAGES):
             place = path.removeprefix(PAGES)
         if place is None and path in pictures():
@@ -92,14 +98,17 @@ def links_of_site(text: str, source: str, page: str) -> str:
         if place is None:
             return words
         kept = f"#{heading}" if heading and f"{path}#{heading}" not in INSTEAD else ""
-        return f"{mark}[{words}]({posixpath.relpath(place, posixpath.dirname(page))}{kept})"
+        place = posixpath.relpath(place, posixpath.dirname(page))
+        return f"{mark}[{words}]({place}{kept})"
 
     return LINK.sub(link, text)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Puts the tables in."""
-    return re.sub(r"\{\{ table (\S+) \}\}", lambda match: first_table(match[1]), markdown)
+    return re.sub(
+        r"\{\{ table (\S+) \}\}", lambda match: first_table(match[1]), markdown
+    )
 
 
 def first_table(path: str) -> str:
@@ -107,17 +116,23 @@ def first_table(path: str) -> str:
     lines = (ROOT / path).read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     rows = lines[start:]
-    end = next((i for i, line in enumerate(rows) if not line.startswith("|")), len(rows))
+    end = next(
+        (i for i, line in enumerate(rows) if not line.startswith("|")), len(rows)
+    )
     return "\n".join(rows[:end])
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas as MathML; each picture of the results leads to itself, in its own size."""
+    """Formulas as MathML; a picture of the results leads to itself, in its own size."""
     content = re.sub(
-        r'<img [^>]*src="([^"]*results/[^"]*)"[^>]*>', r'<a href="\1">\g<0></a>', content
+        r'<img [^>]*src="([^"]*results/[^"]*)"[^>]*>',
+        r'<a href="\1">\g<0></a>',
+        content,
     )
     content = re.sub(
-        r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: math(m[1], "inline"), content
+        r'<span class="arithmatex">\\\((.*?)\\\)</span>',
+        lambda m: math(m[1], "inline"),
+        content,
     )
     return re.sub(
         r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>',
@@ -129,4 +144,6 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def math(formula: str, display: str) -> str:
     """A formula of LaTeX as MathML."""
-    return latex2mathml.converter.convert(html.unescape(formula).strip(), display=display)
+    return latex2mathml.converter.convert(
+        html.unescape(formula).strip(), display=display
+    )
