@@ -80,7 +80,7 @@ def titles(nav: Any) -> dict[str, str]:
 
 
 def links_of_site(text: str, source: str, page: str) -> str:
-    """The text of a file with the site's links; those that lead out of it are undone."""
+    """The text of a file with the site's links; those that lead out are undone."""
 
     def link(match: re.Match[str]) -> str:
         mark, words, target = match.groups()
