@@ -2,7 +2,7 @@
 
     python .ci/licences.py          # writes constraints.txt and licences.md beside itself
 
-To be run in an environment with ``pip install -e '.[dev,cost]'``. ``pip install -c
+To be run in an environment with ``pip install -e '.[dev,cost,docs]'``. ``pip install -c
 .ci/constraints.txt -e '.[test]'`` installs the same again.
 """
 

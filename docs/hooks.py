@@ -35,12 +35,6 @@ COPIES = {
 
 INSTEAD = {
     "benchmarks/README.md": "benchmarks/index.md",
-    "benchmarks/README.md#study": "benchmarks/study.md",
-    "benchmarks/README.md#what-the-losses-cost": "benchmarks/cost.md",
-    "benchmarks/README.md#frames-per-second": "benchmarks/speed.md",
-    "benchmarks/README.md#how-it-learns": "benchmarks/learning.md",
-    "benchmarks/README.md#how-the-models-are-judged": "benchmarks/judged.md",
-    "benchmarks/README.md#two-groups": "benchmarks/two_groups.md",
     "tests/faults/README.md": "faults.md",
 }
 """Pages of the site by what a copied page links to."""

@@ -8,7 +8,7 @@ hunt itself takes a hundred. Run (a minute on a CPU):
 
     pip install -e '.[vmas]' && python examples/05_ad_hoc_teamwork.py
 
-The study with rivals and held-out partners is ``benchmarks/partners.py``.
+The study with rivals and held-out partners is ``benchmarks/study_partners.py``.
 """
 
 from __future__ import annotations

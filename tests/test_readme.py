@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import torchrl_moawm
-from torchrl_moawm import functional, objectives, testing
+from torchrl_moawm import functional, objectives
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-WORDS = set(re.findall(r"`([^`\n]+)`", README))
 
 
 def table(title):
@@ -59,21 +58,6 @@ def test_the_table_of_losses_names_every_public_loss_and_existing_functions():
     for row in rows:
         for name in names(row[3]):
             assert name in functional.__all__, name
-
-
-def test_the_table_of_keys_agrees_with_the_fixture():
-    rows = table("Keys and shapes")
-    keys = {name for row in rows for name in names(row[0])}
-    batch = testing.make_batch(dead_fraction=0.5)
-    assert set(batch["agents"].keys()) <= keys
-    assert set(batch["next", "agents"].keys()) <= WORDS
-
-
-def test_every_default_key_of_every_loss_is_named():
-    for name in objectives.__all__:
-        fields = getattr(objectives, name)._AcceptedKeys.__dataclass_fields__
-        for field in fields.values():
-            assert field.default in WORDS, field.default
 
 
 def test_ci_runs_the_command_of_the_readme(tmp_path):

@@ -179,11 +179,13 @@ def test_gradients_terms_and_figures_are_means_over_ranks(tmp_path):
     assert second[2]["rows"].tolist() == [1.0, 1.0]  # not one number: each rank's own
 
 
-def test_the_snippet_of_the_readme_runs(tmp_path):
-    """Two ranks, who then have the same weights."""
-    readme = (BENCHMARKS.parent / "README.md").read_text()
-    alone = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
-    (together,) = re.findall(r"```py\n(.*?)```", readme, re.DOTALL)
+def test_the_documented_snippet_runs(tmp_path):
+    """Two ranks, who then have the same weights: the README's script, with the page's lines."""
+    root = BENCHMARKS.parent
+    alone = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)[0]
+    page = (root / "docs/pages/recipes/processes.md").read_text()
+    together = "from torchrl_moawm import set_data_parallel\nloss = set_data_parallel(loss)\n"
+    together += re.findall(r"```py\n(.*?)```", page, re.DOTALL)[0]
     begin = alone.index("terms = loss")
     weights = f"torch.save(dict(loss.named_parameters()), f'{tmp_path}/' + os.environ['RANK'])"
     seed = "import os; import torch; torch.manual_seed(int(os.environ['RANK']))"
