@@ -16,11 +16,17 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
-from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, make_actor, make_critic
-from torchrl_moawm.modules.cvae import StudentFeatures
-from torchrl_moawm.modules.memory import append_memory_transforms
-from torchrl_moawm.objectives.vae import split_at
-from torchrl_moawm.system.specs import action_settings, read_group
+from torchrl_moawm.modules import (
+    AgentGroup,
+    AgentGRU,
+    StoredActionLogProb,
+    StudentFeatures,
+    action_settings,
+    append_memory_transforms,
+    make_actor,
+    make_critic,
+)
+from torchrl_moawm.objectives import split_at
 
 GROUP, PARTNERS = "agents", "partners"
 
@@ -91,10 +97,10 @@ def networks(
     config: DictConfig, env: EnvBase, latent_dim: int
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
     """Actor and critic that read a latent of that size."""
-    team = read_group(env, GROUP)
+    group = AgentGroup.from_env(env, GROUP)
     sizes = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
-    actor = make_actor(obs_dim=team.obs_dim, **action_settings(env, GROUP), **sizes)
-    critic = make_critic(n_agents=team.n_agents, obs_dim=team.obs_dim, **sizes)
+    actor = make_actor(group, **action_settings(env, GROUP), **sizes)
+    critic = make_critic(group, **sizes)
     return actor, critic
 
 
@@ -102,12 +108,12 @@ def recurrent_networks(
     config: DictConfig, env: EnvBase
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictSequential, list[AgentGRU]]:
     """The same, each with a GRU of its own in place of the latent, trained by its own loss."""
-    team, width = read_group(env, GROUP), config.num_cells[-1]
+    team, width = AgentGroup.from_env(env, GROUP), config.num_cells[-1]
     actor, critic = networks(config, env, width)
     memories = []
     for name, net in (("actor", actor[0].module.net), ("critic", critic.module.net)):
         net[0].reset_parameters()  # memory is read from the first step on
-        features = StudentFeatures(team, [])
+        features = StudentFeatures(team)
         size = {"n_agents": team.n_agents, "hidden_dim": width}
         memories.append(AgentGRU(features, features.in_keys, name=name, **size))
     seen = (GROUP, "observation")

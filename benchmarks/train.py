@@ -50,7 +50,7 @@ from workers import WorkersLostError
 
 from torchrl_moawm import set_data_parallel
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
-from torchrl_moawm.modules.memory import append_memory_transforms
+from torchrl_moawm.modules import append_memory_transforms
 
 
 def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:

@@ -57,10 +57,11 @@ class TeacherCVAELoss(AutoencoderLoss):
         Generative Models", 2015 (the conditional VAE).
 
     Example:
-        >>> from torchrl_moawm.modules import make_student, make_teacher
+        >>> from torchrl_moawm.modules import AgentGroup, make_student, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> sizes = dict(n_agents=3, obs_dim=5, action_dim=4, latent_dim=3, n_actions=4)
-        >>> loss = TeacherCVAELoss(make_student(**sizes), make_teacher(**sizes))
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> student, teacher = make_student(group, latent_dim=3), make_teacher(group, latent_dim=3)
+        >>> loss = TeacherCVAELoss(student, teacher)
         >>> sorted(loss(make_batch()).keys())
         ['active_units', 'loss_kl', 'loss_reconstruction', 'z_gap']
     """

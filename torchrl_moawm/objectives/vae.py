@@ -141,10 +141,10 @@ class TeacherVAELoss(AutoencoderLoss):
         2017.
 
     Example:
-        >>> from torchrl_moawm.modules import make_teacher
+        >>> from torchrl_moawm.modules import AgentGroup, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> teacher = make_teacher(n_agents=3, obs_dim=5, action_dim=4, latent_dim=3, n_actions=4)
-        >>> loss = TeacherVAELoss(teacher)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> loss = TeacherVAELoss(make_teacher(group, latent_dim=3))
         >>> sorted(loss(make_batch()).keys())[:2]
         ['loss_teacher_kl', 'loss_teacher_reconstruction']
     """
