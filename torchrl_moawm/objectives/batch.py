@@ -60,6 +60,8 @@ class Keys:
     """Field by entry of step t."""
     named: frozenset[str] = frozenset()
     """Fields that the user has named: their entries must be there."""
+    optional: tuple[str, ...] = ()
+    """Fields whose entries may be absent."""
     masks: dict[Group, dict[str, str]] = field(default_factory=dict)
     """By group: the fields that stand for its masks."""
 

@@ -14,7 +14,7 @@ from torchrl_moawm._checks import check_option
 from torchrl_moawm.functional import (
     diagonal_gaussian_kl,
 )
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import (
     get_required,
 )
@@ -75,7 +75,7 @@ class TeacherCVAELoss(AutoencoderLoss):
         reconstruction: NestedKey = "reconstruction"
         teacher_loc: NestedKey = "teacher_loc"
         teacher_scale: NestedKey = "teacher_scale"
-        latent_noise: NestedKey = "latent_noise"
+        latent_noise: NestedKey = key("latent_noise", optional=True)
 
     _feature = "feature"
     _loc = "latent_loc"

@@ -20,7 +20,7 @@ from torchrl_moawm.functional import (
     squared_error_norm,
 )
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
@@ -36,7 +36,6 @@ class AutoencoderLoss(MultiAgentLoss):
     """
 
     deterministic_sampling_mode = ExplorationType.RANDOM  # else a sampler returns the mean
-    _optional = ("latent_noise",)
     _feature: str
     _loc: str
     _scale: str
@@ -156,7 +155,7 @@ class TeacherVAELoss(AutoencoderLoss):
         teacher_scale: NestedKey = "teacher_scale"
         teacher_latent: NestedKey = "teacher_latent"
         teacher_reconstruction: NestedKey = "teacher_reconstruction"
-        latent_noise: NestedKey = "latent_noise"
+        latent_noise: NestedKey = key("latent_noise", optional=True)
 
     _feature = "teacher_feature"
     _loc = "teacher_loc"
