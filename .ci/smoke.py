@@ -1,6 +1,6 @@
 """Runs the README's scripts on an installed wheel.
 
-    cd /somewhere/else && python .ci/smoke.py
+cd /somewhere/else && python .ci/smoke.py
 """
 
 import re

@@ -30,8 +30,8 @@ from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration
 
 from metrics.model_quality import rewards, who_acts, who_is_there, who_was_there
 from torchrl_moawm import MOAWM
-from torchrl_moawm._keys import path_of
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
+from torchrl_moawm.modules import path_of
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
 DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]

@@ -25,6 +25,7 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
+    AgentGroup,
     make_actor,
     make_critic,
     make_moa_network,
@@ -39,21 +40,21 @@ N_AGENTS, OBS_DIM, N_ACTIONS, LATENT_DIM = 3, 5, 4, 3
 
 def make_loss() -> LossSum:
     """L_total: one loss per network, side by side."""
-    action = {"action_dim": N_ACTIONS, "n_actions": N_ACTIONS}
-    team = {"n_agents": N_AGENTS, "obs_dim": OBS_DIM, **action}
-    latent = {"latent_dim": LATENT_DIM}
-
-    actor = make_actor(obs_dim=OBS_DIM, **action, **latent)
-    critic = make_critic(n_agents=N_AGENTS, obs_dim=OBS_DIM, **latent)
-    student, teacher = make_student(**team, **latent), make_teacher(**team, **latent)
+    group = AgentGroup(
+        n_agents=N_AGENTS, obs_dim=OBS_DIM, action_dim=N_ACTIONS, n_actions=N_ACTIONS
+    )
+    actor = make_actor(group, latent_dim=LATENT_DIM)
+    critic = make_critic(group, latent_dim=LATENT_DIM)
+    student = make_student(group, latent_dim=LATENT_DIM)
+    teacher = make_teacher(group, latent_dim=LATENT_DIM)
 
     return LossSum(
         {
             "policy": ClipPPOPolicyLoss(actor, clip_epsilon=0.2, entropy_coeff=0.01),
             "value": ClipPPOValueLoss(critic, clip_value=0.2),
             "moawm": MOAWMLoss(
-                MOALoss(make_moa_network(**team)),
-                WorldModelLoss(make_world_model(**team)),
+                MOALoss(make_moa_network(group)),
+                WorldModelLoss(make_world_model(group)),
                 TeacherCVAELoss(student, teacher, kl_coeff=0.1),
                 cvae_coeff=0.5,
             ),

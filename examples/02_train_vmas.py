@@ -47,18 +47,14 @@ def main(argv: list[str] | None = None) -> list[float]:
     # Environment: PreviousStep, RewardSum and StepCounter are already applied.
     size = {"num_envs": args.num_envs, "max_steps": args.max_steps, "n_agents": 3}
     env = make_vmas_env("navigation", **size, seed=args.seed)
-    own = {
-        "obs_dim": env.observation_spec["agents", "observation"].shape[-1],
-        "action_dim": env.full_action_spec["agents", "action"].shape[-1],
-    }
-    team = {"n_agents": 3, **own}
+    group = modules.AgentGroup.from_env(env)
     # Networks: six, none shared. All agents use the same weights.
-    actor = modules.make_actor(**own, latent_dim=16)
-    critic = modules.make_critic(n_agents=3, obs_dim=own["obs_dim"], latent_dim=16)
-    moa = modules.make_moa_network(**team)
-    world_model = modules.make_world_model(**team)
-    student = modules.make_student(**team, latent_dim=16)
-    teacher = modules.make_teacher(**team, latent_dim=16)
+    actor = modules.make_actor(group, latent_dim=16)
+    critic = modules.make_critic(group, latent_dim=16)
+    moa = modules.make_moa_network(group)
+    world_model = modules.make_world_model(group)
+    student = modules.make_student(group, latent_dim=16)
+    teacher = modules.make_teacher(group, latent_dim=16)
 
     # Acting: the student's encoder and sampler give z_t; its decoder is for training only.
     encoder, sampler, _ = student.module

@@ -286,9 +286,7 @@ def test_a_value_norm_is_one_per_group_and_the_given_one_where_there_is_one():
 
 def my_moa_network():
     other = AgentGroup("agent", 1, 14, 2)
-    return make_moa_network(
-        n_agents=3, obs_dim=16, action_dim=2, group="adversary", other_groups=[other]
-    )
+    return make_moa_network(AgentGroup("adversary", 3, 16, 2), other_groups=[other])
 
 
 def test_a_part_of_a_group_can_be_replaced_until_it_is_used():
@@ -359,10 +357,9 @@ def test_several_discrete_actions_at_once_are_refused(categorical):
 
 
 def test_an_unknown_target_group_is_refused():
-    sizes = {"n_agents": 3, "obs_dim": 5, "action_dim": 2, "group": "red"}
-    blue = [AgentGroup("blue", 2, 5, 2)]
+    red, blue = AgentGroup("red", 3, 5, 2), [AgentGroup("blue", 2, 5, 2)]
     with pytest.raises(ValueError, match=r"target_group 'green'; there are \['red', 'blue'\]"):
-        make_moa_network(other_groups=blue, target_group="green", **sizes)
+        make_moa_network(red, other_groups=blue, target_group="green")
 
 
 def test_names_of_groups_that_would_make_one_output_of_two_are_refused():

@@ -11,7 +11,7 @@ from torchrl_moawm.modules import AgentGroup, make_moa_network, make_student
 from torchrl_moawm.modules.moa import MOANet, PairwiseMOANet
 from torchrl_moawm.transforms import Partner, PartnerPool
 
-SIZES = {"n_agents": 2, "obs_dim": 5, "action_dim": 3, "n_actions": 3}
+OWN = AgentGroup("agents", 2, 5, 3, 3)
 PREY = AgentGroup("prey", 2, 4, 2)
 
 
@@ -72,7 +72,7 @@ def test_the_encoder_is_the_same_whatever_is_reconstructed():
 
 
 def test_what_is_reconstructed_is_theirs_and_in_their_order():
-    student = make_student(**SIZES, latent_dim=3, reconstruct_groups=[PREY])
+    student = make_student(OWN, latent_dim=3, reconstruct_groups=[PREY])
     batch = TensorDict(
         {
             "agents": {
@@ -92,7 +92,7 @@ def test_what_is_reconstructed_is_theirs_and_in_their_order():
 
 
 def test_an_unseen_group_is_predicted_without_being_read():
-    network = make_moa_network(**SIZES, unseen_groups=[PREY], target_group="prey")
+    network = make_moa_network(OWN, unseen_groups=[PREY], target_group="prey")
     assert {key[0] for key in network.in_keys} == {"agents"}
     batch = TensorDict(
         {
@@ -106,7 +106,7 @@ def test_an_unseen_group_is_predicted_without_being_read():
     assert out["moa_loc_prey"].shape == out["moa_scale_prey"].shape == (7, 2, 2, 2)
     assert all(p.requires_grad for p in network.parameters())
     with pytest.raises(ValueError, match="'pairwise' reads what 'prey' did, which is unseen"):
-        make_moa_network(**SIZES, unseen_groups=[PREY], target_group="prey", head="pairwise")
+        make_moa_network(OWN, unseen_groups=[PREY], target_group="prey", head="pairwise")
 
 
 def test_the_pairwise_head_serves_the_groups_that_are_seen():

@@ -22,6 +22,11 @@ def table(title):
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
 
 
+LOSSES = [
+    name for name in objectives.__all__ if hasattr(getattr(objectives, name), "_AcceptedKeys")
+]
+
+
 def names(cell):
     return re.findall(r"`(\w+)`", cell)
 
@@ -53,7 +58,7 @@ def test_the_first_snippet_is_short_and_reaches_every_network():
 def test_the_table_of_losses_names_every_public_loss_and_existing_functions():
     rows = table("The losses")
     classes = {name for row in rows for name in names(row[2])}
-    assert classes == set(objectives.__all__)
+    assert classes == set(LOSSES)
     assert classes <= set(torchrl_moawm.__all__)
     for row in rows:
         for name in names(row[3]):

@@ -14,7 +14,7 @@ from torchrl.trainers import Trainer
 from tests.transforms.teams import make_teams
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss
 from torchrl_moawm.envs import make_vmas_env
-from torchrl_moawm.modules import make_moa_network
+from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.system import PARTS
 
 ACTIONS = {
@@ -219,7 +219,7 @@ def test_deterministic_exploration_acts_on_the_mean(learned):
 def test_a_part_can_be_replaced_until_it_is_used():
     env = make_env()
     system = make_system(env)
-    mine = make_moa_network(n_agents=3, obs_dim=18, action_dim=2, num_cells=(3,))
+    mine = make_moa_network(AgentGroup("agents", 3, 18, 2), num_cells=(3,))
     system.moa_network = mine
     losses = system.loss_module
     assert losses["moawm"]["moa"].moa_network is mine

@@ -17,13 +17,13 @@ from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
 from torchrl_moawm import LossSum, MOALoss
-from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
+from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
 from torchrl_moawm.testing.contract_probes import pattern, same
 
 from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
-from .objectives.factory import ACTION_TYPES, LOSSES, make_moawm, make_total, sizes
+from .objectives.factory import ACTION_TYPES, CELLS, LOSSES, agent_group, make_moawm, make_total
 
 # ------------------------------------------------------------------- make_batch
 
@@ -120,7 +120,7 @@ def gaussian_moa():
     """A probabilistic network: its own distribution over the others' actions."""
     return MOALoss(
         ProbabilisticTensorDictSequential(
-            make_moa_network(**sizes("continuous")),
+            make_moa_network(agent_group("continuous"), **CELLS),
             ProbabilisticTensorDictModule(
                 in_keys={"loc": ("agents", "moa_loc"), "scale": ("agents", "moa_scale")},
                 out_keys=[("agents", "others_action")],
@@ -151,18 +151,14 @@ def test_contract_of_a_probabilistic_moa(dead_fraction, generator):
 
 def test_contract_in_a_nested_group(generator):
     group = ("teams", "red")
-    settings = sizes()
-    loss = MOALoss(make_moa_network(group=group, **settings), group=group)
+    loss = MOALoss(make_moa_network(agent_group(name=group), **CELLS), group=group)
     check_loss_module(loss, make_batch(group=group, dead_fraction=0.3, generator=generator))
 
 
 def test_contract_of_a_sum_whose_parts_mean_different_entries_by_one_name(generator):
     """``action`` is that of the own group in one part, and that of the foes in the other."""
-    settings = sizes()
-    foes = [
-        AgentGroup("foes", 2, settings["obs_dim"], settings["action_dim"], settings["n_actions"])
-    ]
-    networks = [make_moa_network(**settings, other_groups=foes, target_group=x) for x in FOES]
+    settings = {"other_groups": [agent_group(n_agents=2, name="foes")], **CELLS}
+    networks = [make_moa_network(agent_group(), target_group=x, **settings) for x in FOES]
     total = LossSum(
         {f"moa_{x}": MOALoss(n, target_group=x) for x, n in zip(FOES, networks, strict=True)}
     )
@@ -180,7 +176,7 @@ FOES = [None, "foes"]
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda loss: loss.__name__)
 def test_a_broken_loss_fails_by_its_rule_and_by_no_other(broken, generator):
     make = make_moa_network if issubclass(broken, MOALoss) else make_world_model
-    loss, batch = broken(make(**sizes())), make_batch(generator=generator)
+    loss, batch = broken(make(agent_group(), **CELLS)), make_batch(generator=generator)
     batch = batch.exclude(("agents", "mask"), ("next", "agents", "mask"))
     first, *more = BROKEN[broken]
     with pytest.raises(AssertionError, match=f"^{first}: "):
@@ -262,7 +258,7 @@ def test_batch_without_batch_dimension():
 )
 def test_message_tells_what_was_found_and_expected(broken, message):
     with pytest.raises(AssertionError) as error:
-        check_loss_module(broken(make_world_model(**sizes())), make_batch())
+        check_loss_module(broken(make_world_model(agent_group(), **CELLS)), make_batch())
     assert str(error.value) == message
 
 

@@ -12,3 +12,8 @@ def path_of(group: NestedKey) -> tuple[str, ...]:
     """A group as a tuple of names."""
     key = unravel_key((group,))
     return (key,) if isinstance(key, str) else key
+
+
+def name_of(group: NestedKey) -> str:
+    """A group as one word: ``("team", "red")`` is ``team_red``."""
+    return "_".join(path_of(group))

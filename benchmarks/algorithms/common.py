@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -14,9 +14,15 @@ from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import LossModule
 
 from torchrl_moawm import MOAWM, LossSum
-from torchrl_moawm.modules import AgentGRU, make_actor, make_critic
-from torchrl_moawm.modules.features import own_features_first
-from torchrl_moawm.system.specs import action_settings, groups_of, read_group
+from torchrl_moawm.modules import (
+    AgentGroup,
+    AgentGRU,
+    action_settings,
+    groups_of,
+    make_actor,
+    make_critic,
+    own_features_first,
+)
 
 
 @dataclass
@@ -61,19 +67,14 @@ def actor_and_critic(
 
     With ``algorithm.oracle`` the actor reads the observations of its whole group.
     """
-    team = read_group(env, group)
-    common = {"group": group, "num_cells": list(config.num_cells)}
+    own, cells = AgentGroup.from_env(env, group), list(config.num_cells)
     oracle = config.algorithm.get("oracle", False)
-    seen = team.n_agents * team.n_features if oracle else team.obs_dim
-    actor = make_actor(obs_dim=seen, **action_settings(env, group), **common)
+    reader = replace(own, obs_dim=own.n_agents * own.n_features) if oracle else own
+    actor = make_actor(reader, **action_settings(env, group), num_cells=cells)
     if oracle:
         actor[0].module.eye = Everybody()
-    others = [read_group(env, other) for other in groups_of(env) if other != group]
+    others = [AgentGroup.from_env(env, other) for other in groups_of(env) if other != group]
     critic = make_critic(
-        n_agents=team.n_agents,
-        obs_dim=team.obs_dim,
-        other_groups=others,
-        shared_value=config.task.shared_value,
-        **common,
+        own, other_groups=others, shared_value=config.task.shared_value, num_cells=cells
     )
     return actor.to(env.device), critic.to(env.device)

@@ -10,8 +10,7 @@ from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
 from algorithms.common import Algorithm, actor_and_critic, one_or_sum
-from torchrl_moawm.modules import StoredActionLogProb
-from torchrl_moawm.system.specs import groups_of
+from torchrl_moawm.modules import StoredActionLogProb, groups_of
 
 
 def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:

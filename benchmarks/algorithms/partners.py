@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -16,11 +18,17 @@ from torchrl.envs import EnvBase
 
 from algorithms.common import Algorithm, actor_and_critic
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
-from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, make_actor, make_critic
-from torchrl_moawm.modules.cvae import StudentFeatures
-from torchrl_moawm.modules.memory import append_memory_transforms
-from torchrl_moawm.objectives.vae import split_at
-from torchrl_moawm.system.specs import action_settings, read_group
+from torchrl_moawm.modules import (
+    AgentGroup,
+    AgentGRU,
+    StoredActionLogProb,
+    StudentFeatures,
+    action_settings,
+    append_memory_transforms,
+    make_actor,
+    make_critic,
+)
+from torchrl_moawm.objectives import split_at
 
 GROUP, PARTNERS = "agents", "partners"
 
@@ -92,10 +100,10 @@ def networks(
     config: DictConfig, env: EnvBase, latent_dim: int
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
     """Actor and critic that read a latent of that size."""
-    team = read_group(env, GROUP)
-    sizes = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
-    actor = make_actor(obs_dim=team.obs_dim, **action_settings(env, GROUP), **sizes)
-    critic = make_critic(n_agents=team.n_agents, obs_dim=team.obs_dim, **sizes)
+    group = AgentGroup.from_env(env, GROUP)
+    sizes: dict[str, Any] = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
+    actor = make_actor(group, **action_settings(env, GROUP), **sizes)
+    critic = make_critic(group, **sizes)
     return actor, critic
 
 
@@ -103,12 +111,12 @@ def recurrent_networks(
     config: DictConfig, env: EnvBase
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictSequential, list[AgentGRU]]:
     """The same, each with a GRU of its own in place of the latent, trained by its own loss."""
-    team, width = read_group(env, GROUP), config.num_cells[-1]
+    team, width = AgentGroup.from_env(env, GROUP), config.num_cells[-1]
     actor, critic = networks(config, env, width)
     memories = []
     for name, net in (("actor", actor[0].module.net), ("critic", critic.module.net)):
         net[0].reset_parameters()  # memory is read from the first step on
-        features = StudentFeatures(team, [])
+        features = StudentFeatures(team)
         size = {"n_agents": team.n_agents, "hidden_dim": width}
         memories.append(AgentGRU(features, features.in_keys, name=name, **size))
     seen = (GROUP, "observation")

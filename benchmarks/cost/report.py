@@ -16,7 +16,8 @@ def main(path: str) -> None:
     report = json.loads(Path(path).read_text())
     processor = report["machine_info"]["cpu"]
     print(
-        "# Cost\n\nMade by `benchmarks/cost` (see [what the losses cost](../../docs/pages/benchmarks/cost.md)):"
+        "# Cost\n\nMade by `benchmarks/cost` "
+        "(see [what the losses cost](../../docs/pages/benchmarks/cost.md)):"
     )
     print("medians, forward and backward, both sides interleaved in one run.")
     print(f"{processor.get('brand_raw', 'processor')}, {processor.get('count')} cores; ", end="")

@@ -25,7 +25,7 @@ from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.functional import moa_cross_entropy
-from torchrl_moawm.modules import make_actor, make_critic, make_moa_network
+from torchrl_moawm.modules import AgentGroup, make_actor, make_critic, make_moa_network
 from torchrl_moawm.objectives import MOALoss
 from torchrl_moawm.testing import make_batch
 
@@ -256,10 +256,8 @@ def test_sum_compiled_over_eager(benchmark, size, threads):
 
 def mappo(system):
     """TorchRL's loss with the same networks, without a latent."""
-    common = {"obs_dim": OBS, "num_cells": CELLS}
-    loss = MAPPOLoss(
-        make_actor(action_dim=A, **common), make_critic(n_agents=4, **common), functional=False
-    )
+    group, cells = AgentGroup("agents", 4, OBS, A), {"num_cells": CELLS}
+    loss = MAPPOLoss(make_actor(group, **cells), make_critic(group, **cells), functional=False)
     loss.set_keys(
         action=("agents", "action"),
         sample_log_prob=("agents", "action_log_prob"),
@@ -295,9 +293,7 @@ def test_whole_update_over_mappo(benchmark, size, compiled, threads):
 
 def pairs_step(n_agents, head):
     torch.manual_seed(0)
-    network = make_moa_network(
-        n_agents=n_agents, obs_dim=OBS, action_dim=A, num_cells=CELLS, head=head
-    )
+    network = make_moa_network(AgentGroup("agents", n_agents, OBS, A), num_cells=CELLS, head=head)
     loss, batch = MOALoss(network), team_batch(64, n_agents)
     return (lambda: total(loss(batch)).backward()), (lambda: loss(batch))
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from torchrl_moawm import MOAWM
 from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
-from torchrl_moawm.objectives.batch import BatchView, Keys
+from torchrl_moawm.modules import path_of
+from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.system import GroupSystem
-from torchrl_moawm.system.specs import path_of
 
 
 @dataclass
@@ -82,7 +82,7 @@ READ_BY_BASELINES = (
 
 def view_of(batch: TensorDictBase, group: NestedKey) -> BatchView:
     """The library's answers for a group: who is there, who acts, at t and at t-1."""
-    return BatchView(Keys(group=path_of(group)), batch, samples=None)
+    return BatchView.of_group(batch, group)
 
 
 def all_where_none(mask: Tensor | None, batch: TensorDictBase, group: NestedKey) -> Tensor:

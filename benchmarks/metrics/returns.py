@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDictBase, unravel_key
 from torch import Tensor
 
-from torchrl_moawm.system.specs import name_of
+from torchrl_moawm.modules import name_of
 
 KEY = "episode_reward"
 """Name of the rewards that a group, or the team, has earned since the episode began."""

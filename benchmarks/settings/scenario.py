@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torchrl.envs import EnvBase
 
 from settings.known import CONF, FREE
-from torchrl_moawm.system.specs import groups_of, name_of, path_of
+from torchrl_moawm.modules import groups_of, name_of, path_of
 
 
 def task_file(name: str) -> DictConfig | None:

@@ -16,7 +16,7 @@ from metrics.model_quality import judge
 from metrics.pictures import record_gif
 from metrics.returns import first_return
 from tasks.environment import make_env
-from torchrl_moawm.modules.memory import append_memory_transforms
+from torchrl_moawm.modules import append_memory_transforms
 
 
 @torch.no_grad()

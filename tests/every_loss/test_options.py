@@ -13,10 +13,10 @@ from torchrl.objectives import LossModule
 from tests.objectives.factory import (
     LOSSES,
     OBS,
-    A,
     N,
     Z,
     actor,
+    agent_group,
     batch64,
     gradients,
     make_cvae,
@@ -124,7 +124,7 @@ def test_parameters_can_be_drawn_anew(name):
 
 def test_drawn_anew_a_network_begins_as_it_is_made():
     """An actor that ignores z, a critic that does, a world model that copies."""
-    world = make_world_model(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A, num_cells=(8,))
+    world = make_world_model(agent_group(), num_cells=(8,))
     loss = WorldModelLoss(world)
     nn.init.normal_(world.module.net[-1].weight)
     loss.reset_parameters_recursive()
@@ -243,7 +243,7 @@ def test_large_advantages_of_float16_are_standardised_in_float32():
 
 
 def test_several_choices_at_once_are_not_taken_for_numbers():
-    world = make_world_model(n_agents=N, obs_dim=OBS, action_dim=2, num_cells=(8,))
+    world = make_world_model(agent_group("continuous"), num_cells=(8,))
     batch = make_batch((4,))
     batch["agents", "action"] = torch.randint(3, (4, N, 2))
     with pytest.raises(TypeError, match=r"action of 'agents' to be floating.*n_actions"):

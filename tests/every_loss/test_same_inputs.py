@@ -10,7 +10,7 @@ from tests.kinds import KINDS, acts, make_kind
 from tests.objectives.factory import shaken
 from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGRU
-from torchrl_moawm.modules.actor_critic import ActorNet
+from torchrl_moawm.modules.actor import ActorNet
 from torchrl_moawm.modules.cvae import StudentEncoder
 
 STEPS = 12

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tests.faults.table import Refused, build, change, put
-from tests.objectives.factory import A, D, N, Z, module, sequence, shaken
+from tests.objectives.factory import CELLS, A, D, N, Z, agent_group, module, sequence, shaken
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     MOALoss,
@@ -41,8 +41,8 @@ for key, losses in READS.items():
 
 def masked_actor(_=None):
     """A policy that reads the action mask."""
-    sizes = {"obs_dim": 5, "latent_dim": Z, "action_dim": A, "n_actions": A, "num_cells": (8,)}
-    return ClipPPOPolicyLoss(shaken(make_actor(masked=True, **sizes)))
+    actor = make_actor(agent_group(), latent_dim=Z, masked=True, **CELLS)
+    return ClipPPOPolicyLoss(shaken(actor))
 
 
 def of_masked(name):

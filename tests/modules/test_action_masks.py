@@ -8,7 +8,16 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.objectives.factory import A, N, Z, assert_gradcheck, batch64, module, shaken
+from tests.objectives.factory import (
+    A,
+    N,
+    Z,
+    agent_group,
+    assert_gradcheck,
+    batch64,
+    module,
+    shaken,
+)
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, MOALoss
 from torchrl_moawm.envs import make_pettingzoo_env
 from torchrl_moawm.modules import make_actor
@@ -32,8 +41,8 @@ def batch(generator, boolean):
 
 def make(one_hot, masked=True):
     torch.manual_seed(0)
-    sizes = {"obs_dim": OBS, "latent_dim": Z, "action_dim": A, "n_actions": A, "num_cells": (8,)}
-    return shaken(make_actor(one_hot=one_hot, masked=masked, **sizes)).double()
+    made = make_actor(agent_group(), latent_dim=Z, one_hot=one_hot, masked=masked, num_cells=(8,))
+    return shaken(made).double()
 
 
 both_encodings = pytest.mark.parametrize("one_hot", [False, True])
@@ -94,7 +103,7 @@ def test_the_policy_loss_has_the_masked_entropy_and_a_finite_gradient(one_hot, b
 
 def test_continuous_actions_cannot_be_masked():
     with pytest.raises(ValueError, match="Expected discrete actions"):
-        make_actor(obs_dim=OBS, action_dim=2, masked=True)
+        make_actor(agent_group("continuous"), masked=True)
 
 
 # ---------------------------------------------------------------------- model of others

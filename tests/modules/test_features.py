@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.objectives.factory import make_moa, sizes
+from tests.objectives.factory import CELLS, agent_group, make_moa
 from torchrl_moawm import modules
 from torchrl_moawm.modules import make_student
 from torchrl_moawm.modules.features import GaussianHead
@@ -22,7 +22,7 @@ def test_a_previous_action_of_another_width_is_refused(width):
 @pytest.mark.parametrize("floor", [0.0, -0.1, 1.0])
 def test_a_floor_of_the_scale_that_leaves_no_room_is_refused(floor):
     with pytest.raises(ValueError, match=f"Expected 0 < min_scale < 1.0, got {floor}"):
-        make_student(latent_dim=3, min_scale=floor, **sizes())
+        make_student(agent_group(), latent_dim=3, min_scale=floor, **CELLS)
 
 
 def test_the_mean_is_bounded_where_it_is_asked_for():

@@ -13,6 +13,7 @@ from torchrl_moawm import MOAWM, MOALoss, TeacherCVAELoss, TeacherVAELoss, World
 from torchrl_moawm.envs import make_pettingzoo_env
 from torchrl_moawm.envs.pettingzoo import AgentImage
 from torchrl_moawm.modules import (
+    AgentGroup,
     make_actor,
     make_critic,
     make_moa_network,
@@ -33,17 +34,16 @@ SEEN = (
 def make_networks(obs_dim):
     """Every network, the same weights for the same number of features."""
     torch.manual_seed(0)
-    seen = {"obs_dim": obs_dim, "num_cells": (8,)}
-    did = {"action_dim": A, "n_actions": A}
-    team, z = {"n_agents": N}, {"latent_dim": Z}
+    group = AgentGroup(n_agents=N, obs_dim=obs_dim, action_dim=A, n_actions=A)
+    cells, latent = {"num_cells": (8,)}, {"latent_dim": Z, "num_cells": (8,)}
     made = {
-        "actor": make_actor(**seen, **did, **z),
-        "critic": make_critic(**seen, **team, **z),
-        "moa": make_moa_network(**seen, **did, **team),
-        "moa, pairwise": make_moa_network(head="pairwise", **seen, **did, **team),
-        "world_model": make_world_model(**seen, **did, **team),
-        "student": make_student(**seen, **did, **team, **z),
-        "teacher": make_teacher(**seen, **did, **team, **z),
+        "actor": make_actor(group, **latent),
+        "critic": make_critic(group, **latent),
+        "moa": make_moa_network(group, **cells),
+        "moa, pairwise": make_moa_network(group, head="pairwise", **cells),
+        "world_model": make_world_model(group, **cells),
+        "student": make_student(group, **latent),
+        "teacher": make_teacher(group, **latent),
     }
     return {name: shaken(network).double() for name, network in made.items()}
 
@@ -119,7 +119,7 @@ def test_the_features_are_the_flat_observations(batch):
 
 
 def test_an_untrained_world_model_copies_the_image(batch):
-    network = make_world_model(n_agents=N, obs_dim=IMAGE, action_dim=A, n_actions=A).double()
+    network = make_world_model(AgentGroup("agents", N, IMAGE, A, A)).double()
     predicted = outputs_of(network, batch)["predicted_observation"]
     assert torch.equal(predicted, batch["agents", "observation"].flatten(2))
 

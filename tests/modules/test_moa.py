@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from tests.objectives.factory import OBS, A, N, shaken, sizes
+from tests.objectives.factory import CELLS, OBS, A, N, agent_group, shaken
 from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.testing import make_batch
 
@@ -21,7 +21,9 @@ def two_groups():
 
 def model_of(head, target=None):
     foes = AgentGroup("foes", FOES, OBS, CHOICES, CHOICES)
-    return make_moa_network(head=head, other_groups=[foes], target_group=target, **sizes())
+    return make_moa_network(
+        agent_group(), head=head, other_groups=[foes], target_group=target, **CELLS
+    )
 
 
 def did(batch, group, n_actions):
@@ -83,7 +85,7 @@ def test_nobody_is_expected_to_go_on_as_before_until_it_is_learnt(head):
 @pytest.mark.parametrize("min_scale", [0.05, 0.3])
 @torch.no_grad()
 def test_the_scale_has_the_floor_that_is_asked_for(min_scale):
-    network = make_moa_network(min_scale=min_scale, **sizes("continuous"))
+    network = make_moa_network(agent_group("continuous"), min_scale=min_scale, **CELLS)
     network.module.net[-1].bias.fill_(-1e4)  # raw, far below the floor
     scale = network(make_batch(action_type="continuous"))["agents", "moa_scale"]
     torch.testing.assert_close(scale, torch.full_like(scale, min_scale))

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import MLP
 
+from tests.objectives.factory import agent_group
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
@@ -21,6 +22,7 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
+    AgentGroup,
     GaussianSampler,
     StoredActionLogProb,
     make_actor,
@@ -39,19 +41,15 @@ NETWORKS = ("actor", "critic", "shared critic", "moa_network", "world_model", "s
 
 
 def make_network(name, action_type):
-    discrete = action_type != "continuous"
-    team, group = {"n_agents": N, "obs_dim": OBS}, {"num_cells": (8,)}
-    action = {"action_dim": A if discrete else D, "n_actions": A if discrete else None}
+    group, cells = agent_group(action_type), {"num_cells": (8,)}
     made = {
-        "actor": lambda: make_actor(
-            obs_dim=OBS, latent_dim=Z, one_hot=action_type == "one-hot", **action, **group
-        ),
-        "critic": lambda: make_critic(latent_dim=Z, **team, **group),
-        "shared critic": lambda: make_critic(latent_dim=Z, shared_value=True, **team, **group),
-        "moa_network": lambda: make_moa_network(**team, **action, **group),
-        "world_model": lambda: make_world_model(**team, **action, **group),
-        "student": lambda: make_student(latent_dim=Z, **team, **action, **group),
-        "teacher": lambda: make_teacher(latent_dim=Z, **team, **action, **group),
+        "actor": lambda: make_actor(group, latent_dim=Z, one_hot=action_type == "one-hot", **cells),
+        "critic": lambda: make_critic(group, latent_dim=Z, **cells),
+        "shared critic": lambda: make_critic(group, latent_dim=Z, shared_value=True, **cells),
+        "moa_network": lambda: make_moa_network(group, **cells),
+        "world_model": lambda: make_world_model(group, **cells),
+        "student": lambda: make_student(group, latent_dim=Z, **cells),
+        "teacher": lambda: make_teacher(group, latent_dim=Z, **cells),
     }[name]()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.5)  # all depend on all they read
@@ -166,9 +164,8 @@ def test_what_is_reconstructed(action_type):
 @pytest.mark.parametrize("name", ["student", "teacher"])
 @torch.no_grad()
 def test_a_posterior_has_the_floor_that_is_asked_for(name):
-    sizes = {"n_agents": N, "obs_dim": OBS, "action_dim": A, "n_actions": A, "latent_dim": Z}
     make = {"student": make_student, "teacher": make_teacher}[name]
-    network = make(min_scale=0.3, num_cells=(8,), **sizes)
+    network = make(agent_group(), latent_dim=Z, min_scale=0.3, num_cells=(8,))
     encoder = network[0].module
     encoder.net[-1].bias.fill_(-1e4)  # raw, far below the floor
     scale = network(make_batch())[
@@ -179,7 +176,7 @@ def test_a_posterior_has_the_floor_that_is_asked_for(name):
 
 def test_a_slot_of_the_moa_network_is_an_other_agent_by_index():
     """A linear probe that copies the m-th other's previous action to the m-th slot."""
-    network = make_moa_network(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A, num_cells=())
+    network = make_moa_network(agent_group(), num_cells=())
     linear = network.module.net[-1]
     with torch.no_grad():
         linear.bias.zero_()
@@ -238,7 +235,7 @@ def test_the_decoder_reads_the_latent_alone():
 
 def test_an_untrained_world_model_is_persistence_without_reward():
     batch = make_batch()
-    network = make_world_model(n_agents=N, obs_dim=OBS, action_dim=A, n_actions=A)
+    network = make_world_model(agent_group())
     agents = network(batch.clone())["agents"]
     assert torch.equal(agents["predicted_observation"], batch["agents", "observation"])
     assert not agents["predicted_reward"].any()
@@ -248,9 +245,10 @@ def test_untrained_actor_and_critic_ignore_the_latent():
     """It has to earn its influence; the gradient reaches it from the first update."""
     batch = make_batch(action_type="continuous")
     latent = batch["agents", "latent"].requires_grad_()
-    actor = make_actor(obs_dim=OBS, latent_dim=Z, action_dim=D)
-    critic = make_critic(n_agents=N, obs_dim=OBS, latent_dim=Z)
-    shared = make_critic(n_agents=N, obs_dim=OBS, latent_dim=Z, shared_value=True)
+    group = agent_group("continuous")
+    actor = make_actor(group, latent_dim=Z)
+    critic = make_critic(group, latent_dim=Z)
+    shared = make_critic(group, latent_dim=Z, shared_value=True)
     networks = ((actor[0], "loc"), (critic, "state_value"), (shared, "state_value"))
     for network, name in networks:
         out = network(inputs_of(network, batch))["agents", name].sum()
@@ -269,10 +267,10 @@ def test_a_network_begins_as_one_without_a_latent(make):
 
     Drawn within ``1 / sqrt(inputs)``; among 128 units hardly any range is missed.
     """
-    n_agents = {"n_agents": 3} if make is make_critic else {"action_dim": 2}
+    group = AgentGroup(n_agents=3, obs_dim=2, action_dim=2)
 
     def first_layer(latent_dim):
-        network = make(obs_dim=2, latent_dim=latent_dim, **n_agents)
+        network = make(group, latent_dim=latent_dim)
         layers = [m for m in network.modules() if isinstance(m, torch.nn.Linear)]
         return layers[0].weight.detach(), layers[0].bias.detach()
 
@@ -354,7 +352,7 @@ def test_the_log_probability_stored_is_that_of_a_fresh_distribution(action_type)
 )
 def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
     low, high = torch.tensor(low), torch.tensor(high)
-    actor = make_actor(obs_dim=OBS, action_dim=2, low=low, high=high)
+    actor = make_actor(agent_group("continuous"), low=low, high=high)
     batch = make_batch((500,), obs_dim=OBS)
 
     def act(exploration):
@@ -371,7 +369,7 @@ def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
 
 @pytest.mark.parametrize("settings", [{}, {"initial_scale": 1.5}])
 def test_the_first_scale_of_an_action_is_the_one_asked_for(settings):
-    actor = make_actor(obs_dim=OBS, action_dim=2, num_cells=(8,), **settings)
+    actor = make_actor(agent_group("continuous"), num_cells=(8,), **settings)
     scale = actor(make_batch())["agents", "scale"]
     expected = torch.full_like(scale, settings.get("initial_scale", 0.5))
     torch.testing.assert_close(scale, expected, rtol=0.05, atol=0.0)

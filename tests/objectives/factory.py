@@ -16,6 +16,7 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
+    AgentGroup,
     make_actor,
     make_critic,
     make_moa_network,
@@ -29,16 +30,13 @@ N, OBS, Z, A, D = 3, 5, 3, 4, 2  # the defaults of make_batch
 ACTION_TYPES = ("categorical", "one-hot", "continuous")
 
 
-def sizes(action_type="categorical", n_agents=N):
-    """Arguments of the network makers."""
+CELLS = {"num_cells": (8,)}
+
+
+def agent_group(action_type="categorical", n_agents=N, name="agents"):
+    """The group of ``make_batch``, or one like it."""
     discrete = action_type != "continuous"
-    return {
-        "n_agents": n_agents,
-        "obs_dim": OBS,
-        "action_dim": A if discrete else D,
-        "n_actions": A if discrete else None,
-        "num_cells": (8,),
-    }
+    return AgentGroup(name, n_agents, OBS, A if discrete else D, A if discrete else None)
 
 
 def shaken(network):
@@ -50,29 +48,30 @@ def shaken(network):
 
 
 def actor(action_type="categorical"):
-    shape = sizes(action_type)
-    del shape["n_agents"]
-    return shaken(make_actor(latent_dim=Z, one_hot=action_type == "one-hot", **shape))
+    one_hot = action_type == "one-hot"
+    return shaken(make_actor(agent_group(action_type), latent_dim=Z, one_hot=one_hot, **CELLS))
 
 
 def critic(n_agents=N):
-    return shaken(make_critic(n_agents=n_agents, obs_dim=OBS, latent_dim=Z, num_cells=(8,)))
+    return shaken(make_critic(agent_group(n_agents=n_agents), latent_dim=Z, **CELLS))
 
 
 def student(action_type="categorical", n_agents=N):
-    return shaken(make_student(latent_dim=Z, **sizes(action_type, n_agents)))
+    return shaken(make_student(agent_group(action_type, n_agents), latent_dim=Z, **CELLS))
 
 
 def teacher(action_type="categorical", n_agents=N):
-    return shaken(make_teacher(latent_dim=Z, **sizes(action_type, n_agents)))
+    return shaken(make_teacher(agent_group(action_type, n_agents), latent_dim=Z, **CELLS))
 
 
 def make_moa(action_type="categorical", n_agents=N, **settings):
-    return MOALoss(shaken(make_moa_network(**sizes(action_type, n_agents))), **settings)
+    network = make_moa_network(agent_group(action_type, n_agents), **CELLS)
+    return MOALoss(shaken(network), **settings)
 
 
 def make_world(action_type="categorical", n_agents=N, **settings):
-    return WorldModelLoss(shaken(make_world_model(**sizes(action_type, n_agents))), **settings)
+    network = make_world_model(agent_group(action_type, n_agents), **CELLS)
+    return WorldModelLoss(shaken(network), **settings)
 
 
 def make_cvae(action_type="categorical", n_agents=N, **settings):

@@ -256,17 +256,10 @@ def test_the_masks_of_another_group_are_honoured_nested_or_not(nested, generator
     for place in ((), ("next",)):
         batch[(*place, *path)] = other[(*place, *path)]
     others = [AgentGroup(theirs, 2, OBS, A, A)]
-    sizes = {
-        "n_agents": N,
-        "obs_dim": OBS,
-        "group": mine,
-        "num_cells": (8,),
-        "other_groups": others,
-    }
-    world = WorldModelLoss(
-        shaken(make_world_model(action_dim=A, n_actions=A, **sizes)), group=mine
-    ).double()
-    critic = shaken(make_critic(**sizes)).double()
+    group = AgentGroup(mine, N, OBS, A, A)
+    settings = {"num_cells": (8,), "other_groups": others}
+    world = WorldModelLoss(shaken(make_world_model(group, **settings)), group=mine).double()
+    critic = shaken(make_critic(group, **settings)).double()
     value = ClipPPOValueLoss(critic, group=mine)
     own = mine if nested else (mine,)
     expected = world(batch)["loss_obs"], value.value_estimator(batch.clone())[(*own, "advantage")]

@@ -10,16 +10,17 @@ from torch.distributions import Categorical, Independent, Normal
 from torchrl.modules import RunningValueNorm
 
 from tests.objectives.factory import (
+    CELLS,
     LOSSES,
     OBS,
     A,
     D,
     N,
     Z,
+    agent_group,
     batch64,
     gradients,
     shaken,
-    sizes,
     spoil,
     terms,
 )
@@ -32,7 +33,6 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.modules import (
-    AgentGroup,
     GaussianSampler,
     make_actor,
     make_critic,
@@ -110,7 +110,7 @@ def per_agent(name, **settings):
     if name == "value":
         critic = own(Joined(OBS + Z, 1), ["observation", "latent"], ["state_value"])
         return ClipPPOValueLoss(critic, **settings)
-    actor = make_actor(obs_dim=OBS, latent_dim=Z, action_dim=A, n_actions=A, num_cells=(4,))
+    actor = make_actor(agent_group(), latent_dim=Z, num_cells=(4,))
     settings = {"normalize_advantage": False, **settings}
     return ClipPPOPolicyLoss(shaken(actor.double()), **settings)
 
@@ -234,27 +234,20 @@ def test_the_model_of_others_counts_the_living_pairs(kind, generator):
 
 def joint(name):
     """A loss whose network reads everybody, of a second group too."""
-    others = [AgentGroup("foes", 2, OBS, A, A)]
-    everybody = {**sizes(), "other_groups": others}
+    own, others = agent_group(), {"other_groups": [agent_group(n_agents=2, name="foes")], **CELLS}
     make = {
-        "moa": lambda: MOALoss(shaken(make_moa_network(**everybody))),
+        "moa": lambda: MOALoss(shaken(make_moa_network(own, **others))),
         "moa of foes": lambda: MOALoss(
-            shaken(make_moa_network(target_group="foes", **everybody)), target_group="foes"
+            shaken(make_moa_network(own, target_group="foes", **others)), target_group="foes"
         ),
-        "pairwise": lambda: MOALoss(shaken(make_moa_network(head="pairwise", **everybody))),
-        "world_model": lambda: WorldModelLoss(shaken(make_world_model(**everybody))),
+        "pairwise": lambda: MOALoss(shaken(make_moa_network(own, head="pairwise", **others))),
+        "world_model": lambda: WorldModelLoss(shaken(make_world_model(own, **others))),
         "cvae": lambda: TeacherCVAELoss(
-            shaken(make_student(latent_dim=Z, **everybody)),
-            shaken(make_teacher(latent_dim=Z, **everybody)),
+            shaken(make_student(own, latent_dim=Z, **others)),
+            shaken(make_teacher(own, latent_dim=Z, **others)),
         ),
-        "vae": lambda: TeacherVAELoss(shaken(make_teacher(latent_dim=Z, **everybody))),
-        "value": lambda: ClipPPOValueLoss(
-            shaken(
-                make_critic(
-                    n_agents=N, obs_dim=OBS, latent_dim=Z, other_groups=others, num_cells=(8,)
-                )
-            )
-        ),
+        "vae": lambda: TeacherVAELoss(shaken(make_teacher(own, latent_dim=Z, **others))),
+        "value": lambda: ClipPPOValueLoss(shaken(make_critic(own, latent_dim=Z, **others))),
         "policy": LOSSES["policy"],
     }
     return make[name]().double()
@@ -373,7 +366,7 @@ def test_the_step_at_which_an_agent_dies_counts(lives):
 
 @pytest.mark.parametrize("bad", [torch.nan, 1e30])
 def test_the_advantage_of_the_living_reads_nothing_of_the_dead(lives, bad):
-    loss = make_value(shaken(make_critic(n_agents=N, obs_dim=OBS, num_cells=(8,))).double())
+    loss = make_value(shaken(make_critic(agent_group(), **CELLS)).double())
     expected = loss.value_estimator(lives.clone())
     other = lives.clone()
     alive = lives["agents", "mask"]

@@ -10,19 +10,20 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     ACTION_TYPES,
+    CELLS,
     OBS,
     A,
     D,
     N,
     Z,
     actor,
+    agent_group,
     assert_gradcheck,
     batch64,
     make_moa,
     module,
     sequence,
     shaken,
-    sizes,
 )
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
@@ -113,7 +114,7 @@ def test_permuting_agents_and_slots_permutes_the_pairs(action_type, generator):
 
 
 def of_others(head, action_type, **settings):
-    network = shaken(make_moa_network(head=head, **sizes(action_type), **settings))
+    network = shaken(make_moa_network(agent_group(action_type), head=head, **CELLS, **settings))
     target = settings.get("target_group")
     return MOALoss(network, target_group=target, reduction="none").double()
 

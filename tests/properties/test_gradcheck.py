@@ -9,10 +9,12 @@ from torchrl.modules import RunningValueNorm
 from tests.functional.checks import assert_gradcheck as assert_function_gradcheck
 from tests.objectives.factory import (
     ACTION_TYPES,
+    CELLS,
     OBS,
     A,
     D,
     N,
+    agent_group,
     assert_gradcheck,
     batch64,
     make_cvae,
@@ -22,7 +24,6 @@ from tests.objectives.factory import (
     make_total,
     make_value,
     shaken,
-    sizes,
 )
 from torchrl_moawm import MOALoss, functional
 from torchrl_moawm.modules import AgentGroup, make_moa_network
@@ -71,7 +72,7 @@ def towards(target, head, action_type):
     features, n_actions = (D, None) if action_type == "continuous" else (A, A)
     foes = [AgentGroup("foes", 2, OBS, features, n_actions)]
     network = make_moa_network(
-        head=head, other_groups=foes, target_group=target, **sizes(action_type)
+        agent_group(action_type), head=head, other_groups=foes, target_group=target, **CELLS
     )
     return MOALoss(shaken(network), target_group=target)
 

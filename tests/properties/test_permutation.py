@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.objectives.factory import OBS, A, actor, shaken, sizes
+from tests.objectives.factory import CELLS, OBS, A, actor, agent_group, shaken
 from tests.objectives.test_permutation import autoencoder, heads, student
 from tests.properties.strategies import batches, orders
 from torchrl_moawm import (
@@ -31,7 +31,9 @@ def world_model(n):
 
 
 MAKERS = {  # networks that look at each agent alone, or at all in the same way
-    "moa": lambda n: MOALoss(shaken(make_moa_network(head="pairwise", **sizes(n_agents=n)))),
+    "moa": lambda n: MOALoss(
+        shaken(make_moa_network(agent_group(n_agents=n), head="pairwise", **CELLS))
+    ),
     "world_model": lambda n: WorldModelLoss(world_model(n)),
     "cvae": lambda n: TeacherCVAELoss(student(), teacher(n)),
     "vae": lambda n: TeacherVAELoss(teacher(n)),

@@ -3,25 +3,36 @@
 import warnings
 from typing import Any
 
-from torchrl_moawm.modules.actor_critic import StoredActionLogProb, make_actor, make_critic
-from torchrl_moawm.modules.cvae import make_student
-from torchrl_moawm.modules.features import AgentGroup
-from torchrl_moawm.modules.memory import AgentGRU
+from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm.modules.actor import StoredActionLogProb, make_actor
+from torchrl_moawm.modules.critic import make_critic
+from torchrl_moawm.modules.cvae import StudentFeatures, make_student
+from torchrl_moawm.modules.features import own_features_first
+from torchrl_moawm.modules.group import AgentGroup
+from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
+from torchrl_moawm.modules.specs import action_settings, groups_of
 from torchrl_moawm.modules.vae import GaussianSampler, make_teacher
 from torchrl_moawm.modules.world_model import make_world_model
 
 __all__ = [
     "AgentGRU",
-    "StoredActionLogProb",
-    "GaussianSampler",
     "AgentGroup",
+    "GaussianSampler",
+    "StoredActionLogProb",
+    "StudentFeatures",
+    "action_settings",
+    "append_memory_transforms",
+    "groups_of",
     "make_actor",
     "make_critic",
     "make_moa_network",
     "make_student",
     "make_teacher",
     "make_world_model",
+    "name_of",
+    "own_features_first",
+    "path_of",
 ]
 
 _RENAMED = {"FreshLogProb": "StoredActionLogProb", "Team": "AgentGroup"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,83 +11,9 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 from torchrl.modules import MLP, ConvNet
 
-from torchrl_moawm._checks import check_integer, check_team
-from torchrl_moawm._checks.values import check_index
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.functional.reduction import full_precision
-
-ObsDim = int | Sequence[int]
-"""Features of a flat observation, or the shape of another: an image is ``(C, H, W)``."""
-
-
-def shape_of(obs_dim: ObsDim) -> tuple[int, ...]:
-    """The shape of one observation."""
-    return (obs_dim,) if isinstance(obs_dim, int) else tuple(obs_dim)
-
-
-@dataclass(frozen=True)
-class AgentGroup:
-    """A group of agents, as a network has to know it."""
-
-    group: NestedKey
-    """Where its entries are."""
-    n_agents: int
-    """``N``."""
-    obs_dim: ObsDim
-    """Features of an observation, or its shape: an image is ``(C, H, W)``."""
-    action_dim: int
-    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one."""
-    n_actions: int | None = None
-    """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
-
-    @property
-    def obs_shape(self) -> tuple[int, ...]:
-        """The shape of one observation."""
-        return shape_of(self.obs_dim)
-
-    @property
-    def n_features(self) -> int:
-        """Numbers in one observation: what is reconstructed and predicted."""
-        return math.prod(self.obs_shape)
-
-    def flat(self, observation: Tensor) -> Tensor:
-        """``[*B, N, *shape]`` -> ``[*B, N, D]``."""
-        return observation.flatten(-len(self.obs_shape))
-
-    def action_features(self, action: Tensor, like: Tensor, name: str = "action") -> Tensor:
-        """Actions as floating features ``[*B, N, F]``, whatever their encoding.
-
-        Args:
-            action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, or categorical ``[*B, N]``.
-            like: Features ``[*B, ., F]``: their dtype, and their number of dimensions.
-            name: What the action is called in a message.
-
-        Returns:
-            ``[*B, N, D]`` or ``[*B, N, A]``.
-        """
-        if self.n_actions is not None and action.ndim == like.ndim - 1:
-            check_integer(**{name: action})
-            check_index((self.group, name), action, self.n_actions)
-            actions = torch.arange(self.n_actions, device=action.device)
-            action = action.unsqueeze(-1) == actions
-        if self.n_actions is None and not action.dtype.is_floating_point:
-            raise TypeError(
-                f"Expected {name} of {self.group!r} to be floating, as continuous actions are, got "
-                f"{action.dtype}. Of discrete actions the number is needed, n_actions=; several "
-                "choices at once are not supported."
-            )
-        features = action.to(like.dtype)
-        check_team(self.n_agents, **{name: (features, self.action_dim)})
-        return features
-
-    def acted_features(
-        self, previous_action: Tensor, previous_mask: Tensor, like: Tensor
-    ) -> Tensor:
-        """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
-        acted = previous_mask.unsqueeze(-1).to(like.dtype)
-        action = self.action_features(previous_action, like, "previous_action")
-        check_team(self.n_agents, previous_mask=(acted, 1))
-        return torch.cat([action * acted, acted], -1)
+from torchrl_moawm.modules.group import AgentGroup, ObsDim, shape_of
 
 
 def make_mlp(in_features: int, out_features: int, num_cells: Sequence[int]) -> MLP:
@@ -149,29 +74,29 @@ class PreviousStepFeatures(nn.Module):
 
     names = ("previous_observation", "previous_action", "previous_mask")
 
-    def __init__(self, team: AgentGroup, other_groups: Sequence[AgentGroup]) -> None:
+    def __init__(self, group: AgentGroup, other_groups: Sequence[AgentGroup]) -> None:
         super().__init__()
-        self.teams = [team, *other_groups]
-        self.eye = ObservationEncoder(team.obs_dim, team.n_agents)
-        joint = sum(other.n_agents * (other.action_dim + 1) for other in self.teams)
+        self.groups = [group, *other_groups]
+        self.eye = ObservationEncoder(group.obs_dim, group.n_agents)
+        joint = sum(each.n_agents * (each.action_dim + 1) for each in self.groups)
         self.features = self.eye.features + joint
 
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries read, in the order of the arguments."""
-        own, *others = (team.group for team in self.teams)
-        rest = [(group, name) for group in others for name in self.names[1:]]
-        return [*((own, name) for name in self.names), *rest]
+        own, *others = self.groups
+        rest = [key for other in others for key in other.keys(*self.names[1:])]
+        return [*own.keys(*self.names), *rest]
 
-    def acted(self, seen: Tensor, *entries: Tensor) -> list[Tensor]:
+    def acted(self, features: Tensor, *entries: Tensor) -> list[Tensor]:
         """What each group did, ``[*B, N_g, F_g + 1]``, from (action, mask) of each."""
-        pairs = zip(self.teams, entries[::2], entries[1::2], strict=True)
-        return [team.acted_features(action, mask, seen) for team, action, mask in pairs]
+        pairs = zip(self.groups, entries[::2], entries[1::2], strict=True)
+        return [group.acted_features(action, mask, features) for group, action, mask in pairs]
 
     def forward(self, previous_observation: Tensor, *entries: Tensor) -> Tensor:
         """``[*B, N, F]``."""
-        seen = self.eye(previous_observation, "previous_observation")
-        return torch.cat([seen, joint_features(*self.acted(seen, *entries))], -1)
+        features = self.eye(previous_observation, "previous_observation")
+        return torch.cat([features, joint_features(*self.acted(features, *entries))], -1)
 
 
 def own_features_first(x: Tensor) -> Tensor:
@@ -193,8 +118,7 @@ def joint_features(own: Tensor, *other_groups: Tensor) -> Tensor:
 
 def broadcast_to_agents(own: Tensor, *other_groups: Tensor) -> list[Tensor]:
     """All features of other groups, for each agent: ``[*B, N_h, F_h]`` -> ``[*B, N, N_h F_h]``."""
-    team = own.shape[:-1]
-    return [x.flatten(-2).unsqueeze(-2).expand(*team, -1) for x in other_groups]
+    return [x.flatten(-2).unsqueeze(-2).expand(*own.shape[:-1], -1) for x in other_groups]
 
 
 def zero_init_columns(net: nn.Sequential, columns: Iterable[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey
@@ -11,16 +11,15 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor, nn
 
 from torchrl_moawm._checks import check_option
-from torchrl_moawm._keys import path_of
+from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
-    AgentGroup,
     GaussianHead,
-    ObsDim,
     PreviousStepFeatures,
     joint_features,
     make_mlp,
 )
+from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.memory import AgentGRU
 
 
@@ -32,7 +31,7 @@ class MOANet(nn.Module):
     did before, times a learned factor per feature that starts at 0: agents often go on as they did.
 
     Args:
-        team: The observers.
+        group: The observers.
         other_groups: Groups whose previous actions are read as well.
         target: Which of all groups is predicted: 0 the observers' own (without the observer), 1 the
             first of the other groups, ..., then the unseen ones, whose previous actions are not
@@ -45,7 +44,7 @@ class MOANet(nn.Module):
 
     def __init__(
         self,
-        team: AgentGroup,
+        group: AgentGroup,
         other_groups: Sequence[AgentGroup],
         target: int,
         memory_dim: int,
@@ -54,17 +53,17 @@ class MOANet(nn.Module):
         unseen_groups: Sequence[AgentGroup] = (),
     ) -> None:
         super().__init__()
-        self.previous = PreviousStepFeatures(team, other_groups)
+        self.previous = PreviousStepFeatures(group, other_groups)
         self.target = target
         self.n_entries = len(self.previous.in_keys)
-        self.aim = aim = [*self.previous.teams, *unseen_groups][target]
-        self.seen = target < len(self.previous.teams)
-        self.action_dim = aim.action_dim
-        self.n_others = aim.n_agents if target else aim.n_agents - 1
-        self.outputs = aim.action_dim if aim.n_actions is not None else 2 * aim.action_dim
+        self.target_group = predicted = [*self.previous.groups, *unseen_groups][target]
+        self.seen = target < len(self.previous.groups)
+        self.n_others = predicted.n_agents if target else predicted.n_agents - 1
+        discrete = predicted.n_actions is not None
+        self.outputs = predicted.action_dim if discrete else 2 * predicted.action_dim
         if self.seen:
-            self.persistence = nn.Parameter(torch.zeros(aim.action_dim))
-        self.head = GaussianHead(min_scale) if aim.n_actions is None else nn.Identity()
+            self.persistence = nn.Parameter(torch.zeros(predicted.action_dim))
+        self.head = nn.Identity() if discrete else GaussianHead(min_scale)
         self._build(memory_dim, num_cells)
 
     def reset_parameters(self) -> None:
@@ -78,16 +77,16 @@ class MOANet(nn.Module):
 
     def forward(self, *entries: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """``[*B, N, M, A]`` logits, or mean and standard deviation ``[*B, N, M, D]``."""
-        seen = self.previous.eye(entries[0], "previous_observation")
-        acted = self.previous.acted(seen, *entries[1 : self.n_entries])
-        seen = torch.cat([seen, *entries[self.n_entries :]], -1)
+        features = self.previous.eye(entries[0], "previous_observation")
+        acted = self.previous.acted(features, *entries[1 : self.n_entries])
+        features = torch.cat([features, *entries[self.n_entries :]], -1)
         if not self.seen:
-            return self.head(self._slots(seen, acted, seen))
-        theirs = self._pairs(acted[self.target], seen.shape[-2])
-        slots = self._slots(seen, acted, theirs)
-        again, rest = slots[..., : self.action_dim], slots[..., self.action_dim :]
-        did = theirs[..., : self.action_dim]
-        return self.head(torch.cat([again + self.persistence * did, rest], -1))
+            return self.head(self._slots(features, acted, features))
+        others = self._pairs(acted[self.target], features.shape[-2])
+        slots = self._slots(features, acted, others)
+        width = self.target_group.action_dim
+        mean = slots[..., :width] + self.persistence * others[..., :width]
+        return self.head(torch.cat([mean, slots[..., width:]], -1))
 
     def _pairs(self, acted: Tensor, n_observers: int) -> Tensor:
         """What the others did, for each observer: ``[*B, N, M, F + 1]``."""
@@ -95,9 +94,9 @@ class MOANet(nn.Module):
             return acted.unsqueeze(-3).expand(*acted.shape[:-2], n_observers, -1, -1)
         return gather_others(acted, agent_dim=acted.ndim - 2)
 
-    def _slots(self, seen: Tensor, acted: list[Tensor], theirs: Tensor) -> Tensor:
+    def _slots(self, features: Tensor, acted: list[Tensor], others: Tensor) -> Tensor:
         """Raw outputs ``[*B, N, M, outputs]``."""
-        out = self.net(torch.cat([seen, joint_features(*acted)], -1))
+        out = self.net(torch.cat([features, joint_features(*acted)], -1))
         return out.unflatten(-1, (max(self.n_others, 1), -1))[..., : self.n_others, :]
 
 
@@ -110,33 +109,29 @@ class PairwiseMOANet(MOANet):
     """
 
     def _build(self, memory_dim: int, num_cells: Sequence[int]) -> None:
-        teams = self.previous.teams
+        groups = self.previous.groups
         width = num_cells[-1]
         self.embeddings = nn.ModuleList(
-            nn.Sequential(nn.Linear(team.action_dim + 1, width), nn.Tanh()) for team in teams
+            nn.Sequential(nn.Linear(group.action_dim + 1, width), nn.Tanh()) for group in groups
         )
-        own = self.previous.eye.features + memory_dim + teams[0].action_dim + 1
-        self.encoder = make_mlp(own + len(teams) * width, width, num_cells)
-        theirs = teams[self.target].action_dim + 1
-        self.net = make_mlp(width + theirs, self.outputs, [width])
+        own = self.previous.eye.features + memory_dim + groups[0].action_dim + 1
+        self.encoder = make_mlp(own + len(groups) * width, width, num_cells)
+        self.net = make_mlp(width + groups[self.target].action_dim + 1, self.outputs, [width])
 
-    def _slots(self, seen: Tensor, acted: list[Tensor], theirs: Tensor) -> Tensor:
+    def _slots(self, features: Tensor, acted: list[Tensor], others: Tensor) -> Tensor:
         means = [
-            embed(x).mean(-2, keepdim=True).expand(*seen.shape[:-1], -1)
+            embed(x).mean(-2, keepdim=True).expand(*features.shape[:-1], -1)
             for embed, x in zip(self.embeddings, acted, strict=True)
         ]
-        encoding = self.encoder(torch.cat([seen, acted[0], *means], -1)).tanh()
-        encoding = encoding.unsqueeze(-2).expand(*theirs.shape[:-1], -1)
-        return self.net(torch.cat([encoding, theirs], -1))
+        encoding = self.encoder(torch.cat([features, acted[0], *means], -1)).tanh()
+        encoding = encoding.unsqueeze(-2).expand(*others.shape[:-1], -1)
+        return self.net(torch.cat([encoding, others], -1))
 
 
+@accepts_sizes
 def make_moa_network(
+    group: AgentGroup,
     *,
-    n_agents: int,
-    obs_dim: ObsDim,
-    action_dim: int,
-    n_actions: int | None = None,
-    group: NestedKey = "agents",
     other_groups: Sequence[AgentGroup] = (),
     target_group: NestedKey | None = None,
     unseen_groups: Sequence[AgentGroup] = (),
@@ -150,12 +145,10 @@ def make_moa_network(
     It reads ``previous_observation`` of the observer and everybody's ``previous_action`` and
     ``previous_mask``, the observer's own first.
 
+    Args:
+        group: The observers; each predicts the ``N - 1`` others.
+
     Keyword Args:
-        n_agents: ``N``; each predicts the ``N - 1`` others.
-        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
-        action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
-        n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
-        group: The observers.
         other_groups: Groups whose previous actions it reads as well.
         target_group: Whose actions are predicted: ``None`` for the observers' own group, or one of
             ``other_groups`` or ``unseen_groups``.
@@ -177,31 +170,24 @@ def make_moa_network(
             and the head ``"pairwise"``, which reads what the other did.
     """
     check_option("head", head, ("slots", "pairwise"))
-    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
-    groups = [team.group, *(other.group for other in (*other_groups, *unseen_groups))]
-    if target_group is not None and target_group not in groups:
-        raise ValueError(f"Unknown target_group {target_group!r}; there are {groups}.")
-    target = 0 if target_group is None else groups.index(target_group)
+    names = [each.group for each in (group, *other_groups, *unseen_groups)]
+    if target_group is not None and target_group not in names:
+        raise ValueError(f"Unknown target_group {target_group!r}; there are {names}.")
+    target = 0 if target_group is None else names.index(target_group)
     if target > len(other_groups) and head == "pairwise":
         raise ValueError(f"head 'pairwise' reads what {target_group!r} did, which is unseen.")
-    suffix = "_".join(["", *path_of(groups[target])]) if target else ""
-    features = PreviousStepFeatures(team, other_groups)
+    suffix = f"_{name_of(names[target])}" if target else ""
+    features = PreviousStepFeatures(group, other_groups)
     in_keys: list[NestedKey] = list(features.in_keys)
     memory: list[TensorDictModuleBase] = []
     if recurrent:
-        gru = AgentGRU(
-            features,
-            in_keys,
-            n_agents=n_agents,
-            hidden_dim=num_cells[-1],
-            name=f"moa{suffix}",
-            group=group,
-        )
-        memory, in_keys = [gru], [*in_keys, gru.out_keys[0]]
+        sizes: Any = {"n_agents": group.n_agents, "hidden_dim": num_cells[-1], "group": group.group}
+        memory = [AgentGRU(features, in_keys, name=f"moa{suffix}", **sizes)]
+        in_keys += memory[0].out_keys[:1]
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
-    net = make(team, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups)
-    discrete = net.aim.n_actions is not None
-    names = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
-    module = TensorDictModule(net, in_keys, [(group, f"{name}{suffix}") for name in names])
+    net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups)
+    discrete = net.target_group.n_actions is not None
+    written = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
+    module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))
     return TensorDictSequential(*memory, module) if memory else module

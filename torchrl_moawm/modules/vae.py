@@ -15,13 +15,12 @@ from torchrl.modules import MLP
 from torchrl_moawm._checks import check_same_shape
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
-    AgentGroup,
     GaussianHead,
-    ObsDim,
     ObservationEncoder,
     broadcast_to_agents,
     make_mlp,
 )
+from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 
 
 class GaussianSampler(TensorDictModuleBase):
@@ -65,36 +64,36 @@ class TeacherEncoder(nn.Module):
 
     def __init__(
         self,
-        team: AgentGroup,
+        group: AgentGroup,
         other_groups: Sequence[AgentGroup],
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.teams = [team, *other_groups]
-        eyes = [ObservationEncoder(t.obs_dim, t.n_agents) for t in self.teams]
+        self.groups = groups = [group, *other_groups]
+        eyes = [ObservationEncoder(each.obs_dim, each.n_agents) for each in groups]
         self.eyes = nn.ModuleList(eyes)
         self.own_dim = eyes[0].features
-        of_one = [eye.features + t.action_dim for eye, t in zip(eyes, self.teams, strict=True)]
-        counts = [team.n_agents - 1, *(other.n_agents for other in other_groups)]
-        seen = sum(n * features for n, features in zip(counts, of_one, strict=True))
-        self.net = make_mlp(self.own_dim + seen, 2 * latent_dim, num_cells)
+        widths = [eye.features + each.action_dim for eye, each in zip(eyes, groups, strict=True)]
+        counts = [group.n_agents - 1, *(other.n_agents for other in other_groups)]
+        other_dim = sum(n * width for n, width in zip(counts, widths, strict=True))
+        self.net = make_mlp(self.own_dim + other_dim, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
         self.target_dim = sum(
-            n * (t.n_features + t.action_dim) for n, t in zip(counts, self.teams, strict=True)
+            n * (each.n_features + each.action_dim) for n, each in zip(counts, groups, strict=True)
         )
 
     def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``, and the feature y_t: the others' (o, a)."""
         encoded, target = [], []
-        for eye, team, seen, action in zip(
-            self.eyes, self.teams, entries[::2], entries[1::2], strict=True
+        for eye, group, observation, action in zip(
+            self.eyes, self.groups, entries[::2], entries[1::2], strict=True
         ):
-            features = eye(seen)
-            did = team.action_features(action, features)
-            encoded.append(torch.cat([features, did], -1))
-            target.append(torch.cat([team.flat(seen), did], -1))
+            features = eye(observation)
+            actions = group.action_features(action, features)
+            encoded.append(torch.cat([features, actions], -1))
+            target.append(torch.cat([group.flat(observation), actions], -1))
         own = encoded[0][..., : self.own_dim]
         loc, scale = self.head(self.net(torch.cat([own, self._others(encoded)], -1)))
         return loc, scale, self._others(target)
@@ -128,27 +127,22 @@ class EmptyDecoder(nn.Module):
         return latent[..., :0]
 
 
+@accepts_sizes
 def make_teacher(
+    group: AgentGroup,
     *,
-    n_agents: int,
-    obs_dim: ObsDim,
-    action_dim: int,
     latent_dim: int,
-    n_actions: int | None = None,
-    group: NestedKey = "agents",
     other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.1,
 ) -> TensorDictSequential:
     """The teacher: encoder, sampler, decoder; sees everybody, at training time only.
 
+    Args:
+        group: The agents.
+
     Keyword Args:
-        n_agents: ``N``.
-        obs_dim: Features of an observation, or its shape: an image is ``(C, H, W)``.
-        action_dim: Features of an action: ``D`` of a continuous one, ``A`` of a discrete one.
         latent_dim: ``Z``, the student's.
-        n_actions: ``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones.
-        group: Where the entries are.
         other_groups: Groups whose observations and actions it sees, and reconstructs, as well.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens
@@ -158,26 +152,19 @@ def make_teacher(
         Three modules that write ``teacher_loc``, ``teacher_scale``, ``teacher_feature`` -
         ``teacher_latent`` - ``teacher_reconstruction``.
     """
-    team = AgentGroup(group, n_agents, obs_dim, action_dim, n_actions)
-    encoder = TeacherEncoder(team, other_groups, latent_dim, num_cells, min_scale)
-    others = encoder.target_dim
-    out_names = ("teacher_loc", "teacher_scale", "teacher_feature")
-    in_names = ("observation", "action")
+    encoder = TeacherEncoder(group, other_groups, latent_dim, num_cells, min_scale)
+    n_targets = encoder.target_dim
+    in_keys = [key for each in (group, *other_groups) for key in each.keys("observation", "action")]
     return TensorDictSequential(
         TensorDictModule(
-            encoder,
-            [(other.group, name) for other in (team, *other_groups) for name in in_names],
-            [(group, n) for n in out_names],
+            encoder, in_keys, group.keys("teacher_loc", "teacher_scale", "teacher_feature")
         ),
         GaussianSampler(
-            (group, "teacher_loc"),
-            (group, "teacher_scale"),
-            (group, "teacher_latent"),
-            (group, "latent_noise"),
+            *group.keys("teacher_loc", "teacher_scale", "teacher_latent", "latent_noise")
         ),
         TensorDictModule(
-            make_decoder(latent_dim, others, num_cells) if others else EmptyDecoder(),
-            [(group, "teacher_latent")],
-            [(group, "teacher_reconstruction")],
+            make_decoder(latent_dim, n_targets, num_cells) if n_targets else EmptyDecoder(),
+            group.keys("teacher_latent"),
+            group.keys("teacher_reconstruction"),
         ),
     )

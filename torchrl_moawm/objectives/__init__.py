@@ -1,14 +1,16 @@
 """The losses: TorchRL ``LossModule``s, TensorDict in, TensorDict out."""
 
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.cvae import TeacherCVAELoss
 from torchrl_moawm.objectives.loss_sum import LossSum, MOAWMLoss
 from torchrl_moawm.objectives.moa import MOALoss
 from torchrl_moawm.objectives.policy import ClipPPOPolicyLoss
-from torchrl_moawm.objectives.vae import TeacherVAELoss
+from torchrl_moawm.objectives.vae import TeacherVAELoss, split_at
 from torchrl_moawm.objectives.value import ClipPPOValueLoss
 from torchrl_moawm.objectives.world_model import WorldModelLoss
 
 __all__ = [
+    "BatchView",
     "ClipPPOPolicyLoss",
     "ClipPPOValueLoss",
     "LossSum",
@@ -17,4 +19,5 @@ __all__ = [
     "TeacherCVAELoss",
     "TeacherVAELoss",
     "WorldModelLoss",
+    "split_at",
 ]

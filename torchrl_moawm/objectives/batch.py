@@ -22,6 +22,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm._checks import check_device_and_dtype, check_mask
+from torchrl_moawm._keys import path_of
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_flag,
@@ -59,6 +60,8 @@ class Keys:
     """Field by entry of step t."""
     named: frozenset[str] = frozenset()
     """Fields that the user has named: their entries must be there."""
+    optional: tuple[str, ...] = ()
+    """Fields whose entries may be absent."""
     masks: dict[Group, dict[str, str]] = field(default_factory=dict)
     """By group: the fields that stand for its masks."""
 
@@ -85,6 +88,11 @@ class BatchView:
         self.samples = samples
         self.before = before
         self._found: dict[tuple[str, Group], Tensor | None] = {}
+
+    @classmethod
+    def of_group(cls, tensordict: TensorDictBase, group: NestedKey) -> BatchView:
+        """A group's view under the default names, for whoever has no loss."""
+        return cls(Keys(group=path_of(group)), tensordict, samples=None)
 
     # --------------------------------------------------------------- entries
 

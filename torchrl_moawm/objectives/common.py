@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -29,6 +29,17 @@ Reduction = Literal["mean", "sum", "none"]
 
 OWN_MASKS = ("mask", "alive", "previous_mask", "previous_alive")
 """Masks that a loss may find under another name in its own group."""
+
+
+def key(name: str, **marks: bool) -> Any:
+    """Declares a key of a loss that is more than an entry of its group at step t.
+
+    Args:
+        name: Its default name.
+        **marks: ``under_next``: it is of t+1. ``optional``: it may be absent. ``at_root``: its
+            default is no entry of the group. A loss may have marks of its own.
+    """
+    return field(default=name, metadata=marks)
 
 
 class MultiAgentLoss(ScheduledLoss):
@@ -60,9 +71,6 @@ class MultiAgentLoss(ScheduledLoss):
         previous_alive: NestedKey = "previous_alive"
 
     default_keys: Any
-    _at_root: tuple[str, ...] = ()
-    _next: tuple[str, ...] = ()
-    _optional: tuple[str, ...] = ()
     data_parallel = False
 
     def __init__(self, *args: Any, group: NestedKey, reduction: Reduction, **keywords: Any) -> None:
@@ -77,30 +85,38 @@ class MultiAgentLoss(ScheduledLoss):
 
     # ------------------------------------------------------------------ keys
 
-    def _set_default_keys(self, **groups: NestedKey) -> None:
-        """Prefixes every accepted key with its group; ``groups`` names those of another group."""
-        defaults = {
-            field.name: unravel_key((groups.get(field.name, self.group), field.default))
-            for field in fields(self._AcceptedKeys)
-            if field.name not in self._at_root
-        }
+    def _set_default_keys(self) -> None:
+        defaults = {field.name: self._default_key(field) for field in fields(self._AcceptedKeys)}
         self.default_keys = partial(self._AcceptedKeys, **defaults)
         self._tensor_keys = self.default_keys()
         self._read_keys()
 
+    def _default_key(self, field: Field[Any]) -> NestedKey:
+        """The entry of a key under its default name."""
+        at_root = field.metadata.get("at_root")
+        return field.default if at_root else unravel_key((self.group, field.default))
+
     def _read_keys(self) -> None:
         """Derives from the keys what ``forward`` would otherwise derive at every call."""
         self.__dict__["_lists"] = None
-        default, group = self.default_keys(), path_of(self.group)
-        names = [field.name for field in fields(self._AcceptedKeys)]
-        named = {n for n in names if getattr(self._tensor_keys, n) != getattr(default, n)}
+        default, declared = self.default_keys(), fields(self._AcceptedKeys)
+        given = {field.name: getattr(self.tensor_keys, field.name) for field in declared}
+        marked = {
+            mark: [field.name for field in declared if field.metadata.get(mark)]
+            for mark in ("under_next", "optional")
+        }
+        found = {
+            name: unravel_key(("next", entry) if name in marked["under_next"] else entry)
+            for name, entry in given.items()
+        }
         self._keys = Keys(
             owner=type(self).__name__,
-            group=group,
-            keys={name: self._find_key(name) for name in names},
-            fields={self._find_key(name): name for name in names if name not in self._next},
-            named=frozenset(named),
-            masks={group: {name: name for name in GROUP_MASKS if name in OWN_MASKS}},
+            group=path_of(self.group),
+            keys=found,
+            fields={entry: n for n, entry in found.items() if n not in marked["under_next"]},
+            named=frozenset(name for name in given if given[name] != getattr(default, name)),
+            optional=tuple(marked["optional"]),
+            masks={path_of(self.group): {name: name for name in OWN_MASKS}},
         )
 
     def set_keys(self, **keys: NestedKey | None) -> None:
@@ -156,7 +172,7 @@ class MultiAgentLoss(ScheduledLoss):
         """Every mask that is read where it is there: the loss's, and those of networks' inputs."""
         own = self._keys.group
         found = [self._key("mask"), self._key("alive"), (*own, "done")]
-        found += [self._key(name) for name in self._optional]
+        found += [self._key(name) for name in self._keys.optional]
         found += [unravel_key(key) for net in self._networks() for key in optional_keys(net)]
         for key in map(unravel_key, self._required_keys()):
             previous = leaf_name(key).startswith("previous_")
@@ -172,10 +188,6 @@ class MultiAgentLoss(ScheduledLoss):
     def _key(self, name: str) -> Any:
         """The entry that the field ``name`` stands for, under ``next`` where it belongs there."""
         return self._keys.keys[name]
-
-    def _find_key(self, name: str) -> Any:
-        key = getattr(self.tensor_keys, name)
-        return unravel_key(("next", key) if name in self._next else key)
 
     # ------------------------------------------------------------------ view
 

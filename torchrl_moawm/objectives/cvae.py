@@ -14,7 +14,7 @@ from torchrl_moawm._checks import check_option
 from torchrl_moawm.functional import (
     diagonal_gaussian_kl,
 )
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import (
     get_required,
 )
@@ -57,10 +57,11 @@ class TeacherCVAELoss(AutoencoderLoss):
         Generative Models", 2015 (the conditional VAE).
 
     Example:
-        >>> from torchrl_moawm.modules import make_student, make_teacher
+        >>> from torchrl_moawm.modules import AgentGroup, make_student, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> sizes = dict(n_agents=3, obs_dim=5, action_dim=4, latent_dim=3, n_actions=4)
-        >>> loss = TeacherCVAELoss(make_student(**sizes), make_teacher(**sizes))
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> student, teacher = make_student(group, latent_dim=3), make_teacher(group, latent_dim=3)
+        >>> loss = TeacherCVAELoss(student, teacher)
         >>> sorted(loss(make_batch()).keys())
         ['active_units', 'loss_kl', 'loss_reconstruction', 'z_gap']
     """
@@ -74,7 +75,7 @@ class TeacherCVAELoss(AutoencoderLoss):
         reconstruction: NestedKey = "reconstruction"
         teacher_loc: NestedKey = "teacher_loc"
         teacher_scale: NestedKey = "teacher_scale"
-        latent_noise: NestedKey = "latent_noise"
+        latent_noise: NestedKey = key("latent_noise", optional=True)
 
     _feature = "feature"
     _loc = "latent_loc"

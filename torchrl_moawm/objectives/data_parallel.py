@@ -46,9 +46,10 @@ def set_data_parallel(loss: Loss, mode: bool = True) -> Loss:
             called.
 
     Example:
-        >>> from torchrl_moawm.modules import make_moa_network
+        >>> from torchrl_moawm.modules import AgentGroup, make_moa_network
         >>> from torchrl_moawm.objectives import MOALoss
-        >>> loss = MOALoss(make_moa_network(n_agents=3, obs_dim=5, action_dim=4, n_actions=4))
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> loss = MOALoss(make_moa_network(group))
         >>> set_data_parallel(loss).data_parallel
         True
     """

@@ -37,13 +37,13 @@ class LossSum(ScheduledLoss):
         ValueError: A coefficient is negative or not finite, or two outputs get one name.
 
     Example:
-        >>> from torchrl_moawm.modules import make_moa_network, make_world_model
+        >>> from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
         >>> from torchrl_moawm.objectives import MOALoss, WorldModelLoss
         >>> from torchrl_moawm.testing import make_batch
-        >>> sizes = dict(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
         >>> total = LossSum(
-        ...     {"moa": MOALoss(make_moa_network(**sizes)),
-        ...      "world_model": WorldModelLoss(make_world_model(**sizes))},
+        ...     {"moa": MOALoss(make_moa_network(group)),
+        ...      "world_model": WorldModelLoss(make_world_model(group))},
         ...     coeffs={"loss_obs": 0.5},
         ... )
         >>> sorted(total(make_batch()).keys())

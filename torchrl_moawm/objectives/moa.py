@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
+from typing import Any
 
-import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl_moawm._checks import check_shape
 from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
-from torchrl_moawm._keys import path_of
-from torchrl_moawm.functional import (
-    diagonal_gaussian_nll,
-    gather_others,
-    moa_cross_entropy,
-)
+from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm.functional import gather_others
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
     mask_and,
     mask_and_detach,
     zero_behind,
+)
+from torchrl_moawm.objectives.predictions import (
+    CategoricalPrediction,
+    DistributionPrediction,
+    GaussianPrediction,
+    Prediction,
 )
 
 
@@ -83,16 +85,16 @@ class MOALoss(MultiAgentLoss):
 
     @dataclass
     class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
-        action: NestedKey = "action"
-        moa_logits: NestedKey = "moa_logits"
-        moa_loc: NestedKey = "moa_loc"
-        moa_scale: NestedKey = "moa_scale"
+        previous_mask: NestedKey = key("previous_mask", optional=True)
+        previous_alive: NestedKey = key("previous_alive", optional=True)
+        action: NestedKey = key("action", of_target=True)
+        moa_logits: NestedKey = key("moa_logits", names_target=True)
+        moa_loc: NestedKey = key("moa_loc", names_target=True)
+        moa_scale: NestedKey = key("moa_scale", names_target=True)
         previous_observation: NestedKey = "previous_observation"
         previous_action: NestedKey = "previous_action"
-        target_mask: NestedKey = "mask"
-        action_mask: NestedKey = "action_mask"
-
-    _optional = ("target_mask", "previous_mask", "previous_alive", "action_mask")
+        target_mask: NestedKey = key("mask", optional=True, of_target=True)
+        action_mask: NestedKey = key("action_mask", optional=True, of_target=True)
 
     def __init__(
         self,
@@ -103,27 +105,21 @@ class MOALoss(MultiAgentLoss):
         moa_coeff: float = 1.0,
         reduction: Reduction = "mean",
     ) -> None:
+        self.target_group = group if target_group is None else target_group
         super().__init__(group=group, reduction=reduction)
         self.moa_network = moa_network
-        self.target_group = group if target_group is None else target_group
-        of_others = ("action", "target_mask", "action_mask")
-        self._set_default_keys(**dict.fromkeys(of_others, self.target_group))
         self._register_coeff("moa_coeff", moa_coeff)
 
-    def _set_default_keys(self, **groups: NestedKey) -> None:
-        super()._set_default_keys(**groups)
-        if groups.get("action", self.group) != self.group:
-            suffix = "_".join(path_of(self.target_group))
-            written = ("moa_logits", "moa_loc", "moa_scale")
-            renamed = {name: unravel_key((self.group, f"{name}_{suffix}")) for name in written}
-            self.default_keys.keywords.update(renamed)
-            self._tensor_keys = self.default_keys()
-            self._read_keys()
+    def _default_key(self, field: Field[Any]) -> NestedKey:
+        if field.metadata.get("of_target"):
+            return unravel_key((self.target_group, field.default))
+        if field.metadata.get("names_target") and self.target_group != self.group:
+            return unravel_key((self.group, f"{field.default}_{name_of(self.target_group)}"))
+        return super()._default_key(field)
 
     def _read_keys(self) -> None:
         super()._read_keys()
-        target = path_of(getattr(self, "target_group", self.group))
-        self._keys.masks.setdefault(target, {"mask": "target_mask"})
+        self._keys.masks.setdefault(path_of(self.target_group), {"mask": "target_mask"})
 
     def set_keys(self, **keys: NestedKey | None) -> None:
         """Renames entries; ``mask`` also stands for the others, who are of the same group.
@@ -131,7 +127,7 @@ class MOALoss(MultiAgentLoss):
         Raises:
             ValueError: The loss has no key of that name.
         """
-        if "mask" in keys and getattr(self, "target_group", None) == self.group:
+        if "mask" in keys and self.target_group == self.group:
             keys.setdefault("target_mask", keys["mask"])
         super().set_keys(**keys)
 
@@ -149,52 +145,52 @@ class MOALoss(MultiAgentLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts what the others do at t from t-1 and compares it with what they did."""
         view = self._view(tensordict)
-        inputs, allowed = view.inputs(self.moa_network), view.mask("action_mask")
+        prediction = self._predict(view)
+        target, valid = self._pairs(view, prediction)
+        prediction = self._restricted(view, prediction)
+        loss = self.moa_coeff * self._reduce(prediction.nll(target), valid)
+        logs = prediction.logs(target).items()
+        return self._out({"loss_moa": loss, **{name: self._mean(x, valid) for name, x in logs}})
+
+    def _predict(self, view: BatchView) -> Prediction:
+        """What the network predicts, by the entries that it writes."""
+        network, inputs = self.moa_network, view.inputs(self.moa_network)
         if self._writes("moa_logits"):
-            logits = get_required(self.moa_network(inputs), self._key("moa_logits"), "moa_network")
-            self._check_prediction(view, "moa_logits", logits)
+            logits = self._written(view, network(inputs), "moa_logits")
             if view.get("action").ndim == logits.ndim - 2:  # else one-hot
                 self._check_kind(view, discrete=True)
-            target, valid = self._pairs(view, logits.shape[:-1], n_actions=logits.shape[-1])
-            logits = self._restricted(view, logits, allowed)
-            loss = self.moa_coeff * self._reduce(moa_cross_entropy(logits, target), valid)
-            hit = (logits.detach().argmax(-1) == target).to(logits.dtype)
-            return self._out({"loss_moa": loss, "moa_accuracy": self._mean(hit, valid)})
-        if hasattr(self.moa_network, "get_dist"):
-            dist = self.moa_network.get_dist(inputs)
-            discrete = hasattr(dist, "logits") and not dist.event_shape
-            n_actions = dist.logits.shape[-1] if discrete else None
-            target, valid = self._pairs(view, dist.batch_shape, n_actions)
-            nll = -dist.log_prob(target)
-        else:
-            if not self._writes("moa_loc"):
-                logits, loc, scale = (self._key(f"moa_{x}") for x in ("logits", "loc", "scale"))
-                raise KeyError(
-                    f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
-                    f"or to be probabilistic; it writes {self.moa_network.out_keys}."
-                )
-            self._check_kind(view, discrete=False)
-            outputs = self.moa_network(inputs)
-            loc = get_required(outputs, self._key("moa_loc"), "moa_network")
-            scale = get_required(outputs, self._key("moa_scale"), "moa_network")
-            self._check_prediction(view, "moa_loc", loc)
-            check_scale(self._key("moa_scale"), scale)
-            target, valid = self._pairs(view, loc.shape[:-1])
-            nll = diagonal_gaussian_nll(loc, scale, target)
-        return self._out({"loss_moa": self.moa_coeff * self._reduce(nll, valid)})
+            return CategoricalPrediction(logits)
+        if hasattr(network, "get_dist"):
+            return DistributionPrediction(network.get_dist(inputs))
+        if not self._writes("moa_loc"):
+            logits, loc, scale = (self._key(f"moa_{x}") for x in ("logits", "loc", "scale"))
+            raise KeyError(
+                f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
+                f"or to be probabilistic; it writes {network.out_keys}."
+            )
+        self._check_kind(view, discrete=False)
+        outputs = network(inputs)
+        loc, scale = (self._written(view, outputs, name) for name in ("moa_loc", "moa_scale"))
+        check_scale(self._key("moa_scale"), scale)
+        return GaussianPrediction(loc, scale)
 
-    def _check_prediction(self, view: BatchView, name: str, prediction: Tensor) -> None:
-        """Refuses a prediction that lacks a dimension, before anything is said of the action."""
+    def _written(self, view: BatchView, outputs: TensorDictBase, name: str) -> Tensor:
+        """What the network has written, with a dimension for observers, others and features.
+
+        Raises:
+            ValueError: One is missing: this is said before anything is said of the action.
+        """
+        prediction = get_required(outputs, self._key(name), "moa_network")
         if prediction.ndim < view.tensordict.batch_dims + 3:
             raise ValueError(
                 f"Expected moa_network to write {self._key(name)!r} of shape [*B, N, M, A] "
                 f"(agents, others, action features), got {list(prediction.shape)}."
             )
+        return prediction
 
-    def _pairs(
-        self, view: BatchView, shape: torch.Size, n_actions: int | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of all pairs, by their shape."""
+    def _pairs(self, view: BatchView, prediction: Prediction) -> tuple[Tensor, Tensor | None]:
+        """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of the pairs predicted."""
+        shape, n_actions = prediction.shape, prediction.n_actions
         agent_dim = len(shape) - 2
         name, action, theirs = self._key("action"), view.get("action"), self._target_acts(view)
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
@@ -233,20 +229,17 @@ class MOALoss(MultiAgentLoss):
                 f"{self._key('action')!r} is {action.dtype}."
             )
 
-    def _restricted(self, view: BatchView, logits: Tensor, mask: Tensor | None) -> Tensor:
-        """The logits, least where the other's action mask forbids the action."""
-        if mask is None:
-            return logits
-        name = self._key("action_mask")
+    def _restricted(self, view: BatchView, prediction: Prediction) -> Prediction:
+        """The prediction among the actions that the others' masks allow, where it has logits."""
+        mask, name = view.mask("action_mask"), self._key("action_mask")
+        if mask is None or not isinstance(prediction, CategoricalPrediction):
+            return prediction
         action, theirs = view.get("action"), self._target_acts(view)
-        agent_dim = logits.ndim - 3
         index = action.argmax(-1) if action.ndim == mask.ndim else action
         mask = mask_and_detach(name, mask, theirs, fill=True)
         check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
-        mask = mask | ~mask.any(-1, keepdim=True)  # a row with no allowed action counts as unmasked
-        mask = self._spread(mask, agent_dim, logits.shape[agent_dim])
-        check_shape("the others' action_mask", mask, logits.shape, "as moa_logits")
-        return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+        agent_dim = len(prediction.shape) - 2
+        return prediction.restricted(self._spread(mask, agent_dim, prediction.shape[agent_dim]))
 
     def _spread(self, x: Tensor, agent_dim: int, n_observers: int) -> Tensor:
         """One entry per pair: the others of the group, or every agent of the target group."""

@@ -73,9 +73,10 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         Effectiveness of PPO in Cooperative Multi-Agent Games", 2022.
 
     Example:
-        >>> from torchrl_moawm.modules import make_actor
+        >>> from torchrl_moawm.modules import AgentGroup, make_actor
         >>> from torchrl_moawm.testing import make_batch
-        >>> actor = make_actor(obs_dim=5, latent_dim=3, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> actor = make_actor(group, latent_dim=3)
         >>> sorted(ClipPPOPolicyLoss(actor)(make_batch()).keys())[3:5]
         ['loss_entropy', 'loss_objective']
     """

@@ -20,7 +20,7 @@ from torchrl_moawm.functional import (
     squared_error_norm,
 )
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
@@ -36,7 +36,6 @@ class AutoencoderLoss(MultiAgentLoss):
     """
 
     deterministic_sampling_mode = ExplorationType.RANDOM  # else a sampler returns the mean
-    _optional = ("latent_noise",)
     _feature: str
     _loc: str
     _scale: str
@@ -141,10 +140,10 @@ class TeacherVAELoss(AutoencoderLoss):
         2017.
 
     Example:
-        >>> from torchrl_moawm.modules import make_teacher
+        >>> from torchrl_moawm.modules import AgentGroup, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> teacher = make_teacher(n_agents=3, obs_dim=5, action_dim=4, latent_dim=3, n_actions=4)
-        >>> loss = TeacherVAELoss(teacher)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> loss = TeacherVAELoss(make_teacher(group, latent_dim=3))
         >>> sorted(loss(make_batch()).keys())[:2]
         ['loss_teacher_kl', 'loss_teacher_reconstruction']
     """
@@ -156,7 +155,7 @@ class TeacherVAELoss(AutoencoderLoss):
         teacher_scale: NestedKey = "teacher_scale"
         teacher_latent: NestedKey = "teacher_latent"
         teacher_reconstruction: NestedKey = "teacher_reconstruction"
-        latent_noise: NestedKey = "latent_noise"
+        latent_noise: NestedKey = key("latent_noise", optional=True)
 
     _feature = "teacher_feature"
     _loc = "teacher_loc"

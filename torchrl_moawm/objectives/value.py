@@ -20,7 +20,7 @@ from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_m
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.data_parallel import gather_rows
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required
 
@@ -90,13 +90,12 @@ class ClipPPOValueLoss(MultiAgentLoss):
         value_target: NestedKey = "value_target"
         advantage: NestedKey = "advantage"
         reward: NestedKey = "reward"
-        done: NestedKey = "done"
-        terminated: NestedKey = "terminated"
+        done: NestedKey = key("done", at_root=True)
+        terminated: NestedKey = key("terminated", at_root=True)
         latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
 
     clip_value: Any
-    _at_root = ("done", "terminated")
     default_value_estimator = ValueEstimators.MAGAE
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchrl_moawm.functional import squared_error_norm
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
 from torchrl_moawm.objectives.masks import get_required, mask_and, mask_and_detach
 
 
@@ -67,14 +67,11 @@ class WorldModelLoss(MultiAgentLoss):
 
     @dataclass
     class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
-        observation: NestedKey = "observation"
-        reward: NestedKey = "reward"
+        observation: NestedKey = key("observation", under_next=True)
+        reward: NestedKey = key("reward", under_next=True)
         predicted_observation: NestedKey = "predicted_observation"
         predicted_reward: NestedKey = "predicted_reward"
-        observation_mask: NestedKey = "observation_mask"
-
-    _next = ("observation", "reward", "observation_mask")
-    _optional = ("observation_mask",)
+        observation_mask: NestedKey = key("observation_mask", under_next=True, optional=True)
 
     def __init__(
         self,

@@ -2,5 +2,6 @@
 
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.moawm import MOAWM
+from torchrl_moawm.system.settings import LossSettings
 
-__all__ = ["MOAWM", "PARTS", "GroupSystem"]
+__all__ = ["MOAWM", "PARTS", "GroupSystem", "LossSettings"]

@@ -11,10 +11,12 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
-from torchrl_moawm.modules.memory import append_memory_transforms
+from torchrl_moawm._keys import name_of
+from torchrl_moawm.modules import AgentGroup, append_memory_transforms, groups_of
+from torchrl_moawm.modules.specs import state_dim
 from torchrl_moawm.objectives import LossSum
-from torchrl_moawm.system.group import PARTS, GroupSystem, checked_settings, make_group_system
-from torchrl_moawm.system.specs import groups_of, name_of, read_group, state_dim
+from torchrl_moawm.system.group import PARTS, GroupSystem, make_group_system
+from torchrl_moawm.system.settings import LossSettings
 
 
 class MOAWM:
@@ -129,12 +131,8 @@ class MOAWM:
                 ``make_critic``.
             critic_state: An entry of the whole environment that the critic reads beside all
                 observations, such as SMACv2's ``"state"``; at training time only.
-            **settings: Settings of the losses: ``gamma`` (0.99), ``lmbda`` (0.95), ``clip_epsilon``
-                (0.2), ``clip_value`` (0.2, in the unit of the return), ``entropy_coeff`` (0.01),
-                ``critic_coeff``, ``value_norm``, ``moa_coeff``, ``obs_coeff``, ``reward_coeff``,
-                ``cvae_coeff``, ``student_kl_coeff`` (alpha), ``teacher_kl_coeff`` (beta),
-                ``act_on`` (``"sample"`` or ``"mean"`` of z); ``done_key``, ``terminated_key`` and
-                ``reward_key``, which are found in the environment.
+            **settings: Settings of the losses, the fields of
+                :class:`~torchrl_moawm.system.LossSettings` with their defaults: ``gamma=0.99``.
 
         Returns:
             The system, on the environment's device.
@@ -145,26 +143,26 @@ class MOAWM:
                 entries behind it, or an observation, action or reward is of a kind that the default
                 networks and losses cannot read; the message names the entry and says what to do.
         """
-        checked_settings(settings)
+        LossSettings.from_keywords(settings)
         names = groups_of(env) if group is None else [group]
-        teams = {name: read_group(env, name) for name in names}
+        groups = [AgentGroup.from_env(env, name) for name in names]
+        hidden = [AgentGroup.from_env(env, name, privileged=True) for name in privileged]
+        state = {} if critic_state is None else {critic_state: state_dim(env, critic_state)}
         networks: dict[str, Any] = {
-            "privileged": {name: read_group(env, name, privileged=True) for name in privileged},
             "reconstruct": reconstruct,
+            "latent_dim": latent_dim,
             "num_cells": num_cells,
             "recurrent": recurrent,
             "moa_head": moa_head,
             "shared_value": shared_value,
-            "critic_state": {}
-            if critic_state is None
-            else {critic_state: state_dim(env, critic_state)},
+            "critic_state": state,
         }
-        system = cls(
-            {
-                name_of(name): make_group_system(env, name, teams, latent_dim, settings, **networks)
-                for name in names
-            }
-        )
+        systems = {}
+        for own in groups:
+            others = [other for other in groups if other != own]
+            made = make_group_system(env, own, others, hidden, settings, **networks)
+            systems[name_of(own.group)] = made
+        system = cls(systems)
         if recurrent:
             system.add_memory(env)
         return system

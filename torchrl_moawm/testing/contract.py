@@ -81,11 +81,11 @@ def check_loss_module(
             samples, or the loss has no parameter to train.
 
     Example:
-        >>> from torchrl_moawm.modules import make_world_model
+        >>> from torchrl_moawm.modules import AgentGroup, make_world_model
         >>> from torchrl_moawm.objectives import WorldModelLoss
         >>> from torchrl_moawm.testing import check_loss_module, make_batch
-        >>> world_model = make_world_model(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
-        >>> check_loss_module(WorldModelLoss(world_model), make_batch())
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> check_loss_module(WorldModelLoss(make_world_model(group)), make_batch())
         {}
     """
     unknown = [name for name in skip if name not in RULES]

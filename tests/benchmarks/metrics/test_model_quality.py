@@ -18,7 +18,7 @@ from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.envs.vmas import with_transforms
-from torchrl_moawm.system.specs import path_of
+from torchrl_moawm.modules import path_of
 from training.hooks import ModelQualityHook
 
 

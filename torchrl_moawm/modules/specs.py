@@ -15,17 +15,14 @@ from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks import check_one_shape
-from torchrl_moawm._keys import path_of
-from torchrl_moawm.modules import AgentGroup
+from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.transforms import action_groups
+
+DISCRETE = (OneHot, Categorical)
+"""Specs of a single choice; their subclasses hold several."""
 
 LARGEST_BOUND = 1e6
 """A bound beyond this stands for none."""
-
-
-def name_of(group: NestedKey) -> str:
-    """A group as one word: ``("team", "red")`` is ``team_red``."""
-    return "_".join(path_of(group))
 
 
 def groups_of(env: EnvBase) -> list[Any]:
@@ -50,23 +47,8 @@ def groups_of(env: EnvBase) -> list[Any]:
     return [group[0] if len(group) == 1 else group for group in groups]
 
 
-def read_group(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> AgentGroup:
-    """Number and sizes of a group.
-
-    Args:
-        env: The environment.
-        group: The group.
-
-    Keyword Args:
-        privileged: Whether the group is not acted for: its action is written by the environment,
-            among the observations, as :class:`~torchrl_moawm.transforms.PartnerPool` does.
-
-    Raises:
-        ValueError: The group is unknown, an entry is missing (``PreviousStep`` writes two of
-            them), its agents differ in shape, or observations or actions are of a kind that the
-            default networks cannot read. The message names group and key. Or a privileged group is
-            one that acts.
-    """
+def read_sizes(env: EnvBase, group: NestedKey, privileged: bool) -> tuple[Any, ...]:
+    """Sizes of a group in the order of ``AgentGroup``, whose ``from_env`` says more."""
     path = path_of(group)
     if privileged and group in groups_of(env):
         raise ValueError(
@@ -87,47 +69,38 @@ def read_group(env: EnvBase, group: NestedKey, *, privileged: bool = False) -> A
             f"dimensions; {(*path, 'observation')} has {list(shape)}. Flatten it with a transform, "
             "or bring your own networks."
         )
-    settings = action_settings(env, group, specs if privileged else None)
+    action = _action(specs if privileged else env.full_action_spec, path)
     if not privileged:
         _check_previous_step_last(env, path)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
-    return AgentGroup(group, n_agents, obs_dim, settings["action_dim"], settings["n_actions"])
+    n_actions = int(action.space.n) if type(action) in DISCRETE else None
+    return n_agents, obs_dim, action.shape[-1] if n_actions is None else n_actions, n_actions
 
 
-def action_settings(env: EnvBase, group: NestedKey, specs: Any = None) -> dict[str, Any]:
-    """What ``make_actor`` needs beside the observation.
+def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
+    """What ``make_actor`` needs of an environment beside the group, as keyword arguments.
 
     Args:
         env: The environment.
-        group: The group.
-        specs: Where the action is found; the environment's action spec by default.
+        group: The name of the group.
 
     Returns:
-        ``action_dim``, ``n_actions``, ``one_hot``, ``masked``, ``low`` and ``high``.
+        ``one_hot``, ``masked``, ``low`` and ``high``.
 
     Raises:
         ValueError: The actions are of a kind the default networks cannot serve, have no finite
             bounds, or differ between agents (shape) or environments (bounds).
     """
     path = path_of(group)
-    key = (*path, "action")
-    spec = _one_shape(env.full_action_spec if specs is None else specs, path, "action")
-    settings = {"n_actions": None, "one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
-    if type(spec) in (OneHot, Categorical):  # their subclasses hold several choices
-        n = int(spec.space.n)
+    spec = _action(env.full_action_spec, path)
+    settings = {"one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
+    if type(spec) in DISCRETE:
         masked = (*path, "action_mask") in env.full_observation_spec.keys(True, True)
-        one_hot = isinstance(spec, OneHot)
-        return {**settings, "action_dim": n, "n_actions": n, "one_hot": one_hot, "masked": masked}
-    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
-        _check_dtype(key, spec.dtype)
-        bounds = {name: _bound(key, name, spec) for name in ("low", "high")}
-        if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
-            bounds = {}
-        return {**settings, "action_dim": spec.shape[-1], **bounds}
-    raise ValueError(
-        f"The default networks serve continuous (bounded), categorical and one-hot actions; "
-        f"{key} is {type(spec).__name__}. Build the parts by hand."
-    )
+        return {**settings, "one_hot": isinstance(spec, OneHot), "masked": masked}
+    bounds = {name: _bound(path, name, spec) for name in ("low", "high")}
+    if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
+        bounds = {}
+    return {**settings, **bounds}
 
 
 def reward_key(env: EnvBase, group: NestedKey) -> NestedKey:
@@ -181,8 +154,25 @@ def _check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
         )
 
 
-def _bound(key: NestedKey, name: str, spec: TensorSpec) -> torch.Tensor:
+def _action(specs: Any, path: tuple[str, ...]) -> TensorSpec:
+    """The spec of a group's action, which has to be of a kind that an actor can serve."""
+    spec, key = _one_shape(specs, path, "action"), (*path, "action")
+    if type(spec) in DISCRETE:
+        return spec
+    if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
+        _check_dtype(key, spec.dtype)
+        for name in ("low", "high"):
+            _bound(path, name, spec)
+        return spec
+    raise ValueError(
+        f"The default networks serve continuous (bounded), categorical and one-hot actions; "
+        f"{key} is {type(spec).__name__}. Build the parts by hand."
+    )
+
+
+def _bound(path: tuple[str, ...], name: str, spec: TensorSpec) -> torch.Tensor:
     """The lower or upper bound of a continuous action, ``[N, D]``."""
+    key = (*path, "action")
     bound = getattr(spec.space, name)
     if not bool((bound.abs() <= LARGEST_BOUND).all()):  # infinite ones too
         raise ValueError(

@@ -1,0 +1,159 @@
+"""A group of agents, as networks have to know it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from torchrl_moawm._checks import check_integer, check_team
+from torchrl_moawm._checks.values import check_index
+from torchrl_moawm.modules.specs import read_sizes
+
+ObsDim = int | Sequence[int]
+"""Features of a flat observation, or the shape of another: an image is ``(C, H, W)``."""
+
+
+def shape_of(obs_dim: ObsDim) -> tuple[int, ...]:
+    """The shape of one observation."""
+    return (obs_dim,) if isinstance(obs_dim, int) else tuple(obs_dim)
+
+
+@dataclass(frozen=True)
+class AgentGroup:
+    """A group of agents: its name and its sizes, which every network of the group is built for.
+
+    Raises:
+        ValueError: A size is missing or below 1.
+
+    Example:
+        >>> AgentGroup(n_agents=3, obs_dim=5, action_dim=2).group
+        'agents'
+    """
+
+    group: NestedKey = "agents"
+    """Where its entries are."""
+    n_agents: int = 0
+    """``N``."""
+    obs_dim: ObsDim = 0
+    """Features of an observation, or its shape: an image is ``(C, H, W)``."""
+    action_dim: int = 0
+    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one."""
+    n_actions: int | None = None
+    """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_agents", "obs_dim", "action_dim"):
+            if min(shape_of(getattr(self, name))) < 1:
+                raise ValueError(
+                    f"Expected {name} of the group {self.group!r} to be at least 1, got "
+                    f"{getattr(self, name)}."
+                )
+
+    @classmethod
+    def from_env(
+        cls, env: EnvBase, group: NestedKey = "agents", privileged: bool = False
+    ) -> AgentGroup:
+        """Reads the sizes of a group from the specs of an environment.
+
+        Args:
+            env: An environment with ``PreviousStep``.
+            group: The name of the group.
+            privileged: Whether the group is not acted for: its action is written by the
+                environment, among the observations, as
+                :class:`~torchrl_moawm.transforms.PartnerPool` does.
+
+        Raises:
+            ValueError: The group is unknown, an entry is missing (``PreviousStep`` writes two of
+                them), its agents differ in shape, or observations or actions are of a kind that
+                the default networks cannot read; the message names group and entry. Or a
+                privileged group is one that acts.
+        """
+        return cls(group, *read_sizes(env, group, privileged))
+
+    def keys(self, *names: str) -> list[NestedKey]:
+        """Entries of the group by name."""
+        return [(self.group, name) for name in names]
+
+    @property
+    def obs_shape(self) -> tuple[int, ...]:
+        """The shape of one observation."""
+        return shape_of(self.obs_dim)
+
+    @property
+    def n_features(self) -> int:
+        """Numbers in one observation: what is reconstructed and predicted."""
+        return math.prod(self.obs_shape)
+
+    def flat(self, observation: Tensor) -> Tensor:
+        """``[*B, N, *shape]`` -> ``[*B, N, D]``."""
+        return observation.flatten(-len(self.obs_shape))
+
+    def action_features(self, action: Tensor, like: Tensor, name: str = "action") -> Tensor:
+        """Actions as floating features ``[*B, N, F]``, whatever their encoding.
+
+        Args:
+            action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, or categorical ``[*B, N]``.
+            like: Features ``[*B, ., F]``: their dtype, and their number of dimensions.
+            name: What the action is called in a message.
+
+        Returns:
+            ``[*B, N, D]`` or ``[*B, N, A]``.
+        """
+        if self.n_actions is not None and action.ndim == like.ndim - 1:
+            check_integer(**{name: action})
+            check_index((self.group, name), action, self.n_actions)
+            actions = torch.arange(self.n_actions, device=action.device)
+            action = action.unsqueeze(-1) == actions
+        if self.n_actions is None and not action.dtype.is_floating_point:
+            raise TypeError(
+                f"Expected {name} of {self.group!r} to be floating, as continuous actions are, got "
+                f"{action.dtype}. Of discrete actions the number is needed, n_actions=; several "
+                "choices at once are not supported."
+            )
+        features = action.to(like.dtype)
+        check_team(self.n_agents, **{name: (features, self.action_dim)})
+        return features
+
+    def acted_features(
+        self, previous_action: Tensor, previous_mask: Tensor, like: Tensor
+    ) -> Tensor:
+        """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
+        acted = previous_mask.unsqueeze(-1).to(like.dtype)
+        action = self.action_features(previous_action, like, "previous_action")
+        check_team(self.n_agents, previous_mask=(acted, 1))
+        return torch.cat([action * acted, acted], -1)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def accepts_sizes(make: Callable[P, R]) -> Callable[P, R]:
+    """Lets a maker of networks take the sizes one by one, as before 0.2, for one release."""
+    names = [field.name for field in fields(AgentGroup)]
+
+    @wraps(make)
+    def maker(*args: P.args, **keywords: P.kwargs) -> R:
+        if args or isinstance(keywords.get("group"), AgentGroup):
+            return make(*args, **keywords)
+        sizes: dict[str, Any] = {name: keywords.pop(name) for name in names if name in keywords}
+        name = getattr(make, "__name__", "maker")
+        warnings.warn(
+            f"{name} takes an AgentGroup now: {name}(AgentGroup(n_agents=3, ...), ...).",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        # an actor served any number of agents, and a critic was told of no action
+        group: Any = AgentGroup(**{"n_agents": 1, "action_dim": 1, **sizes})
+        return make(group, **keywords)
+
+    return maker

@@ -1,0 +1,92 @@
+"""What a model of other agents predicts: one kind of prediction per kind of network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from torchrl_moawm._checks import check_shape
+from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
+
+
+class Prediction:
+    """A prediction of the action of every other agent by every observer."""
+
+    shape: torch.Size
+    """Pairs ``[*B, N, M]``."""
+    n_actions: int | None = None
+    """``A`` of discrete actions; ``None`` for others."""
+
+    def nll(self, target: Tensor) -> Tensor:
+        """Negative log-likelihood of the actions ``[*B, N, M, ...]``, in nats, ``[*B, N, M]``."""
+        raise NotImplementedError
+
+    def logs(self, target: Tensor) -> dict[str, Tensor]:
+        """What is logged besides, each ``[*B, N, M]`` and detached."""
+        return {}
+
+
+@dataclass
+class CategoricalPrediction(Prediction):
+    """The logits of a choice, ``[*B, N, M, A]``."""
+
+    logits: Tensor
+
+    def __post_init__(self) -> None:
+        self.shape, self.n_actions = self.logits.shape[:-1], self.logits.shape[-1]
+
+    def restricted(self, allowed: Tensor) -> CategoricalPrediction:
+        """The prediction among the allowed actions, bool ``[*B, N, M, A]``.
+
+        A row that allows nothing counts as unmasked.
+
+        Raises:
+            ValueError: The mask is of another shape.
+        """
+        allowed = allowed | ~allowed.any(-1, keepdim=True)
+        check_shape("the others' action_mask", allowed, self.logits.shape, "as moa_logits")
+        least = torch.finfo(self.logits.dtype).min
+        return CategoricalPrediction(self.logits.masked_fill(~allowed, least))
+
+    def nll(self, target: Tensor) -> Tensor:
+        """The cross entropy."""
+        return moa_cross_entropy(self.logits, target)
+
+    def logs(self, target: Tensor) -> dict[str, Tensor]:
+        """``moa_accuracy``: whether the most likely action was taken."""
+        hit = self.logits.detach().argmax(-1) == target
+        return {"moa_accuracy": hit.to(self.logits.dtype)}
+
+
+@dataclass
+class GaussianPrediction(Prediction):
+    """A diagonal Gaussian of a continuous action, mean and standard deviation ``[*B, N, M, D]``."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        self.shape = self.loc.shape[:-1]
+
+    def nll(self, target: Tensor) -> Tensor:
+        """The Gaussian's, summed over the features of the action."""
+        return diagonal_gaussian_nll(self.loc, self.scale, target)
+
+
+@dataclass
+class DistributionPrediction(Prediction):
+    """The distribution of a probabilistic network, of batch shape ``[*B, N, M]``."""
+
+    dist: Distribution
+
+    def __post_init__(self) -> None:
+        self.shape = self.dist.batch_shape
+        if hasattr(self.dist, "logits") and not self.dist.event_shape:
+            self.n_actions = self.dist.logits.shape[-1]
+
+    def nll(self, target: Tensor) -> Tensor:
+        """The distribution's own."""
+        return -self.dist.log_prob(target)

@@ -1,0 +1,88 @@
+"""Settings of the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from tensordict import NestedKey
+from torchrl.envs import EnvBase
+from torchrl.modules import ValueNorm
+
+from torchrl_moawm._checks import check_option
+from torchrl_moawm._keys import path_of
+from torchrl_moawm.modules.specs import reward_key
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Settings of the losses of a group; ``MOAWM.from_env`` takes each of them as a keyword.
+
+    Example:
+        >>> LossSettings(gamma=0.9).lmbda
+        0.95
+    """
+
+    gamma: float = 0.99
+    """Discount of the reward, per step."""
+    lmbda: float = 0.95
+    """Decay of the advantage's sum over steps (GAE): 0 trusts the critic, 1 the return."""
+    clip_epsilon: float | tuple[float, float] = 0.2
+    """Reach of the policy's probability ratio around 1; two numbers for below and above."""
+    clip_value: float | None = 0.2
+    """Reach of a value around the one it had when collected, in the unit of the return (with a
+    ``value_norm`` in that of its standard deviation); ``None`` does not clip."""
+    entropy_coeff: float = 0.01
+    """Weight of the policy's entropy, ``beta_ent``."""
+    critic_coeff: float = 1.0
+    """Weight of the value loss, ``c_v``."""
+    value_norm: ValueNorm | None = None
+    """Normaliser of the returns (TorchRL's); of several groups each gets a copy of its own."""
+    moa_coeff: float = 1.0
+    """Weight of the model of other agents."""
+    obs_coeff: float = 1.0
+    """Weight of the world model's observation."""
+    reward_coeff: float = 1.0
+    """Weight of the world model's reward."""
+    cvae_coeff: float = 1.0
+    """Weight of the student's two terms."""
+    student_kl_coeff: float = 1.0
+    """Weight of the KL divergence from student to teacher within the student's terms, alpha."""
+    teacher_kl_coeff: float = 1.0
+    """Weight of the KL divergence from teacher to prior within the teacher's loss, beta."""
+    act_on: Literal["sample", "mean"] = "sample"
+    """Whether the actor reads a sample of the student's posterior or its mean. With the mean actor
+    and critic read no noise, when exploring too, and V(s_t, z_t) is of the same kind as
+    V(s_{t+1}, z_{t+1})."""
+    done_key: NestedKey = "done"
+    """Entry under ``next`` that says where the return ends; ``from_env`` finds it."""
+    terminated_key: NestedKey = "terminated"
+    """Entry under ``next`` that says behind which step nothing can be earned; ``from_env`` finds
+    it."""
+    reward_key: NestedKey | None = None
+    """Entry under ``next`` with the reward; ``None`` is the group's own. ``from_env`` finds it."""
+
+    def __post_init__(self) -> None:
+        check_option("act_on", self.act_on, ("sample", "mean"))
+
+    @classmethod
+    def from_keywords(cls, settings: Mapping[str, Any]) -> LossSettings:
+        """The settings that were given, and the defaults of the others.
+
+        Raises:
+            TypeError: One is unknown; the message lists those there are.
+        """
+        names = [field.name for field in fields(cls)]
+        unknown = [name for name in settings if name not in names]
+        if unknown:
+            raise TypeError(f"Unknown setting {unknown[0]!r}; there are {', '.join(names)}.")
+        return cls(**settings)
+
+
+def keys_from_env(env: EnvBase, group: NestedKey) -> dict[str, NestedKey]:
+    """Where an environment writes a group's reward and ends, as settings."""
+    found, path = {"reward_key": reward_key(env, group)}, path_of(group)
+    if (*path, "done") in env.done_keys:  # each agent ends by itself
+        found |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
+    return found
