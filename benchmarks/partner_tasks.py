@@ -16,7 +16,7 @@ from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType
 from torchrl.trainers import TrainerHookBase
 
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 
