@@ -6,7 +6,7 @@ import torch
 from tensordict.nn import dispatch
 
 from torchrl_moawm import MOALoss, WorldModelLoss
-from torchrl_moawm.objectives.batch import BatchView
+from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.objectives.masks import get_required
 from torchrl_moawm.testing.contract import RULES
 

@@ -7,7 +7,7 @@ from tensordict import TensorDict
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.envs import with_transforms
 
 LENGTH = 11
 N_CUES = 2

@@ -22,8 +22,7 @@ from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration
 
 from tests.kinds import make_kind
 from torchrl_moawm import MOAWM, PreviousStep
-from torchrl_moawm.envs import make_pettingzoo_env
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.envs import make_pettingzoo_env, with_transforms
 
 E, N, OBS, D = 2, 3, 4, 2
 

@@ -7,7 +7,7 @@ import torch
 from torchrl.envs import Compose, DTypeCastTransform, TransformedEnv, VmasEnv
 
 from torchrl_moawm import MOAWM, PreviousStep
-from torchrl_moawm.modules.specs import reward_key
+from torchrl_moawm.system.settings import reward_key
 
 OWN, NESTED = ("agents", "reward"), ("team", "red", "reward")
 

@@ -20,7 +20,8 @@ from torchrl_moawm import LossSum, MOALoss
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
-from torchrl_moawm.testing.contract_probes import pattern, same
+from torchrl_moawm.testing.contract_probes import same
+from torchrl_moawm.testing.contract_values import pattern
 
 from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
 from .objectives.factory import ACTION_TYPES, CELLS, LOSSES, agent_group, make_moawm, make_total

@@ -14,7 +14,7 @@ from torchrl.envs import TransformedEnv
 
 from tasks.partner_scripts import Dancer, Prey, Walker
 from tasks.partner_worlds import TAG_STEPS, make_hidden, make_tag
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 

@@ -1,4 +1,4 @@
-"""clipped_value and clipped_value_loss."""
+"""clipped_value, clipped_value_loss and explained_variance."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.functional.checks import (
     assert_same_mapped_and_compiled,
     gradients,
 )
-from torchrl_moawm.functional import clipped_value, clipped_value_loss
+from torchrl_moawm.functional import clipped_value, clipped_value_loss, explained_variance
 
 EPS = 0.2
 
@@ -128,3 +128,33 @@ def test_integers_are_refused():
     one = torch.ones(2)
     with pytest.raises(TypeError, match="Expected value_target of a floating dtype"):
         clipped_value_loss(one, one, one.long(), EPS)
+
+
+# ------------------------------------------------------------------ explained variance
+
+
+def test_explained_variance_by_hand():
+    """Errors 1, -1, 0 against returns 0, 3, 6: ``1 - (2 / 3) / 6``; one more that is masked."""
+    value = torch.tensor([-1.0, 4.0, 6.0, torch.nan], dtype=torch.float64)
+    target = torch.tensor([0.0, 3.0, 6.0, 9.0], dtype=torch.float64)
+    mask = torch.tensor([True, True, True, False])
+    expected = torch.tensor(8 / 9, dtype=torch.float64)
+    assert_close(explained_variance(value, target, mask), expected)
+    assert_close(explained_variance(value[:3], target[:3]), expected)
+
+
+def test_a_constant_explains_nothing_and_an_offset_everything(values):
+    _, _, target = values
+    assert_close(explained_variance(torch.ones_like(target), target), target.new_tensor(0.0))
+    assert_close(explained_variance(target + 3.0, target), target.new_tensor(1.0))
+
+
+def test_explained_variance_where_all_returns_are_the_same_is_finite():
+    same = torch.ones(3)
+    assert explained_variance(same, same) == 1.0
+    assert explained_variance(torch.tensor([0.0, 1.0, 2.0]), same).isfinite()
+
+
+def test_explained_variance_of_other_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"got value \[3\], value_target \[3, 1\]"):
+        explained_variance(torch.ones(3), torch.ones(3, 1))

@@ -21,7 +21,7 @@ def test_a_group_is_written_by_its_sizes_or_in_the_order_of_before():
     ("name", "value"), [("n_agents", 0), ("obs_dim", 0), ("obs_dim", (3, 0, 8)), ("action_dim", 0)]
 )
 def test_a_size_that_is_missing_or_zero_is_refused(name, value):
-    message = rf"Expected {name} of the group 'agents' to be at least 1, got"
+    message = rf"Expected {name} to be at least 1, got 0"
     with pytest.raises(ValueError, match=message):
         AgentGroup(**{**SIZES, name: value})
     with pytest.raises(ValueError, match=message):

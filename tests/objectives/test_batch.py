@@ -27,7 +27,8 @@ from tests.objectives.factory import (
 )
 from torchrl_moawm import MOAWM, ClipPPOValueLoss, MOALoss, WorldModelLoss
 from torchrl_moawm.modules import AgentGroup, make_critic, make_world_model
-from torchrl_moawm.objectives.batch import BatchView, Keys
+from torchrl_moawm.objectives import BatchView
+from torchrl_moawm.objectives.keys import Keys
 from torchrl_moawm.objectives.masks import get_flag
 from torchrl_moawm.testing import check_loss_module, make_batch
 

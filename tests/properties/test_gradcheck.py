@@ -39,6 +39,7 @@ FUNCTIONS = {
     "clipped_value_loss": (3, functional.clipped_value_loss, (0.7,)),
     "diagonal_gaussian_kl": (4, functional.diagonal_gaussian_kl, ()),
     "diagonal_gaussian_nll": (3, functional.diagonal_gaussian_nll, ()),
+    "explained_variance": (2, functional.explained_variance, ("mask",)),
     "gather_others": (1, functional.gather_others, (-2,)),
     "masked_mean": (1, functional.masked_mean, ("mask",)),
     "moa_cross_entropy": (1, functional.moa_cross_entropy, (ACTIONS,)),

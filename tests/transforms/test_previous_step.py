@@ -225,7 +225,7 @@ def test_keys_that_cannot_be_meant(in_keys, out_keys, message):
 
 def test_without_an_environment_it_cannot_know_its_keys():
     with pytest.raises(RuntimeError, match="append it"):
-        _ = PreviousStep()._keys
+        _ = PreviousStep()._plan
 
 
 # ------------------------------------------------------- what others do to the same entries
@@ -248,7 +248,7 @@ def test_the_action_is_that_which_was_chosen_whatever_becomes_of_it():
 def test_a_clone_finds_the_keys_of_its_own_environment():
     first = make_teams((9,), {"red": 2})
     transform = first.transform
-    assert transform._keys
+    assert transform._plan
     env = TransformedEnv(Teams((9,), {"blue": 3}), transform.clone())
     check_env_specs(env)
     assert_exact(env.rollout(4), "blue")

@@ -131,6 +131,17 @@ def check_option(name: str, value: object, allowed: Collection[object]) -> None:
         raise ValueError(f"Expected {name} to be one of {words}, got {value!r}.")
 
 
+def check_size(**sizes: int | None) -> None:
+    """Refuses sizes below 1; ``None`` stands for none.
+
+    Raises:
+        ValueError: The message names the size.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"Expected {name} to be at least 1, got {size}.")
+
+
 def check_coefficient(name: str, value: float | Tensor) -> None:
     """Refuses a weight or clip range that is not one finite number of at least 0.
 

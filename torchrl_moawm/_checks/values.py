@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_option
+from torchrl_moawm._checks.tensors import check_option
 
 
 class _State:

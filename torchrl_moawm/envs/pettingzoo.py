@@ -21,8 +21,8 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
-from torchrl_moawm._checks import check_one_shape
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm._checks.tensors import check_one_shape, check_size
+from torchrl_moawm.envs.transforms import with_transforms
 
 
 class AgentImage(ObservationTransform):
@@ -101,9 +101,7 @@ def make_pettingzoo_env(
         ValueError: Several environments are asked of one instance, ``num_envs`` or ``max_steps`` is
             below 1, or the agents of a group differ in shape.
     """
-    for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"Expected {name} to be at least 1, got {value}.")
+    check_size(num_envs=num_envs, max_steps=max_steps)
     instance = hasattr(create_env, "reset") and hasattr(create_env, "possible_agents")
     if instance and num_envs > 1:
         raise ValueError(f"Expected a callable for {num_envs} environments, got one instance.")
@@ -128,13 +126,10 @@ def _plain_observations(env: EnvBase, image_size: Sequence[int] | None) -> EnvBa
             nested, seen = (group, "observation", "observation"), (group, "seen")
             env.append_transform(RenameTransform([nested], [seen]))
             env.append_transform(RenameTransform([seen], [(group, "observation")]))
-    for spec, name in (
-        (env.full_observation_spec, "observation"),
-        (env.full_action_spec, "action"),
-    ):
+    specs = env.full_observation_spec
+    for name, spec in (("observation", specs), ("action", env.full_action_spec)):
         for group in env.group_map:
             check_one_shape(group, name, spec[group, name].shape)
-    specs = env.full_observation_spec
     keys = [(group, "observation") for group in env.group_map]
     batch_dims = len(env.batch_size) + 1
     images = [key for key in keys if specs[key].ndim == batch_dims + 3]

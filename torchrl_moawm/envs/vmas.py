@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NestedKey, unravel_key
-from torchrl.envs import Compose, EnvBase, RewardSum, StepCounter, TransformedEnv, VmasEnv
+from torchrl.envs import TransformedEnv, VmasEnv
 
-from torchrl_moawm.transforms import PreviousStep
+from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm.envs.transforms import with_transforms
 
 
 def make_vmas_env(
@@ -50,34 +50,8 @@ def make_vmas_env(
         >>> env.rollout(5)["agents", "previous_action"].shape
         torch.Size([2, 5, 3, 2])
     """
-    for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"Expected {name} to be at least 1, got {value}.")
-    env = VmasEnv(
-        scenario,
-        num_envs=num_envs,
-        max_steps=None,
-        continuous_actions=continuous_actions,
-        device=device,
-        seed=seed,
-        clamp_actions=True,
-        **scenario_kwargs,
-    )
+    check_size(num_envs=num_envs, max_steps=max_steps)
+    settings = {"continuous_actions": continuous_actions, "device": device, "seed": seed}
+    settings |= {"num_envs": num_envs, "max_steps": None, "clamp_actions": True}
+    env = VmasEnv(scenario, **settings, **scenario_kwargs)
     return with_transforms(env, max_steps)
-
-
-def with_transforms(env: EnvBase, max_steps: int | None) -> TransformedEnv:
-    """The environment with the three transforms."""
-    rewards = [unravel_key(key) for key in env.reward_keys]
-    returns: list[NestedKey] = [  # a reward of the whole team is at the root, and so is its sum
-        "episode_reward" if isinstance(key, str) else (*key[:-1], "episode_reward")
-        for key in rewards
-    ]
-    transforms = Compose(
-        PreviousStep(),
-        RewardSum(in_keys=list(env.reward_keys), out_keys=returns),
-        StepCounter(max_steps),
-    )
-    if isinstance(env, TransformedEnv):
-        return env.append_transform(transforms)
-    return TransformedEnv(env, transforms)

@@ -6,7 +6,7 @@ from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entrop
 from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.reduction import masked_mean
-from torchrl_moawm.functional.value import clipped_value, clipped_value_loss
+from torchrl_moawm.functional.value import clipped_value, clipped_value_loss, explained_variance
 from torchrl_moawm.functional.world_model import squared_error_norm
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "clipped_value_loss",
     "diagonal_gaussian_kl",
     "diagonal_gaussian_nll",
+    "explained_variance",
     "gather_others",
     "masked_mean",
     "moa_cross_entropy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_mask, check_shape
+from torchrl_moawm._checks.tensors import check_mask, check_shape
 
 
 def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:

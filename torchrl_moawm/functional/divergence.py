@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from torchrl_moawm._checks import check_floating, check_same_shape
+from torchrl_moawm._checks.tensors import check_floating, check_same_shape
 from torchrl_moawm.functional.reduction import full_precision
 
 MIN_SCALE = 1e-6

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_floating, check_integer, check_same_shape, check_shape
+from torchrl_moawm._checks.tensors import (
+    check_floating,
+    check_integer,
+    check_same_shape,
+    check_shape,
+)
 from torchrl_moawm.functional.divergence import MIN_SCALE
 from torchrl_moawm.functional.reduction import full_precision
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_floating, check_mask, check_same_shape
+from torchrl_moawm._checks.tensors import check_floating, check_mask, check_same_shape
 from torchrl_moawm.functional.reduction import full_precision
 
 MAX_LOG_RATIO = 20.0

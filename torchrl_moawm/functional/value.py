@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_floating, check_same_shape
-from torchrl_moawm.functional.reduction import full_precision
+from torchrl_moawm._checks.tensors import check_floating, check_same_shape
+from torchrl_moawm.functional.reduction import full_precision, masked_mean
 
 
 def clipped_value(value: Tensor, old_value: Tensor, clip_value: float | Tensor) -> Tensor:
@@ -71,3 +71,36 @@ def clipped_value_loss(
     error = (value - value_target).square()
     clipped_error = (clipped_value(value, old_value, clip_value) - value_target).square()
     return torch.maximum(error, clipped_error)
+
+
+def explained_variance(value: Tensor, value_target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The share of the return's variance that the value explains.
+
+    ``1 - Var(R - V) / Var(R)``: 1 where V is right up to a constant, 0 where it is as good as a
+    constant, below 0 where it is worse. Where all returns are the same the divisor is the machine
+    epsilon.
+
+    Args:
+        value: V, any shape; carries gradient.
+        value_target: The return R, of the same shape.
+        mask: True where valid, boolean, of the same shape. ``None`` means all.
+
+    Returns:
+        A scalar, at most 1.
+
+    Raises:
+        ValueError: The shapes differ.
+
+    Example:
+        >>> import torch
+        >>> target = torch.tensor([0.0, 2.0])
+        >>> explained_variance(target + 5.0, target), explained_variance(0.0 * target, target)
+        (tensor(1.), tensor(0.))
+    """
+    check_same_shape(value=value, value_target=value_target)
+
+    def variance(x: Tensor) -> Tensor:
+        return masked_mean((x - masked_mean(x, mask)).square(), mask)
+
+    least = torch.finfo(value.dtype).eps
+    return 1.0 - variance(value_target - value) / variance(value_target).clamp_min(least)

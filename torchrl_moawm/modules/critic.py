@@ -9,7 +9,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from torchrl_moawm._checks import check_shape
+from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm.modules.features import (
     ObservationEncoder,
     joint_features,

@@ -42,14 +42,8 @@ class ObservationEncoder(nn.Module):
             channels, *sides = self.shape
             depth = min(max(int(math.log2(min(sides))) - 1, 1), 4)
             cells = [16, 32, 32, 32][:depth]
-            self.net = ConvNet(
-                in_features=channels,
-                num_cells=cells,
-                kernel_sizes=3,
-                strides=2,
-                paddings=1,
-                activation_class=nn.Tanh,
-            )
+            layers = {"kernel_sizes": 3, "strides": 2, "paddings": 1, "activation_class": nn.Tanh}
+            self.net = ConvNet(in_features=channels, num_cells=cells, **layers)
             self.features = cells[-1] * math.prod(-(-side // 2**depth) for side in sides)
 
     def forward(self, observation: Tensor, name: str = "observation") -> Tensor:

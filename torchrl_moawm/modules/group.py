@@ -14,7 +14,7 @@ from tensordict import NestedKey
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from torchrl_moawm._checks import check_integer, check_team
+from torchrl_moawm._checks.tensors import check_integer, check_size, check_team
 from torchrl_moawm._checks.values import check_index
 from torchrl_moawm.modules.specs import read_sizes
 
@@ -51,12 +51,8 @@ class AgentGroup:
     """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
 
     def __post_init__(self) -> None:
-        for name in ("n_agents", "obs_dim", "action_dim"):
-            if min(shape_of(getattr(self, name))) < 1:
-                raise ValueError(
-                    f"Expected {name} of the group {self.group!r} to be at least 1, got "
-                    f"{getattr(self, name)}."
-                )
+        sizes = {"obs_dim": min(self.obs_shape), "action_dim": self.action_dim}
+        check_size(n_agents=self.n_agents, **sizes)
 
     @classmethod
     def from_env(
@@ -123,12 +119,10 @@ class AgentGroup:
         check_team(self.n_agents, **{name: (features, self.action_dim)})
         return features
 
-    def acted_features(
-        self, previous_action: Tensor, previous_mask: Tensor, like: Tensor
-    ) -> Tensor:
+    def acted_features(self, action: Tensor, mask: Tensor, like: Tensor) -> Tensor:
         """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
-        acted = previous_mask.unsqueeze(-1).to(like.dtype)
-        action = self.action_features(previous_action, like, "previous_action")
+        acted = mask.unsqueeze(-1).to(like.dtype)
+        action = self.action_features(action, like, "previous_action")
         check_team(self.n_agents, previous_mask=(acted, 1))
         return torch.cat([action * acted, acted], -1)
 
@@ -147,11 +141,8 @@ def accepts_sizes(make: Callable[P, R]) -> Callable[P, R]:
             return make(*args, **keywords)
         sizes: dict[str, Any] = {name: keywords.pop(name) for name in names if name in keywords}
         name = getattr(make, "__name__", "maker")
-        warnings.warn(
-            f"{name} takes an AgentGroup now: {name}(AgentGroup(n_agents=3, ...), ...).",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        advice = f"{name} takes an AgentGroup now: {name}(AgentGroup(n_agents=3, ...), ...)."
+        warnings.warn(advice, DeprecationWarning, stacklevel=2)
         # an actor served any number of agents, and a critic was told of no action
         group: Any = AgentGroup(**{"n_agents": 1, "action_dim": 1, **sizes})
         return make(group, **keywords)

@@ -12,7 +12,7 @@ from torchrl.data import Composite, Unbounded
 from torchrl.envs import Compose, EnvBase, InitTracker, TensorDictPrimer, TransformedEnv
 from torchrl.modules.tensordict_module import recurrent_mode
 
-from torchrl_moawm._checks import check_same_shape
+from torchrl_moawm._checks.tensors import check_same_shape
 from torchrl_moawm._keys import TRAJECTORY
 
 

@@ -10,7 +10,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
 
-from torchrl_moawm._checks import check_option
+from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (

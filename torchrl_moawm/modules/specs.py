@@ -14,7 +14,7 @@ from torch import nn
 from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
-from torchrl_moawm._checks import check_one_shape
+from torchrl_moawm._checks.tensors import check_one_shape
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.transforms import action_groups
 
@@ -101,25 +101,6 @@ def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
     if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
         bounds = {}
     return {**settings, **bounds}
-
-
-def reward_key(env: EnvBase, group: NestedKey) -> NestedKey:
-    """Where the reward of a group is: its own, or the team's at the root.
-
-    Raises:
-        ValueError: There is neither.
-    """
-    rewards = list(map(unravel_key, env.reward_keys))
-    own = (*path_of(group), "reward")
-    if own in rewards:
-        return own
-    at_root = [key for key in rewards if isinstance(key, str)]
-    if len(at_root) == 1:
-        return at_root[0]
-    raise ValueError(
-        f"The environment writes no reward {own}, nor one of the whole team at the root; it writes "
-        f"{rewards}. Rename yours with TorchRL's RenameTransform."
-    )
 
 
 def state_dim(env: EnvBase, key: NestedKey) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType, exploration_type
 from torchrl.modules import MLP
 
-from torchrl_moawm._checks import check_same_shape
+from torchrl_moawm._checks.tensors import check_same_shape
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.features import (
     GaussianHead,

@@ -2,8 +2,9 @@
 
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.cvae import TeacherCVAELoss
-from torchrl_moawm.objectives.loss_sum import LossSum, MOAWMLoss
+from torchrl_moawm.objectives.loss_sum import LossSum
 from torchrl_moawm.objectives.moa import MOALoss
+from torchrl_moawm.objectives.moawm import MOAWMLoss
 from torchrl_moawm.objectives.policy import ClipPPOPolicyLoss
 from torchrl_moawm.objectives.vae import TeacherVAELoss, split_at
 from torchrl_moawm.objectives.value import ClipPPOValueLoss

@@ -12,18 +12,13 @@ from torch import Tensor
 from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
-from torchrl_moawm._checks import check_shape
+from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm._checks.values import mean_change
 from torchrl_moawm._keys import TRAJECTORY
 from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.masks import (
-    broadcast_mask,
-    get_required,
-    mask_and,
-    mask_and_detach,
-)
+from torchrl_moawm.objectives.masks import broadcast_mask, get_required, mask_and, mask_and_detach
 
 PATIENCE = 3
 """Batches after which a clip that is too small is told."""
@@ -88,7 +83,8 @@ class LatentGAE(MultiAgentGAE):
             )
         work = tensordict.copy()
         view = loss._view(work)
-        after = BatchView(loss._keys, get_next(work), view.samples, before=view)
+        following: Any = get_required(work, "next", "The advantage")
+        after = BatchView(loss._keys, following, view.samples, before=view)
         key = loss._key("value")
         with set_recurrent_mode(False):  # one step from the stored state, not over ``next``
             value = loss._value(view)
@@ -176,12 +172,6 @@ class LatentGAE(MultiAgentGAE):
         if groups is not None or acts is None:
             return super()._normalize_advantage(adv, acts, groups)
         return normalized_advantage(adv, broadcast_mask(acts, adv.shape, "the advantage"))
-
-
-def get_next(tensordict: TensorDictBase) -> TensorDictBase:
-    """The entries of t+1."""
-    after: Any = get_required(tensordict, "next", "The advantage")
-    return after
 
 
 def last_steps(there: Tensor | None, time_dim: int) -> Tensor | None:

@@ -14,15 +14,15 @@ An agent that waits for its turn, or pauses, is there and does not act.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_moawm._checks import check_device_and_dtype, check_mask
+from torchrl_moawm._checks.tensors import check_device_and_dtype, check_mask
 from torchrl_moawm._keys import path_of
+from torchrl_moawm.objectives.keys import CHOICES, FLAGS, GROUP_MASKS, Group, Key, Keys
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_flag,
@@ -32,38 +32,6 @@ from torchrl_moawm.objectives.masks import (
     mask_and,
     mask_and_detach,
 )
-
-Group = tuple[str, ...]
-Key = str | Group
-
-GROUP_MASKS = ("mask", "alive", "done", "previous_mask", "previous_alive")
-"""Entries of a group that answer the two questions, at t and at t-1."""
-
-FLAGS = (*GROUP_MASKS, "target_mask", "terminated", "truncated", "is_init", "traj_ids")
-"""Entries that are read as they are."""
-
-CHOICES = ("action", "action_log_prob", "action_mask", "advantage")
-"""Entries that are real where the agent acts; every other one is real where it is there."""
-
-
-@dataclass
-class Keys:
-    """What a loss calls the entries it reads."""
-
-    owner: str = ""
-    """The loss's name, for messages."""
-    group: Group = ()
-    """Its agents."""
-    keys: dict[str, Key] = field(default_factory=dict)
-    """Entry by field, under ``next`` where it belongs there."""
-    fields: dict[Key, str] = field(default_factory=dict)
-    """Field by entry of step t."""
-    named: frozenset[str] = frozenset()
-    """Fields that the user has named: their entries must be there."""
-    optional: tuple[str, ...] = ()
-    """Fields whose entries may be absent."""
-    masks: dict[Group, dict[str, str]] = field(default_factory=dict)
-    """By group: the fields that stand for its masks."""
 
 
 class BatchView:
@@ -262,26 +230,3 @@ class BatchView:
 def optional_keys(network: TensorDictModuleBase) -> list[Any]:
     """Entries that modules of a network read where they are there: a memory's mask."""
     return [key for module in network.modules() for key in getattr(module, "optional_keys", ())]
-
-
-def sample_mask(
-    tensordict: TensorDictBase, keys: tuple[NestedKey, ...], required: str = ""
-) -> Tensor | None:
-    """TorchRL's own masks, one value per sample, ``[*B]`` after its trailing ones are gone.
-
-    Args:
-        tensordict: The batch.
-        keys: The masks.
-        required: Who needs them, if they must be there.
-    """
-    mask = None
-    for key in keys:
-        found = tensordict.get(key, None)
-        if required:
-            found = get_required(tensordict, key, required)
-        if found is not None:
-            check_mask(**{str(key): found})
-            while found.ndim > 1 and found.shape[-1] == 1:
-                found = found.squeeze(-1)
-            mask = mask_and(mask, found)
-    return mask

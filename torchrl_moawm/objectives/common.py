@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from functools import partial
 from typing import Any, Literal
 
@@ -14,32 +14,13 @@ from torch import Tensor
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import masked_mean
-from torchrl_moawm.objectives.batch import (
-    GROUP_MASKS,
-    BatchView,
-    Keys,
-    optional_keys,
-    sample_mask,
-)
+from torchrl_moawm.objectives.batch import BatchView, optional_keys
 from torchrl_moawm.objectives.data_parallel import n_ranks, rank_share
-from torchrl_moawm.objectives.masks import broadcast_mask, leaf_name
+from torchrl_moawm.objectives.keys import GROUP_MASKS, OWN_MASKS, Keys
+from torchrl_moawm.objectives.masks import broadcast_mask, leaf_name, sample_mask
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 Reduction = Literal["mean", "sum", "none"]
-
-OWN_MASKS = ("mask", "alive", "previous_mask", "previous_alive")
-"""Masks that a loss may find under another name in its own group."""
-
-
-def key(name: str, **marks: bool) -> Any:
-    """Declares a key of a loss that is more than an entry of its group at step t.
-
-    Args:
-        name: Its default name.
-        **marks: ``under_next``: it is of t+1. ``optional``: it may be absent. ``at_root``: its
-            default is no entry of the group. A loss may have marks of its own.
-    """
-    return field(default=name, metadata=marks)
 
 
 class MultiAgentLoss(ScheduledLoss):
@@ -81,15 +62,12 @@ class MultiAgentLoss(ScheduledLoss):
         super().__init__(*args, **keywords)
         self.group = group
         self.reduction = reduction
-        self._set_default_keys()
-
-    # ------------------------------------------------------------------ keys
-
-    def _set_default_keys(self) -> None:
         defaults = {field.name: self._default_key(field) for field in fields(self._AcceptedKeys)}
         self.default_keys = partial(self._AcceptedKeys, **defaults)
         self._tensor_keys = self.default_keys()
         self._read_keys()
+
+    # ------------------------------------------------------------------ keys
 
     def _default_key(self, field: Field[Any]) -> NestedKey:
         """The entry of a key under its default name."""

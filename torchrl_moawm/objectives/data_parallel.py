@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._checks import check_option
+from torchrl_moawm._checks.tensors import check_option
 
 Loss = TypeVar("Loss", bound=LossModule)
 

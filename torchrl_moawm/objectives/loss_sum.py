@@ -55,9 +55,7 @@ class LossSum(ScheduledLoss):
         """Keys are those of the losses summed."""
 
     def __init__(
-        self,
-        losses: Mapping[str, LossModule],
-        coeffs: Mapping[str, float] | None = None,
+        self, losses: Mapping[str, LossModule], coeffs: Mapping[str, float] | None = None
     ) -> None:
         super().__init__()
         check_names(losses)
@@ -159,66 +157,6 @@ class LossSum(ScheduledLoss):
                     coeff = self._coeff_names.get(new)
                     out[new] = value if coeff is None else getattr(self, coeff) * value
         return self._out(out)
-
-
-class MOAWMLoss(LossSum):
-    """The auxiliary losses together: what one learns about the others and the world.
-
-    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae L_cvae``
-
-    Args:
-        moa: A :class:`MOALoss`.
-        world_model: A :class:`WorldModelLoss`.
-        cvae: A :class:`TeacherCVAELoss`; ``cvae_coeff`` weighs both of its terms.
-
-    Keyword Args:
-        moa_coeff: l_moa.
-        obs_coeff: l_obs.
-        reward_coeff: l_reward.
-        cvae_coeff: l_cvae.
-
-    The four weights are buffers that can be scheduled (``loss.cvae_coeff = 0.1``).
-
-    Returns:
-        The terms, weighted: ``loss_moa``, ``loss_obs``, ``loss_reward``, ``loss_reconstruction``,
-        ``loss_kl``, and the logs of the three.
-
-    Raises:
-        ValueError: A weight is negative or not finite.
-    """
-
-    def __init__(
-        self,
-        moa: LossModule,
-        world_model: LossModule,
-        cvae: LossModule,
-        *,
-        moa_coeff: float = 1.0,
-        obs_coeff: float = 1.0,
-        reward_coeff: float = 1.0,
-        cvae_coeff: float = 1.0,
-    ) -> None:
-        super().__init__({"moa": moa, "world_model": world_model, "cvae": cvae})
-        coeffs = {
-            "moa_coeff": moa_coeff,
-            "obs_coeff": obs_coeff,
-            "reward_coeff": reward_coeff,
-            "cvae_coeff": cvae_coeff,
-        }
-        for name, coeff in coeffs.items():
-            self._register_coeff(name, coeff)
-        names = self._names
-        if not {"loss_obs", "loss_reward"} <= names["world_model"].keys():
-            raise ValueError(
-                "Expected moa, world_model and cvae in this order, and world_model to return "
-                f"loss_obs and loss_reward; it returns {list(names['world_model'])}."
-            )
-        own = {"loss_obs": "obs_coeff", "loss_reward": "reward_coeff"}
-        self._coeff_names = {
-            **dict.fromkeys(terms(names["moa"]), "moa_coeff"),
-            **{names["world_model"][key]: coeff for key, coeff in own.items()},
-            **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
-        }
 
 
 def check_names(losses: Mapping[str, LossModule]) -> None:

@@ -9,7 +9,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl_moawm._checks import check_mask
+from torchrl_moawm._checks.tensors import check_mask
 from torchrl_moawm._checks.values import check_finite
 
 
@@ -100,3 +100,26 @@ def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:
     if mask is None:
         return entry
     return torch.where(broadcast_mask(mask, entry.shape, name), entry, 0)
+
+
+def sample_mask(
+    tensordict: TensorDictBase, keys: tuple[NestedKey, ...], required: str = ""
+) -> Tensor | None:
+    """TorchRL's own masks, one value per sample, ``[*B]`` after its trailing ones are gone.
+
+    Args:
+        tensordict: The batch.
+        keys: The masks.
+        required: Who needs them, if they must be there.
+    """
+    mask = None
+    for key in keys:
+        found = tensordict.get(key, None)
+        if required:
+            found = get_required(tensordict, key, required)
+        if found is not None:
+            check_mask(**{str(key): found})
+            while found.ndim > 1 and found.shape[-1] == 1:
+                found = found.squeeze(-1)
+            mask = mask_and(mask, found)
+    return mask

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import Field, dataclass
 from typing import Any
 
+import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks import check_shape
+from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
@@ -202,14 +204,14 @@ class MOALoss(MultiAgentLoss):
         action = mask_and_detach(name, action, theirs)
         if n_actions is not None:
             check_index(name, action, n_actions)
-        target = self._spread(action, agent_dim, shape[agent_dim])
+        target = self._spread(action, shape)
         expected = (*shape, *target.shape[len(shape) :])
         check_shape("the others' action", target, expected, "as moa_network predicts them")
         mine = view.was_there()
         valid = None if mine is None else broadcast_mask(mine, shape, "the pairs")
         if theirs is not None:
             theirs = broadcast_mask(theirs, action.shape[: agent_dim + 1], "the agents")
-            valid = mask_and(valid, self._spread(theirs, agent_dim, shape[agent_dim]))
+            valid = mask_and(valid, self._spread(theirs, shape))
         return target, valid
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
@@ -238,12 +240,11 @@ class MOALoss(MultiAgentLoss):
         index = action.argmax(-1) if action.ndim == mask.ndim else action
         mask = mask_and_detach(name, mask, theirs, fill=True)
         check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
-        agent_dim = len(prediction.shape) - 2
-        return prediction.restricted(self._spread(mask, agent_dim, prediction.shape[agent_dim]))
+        return prediction.restricted(self._spread(mask, prediction.shape))
 
-    def _spread(self, x: Tensor, agent_dim: int, n_observers: int) -> Tensor:
+    def _spread(self, x: Tensor, pairs: torch.Size) -> Tensor:
         """One entry per pair: the others of the group, or every agent of the target group."""
+        agent_dim = len(pairs) - 2
         if self.target_group == self.group:
             return gather_others(x, agent_dim)
-        shape = (*x.shape[:agent_dim], n_observers, *x.shape[agent_dim:])
-        return x.unsqueeze(agent_dim).expand(shape)
+        return x.unsqueeze(agent_dim).expand(*pairs[:-1], *x.shape[agent_dim:])

@@ -15,7 +15,7 @@ from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCa
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
-from torchrl_moawm._checks import (
+from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_integer,
     check_option,
@@ -141,12 +141,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         log_ratio, dist, kl_approx, _ = self._log_weight(inputs, adv_shape=advantage.shape[:-1])
         check_same_shape(log_ratio=log_ratio, advantage=advantage)
         log_ratio = zero_behind(valid, log_ratio, "the ratio")
-        check_sampled(
-            self._key("sample_log_prob"),
-            inputs.get(self._key("sample_log_prob")),
-            log_ratio.squeeze(-1),
-            None if valid is None else valid.squeeze(-1),
-        )
+        name, rows = self._key("sample_log_prob"), None if valid is None else valid.squeeze(-1)
+        check_sampled(name, inputs.get(name), log_ratio.squeeze(-1), rows)
         reach = self._reach()
         objective = clipped_policy_loss(log_ratio, advantage, reach)
         entropy = self._get_entropy(dist, adv_shape=advantage.shape[:-1])

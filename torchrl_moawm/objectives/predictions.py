@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl_moawm._checks import check_shape
+from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
 
 

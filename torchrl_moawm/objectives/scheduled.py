@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDict
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._checks import check_coefficient, check_option
+from torchrl_moawm._checks.tensors import check_coefficient, check_option
 
 
 class ScheduledLoss(LossModule):

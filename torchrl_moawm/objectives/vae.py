@@ -20,7 +20,8 @@ from torchrl_moawm.functional import (
     squared_error_norm,
 )
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
@@ -32,7 +33,7 @@ from torchrl_moawm.objectives.masks import (
 class AutoencoderLoss(MultiAgentLoss):
     """What the student's and the teacher's loss share: a sampled latent and its reconstruction.
 
-    The five names are fields of ``_AcceptedKeys``.
+    The names of its five entries are fields of ``_AcceptedKeys``.
     """
 
     deterministic_sampling_mode = ExplorationType.RANDOM  # else a sampler returns the mean

@@ -15,13 +15,19 @@ from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from torchrl_moawm._checks import check_coefficient, check_floating, check_option, check_same_shape
-from torchrl_moawm.functional import clipped_value, clipped_value_loss, masked_mean
+from torchrl_moawm._checks.tensors import (
+    check_coefficient,
+    check_floating,
+    check_option,
+    check_same_shape,
+)
+from torchrl_moawm.functional import clipped_value, clipped_value_loss, explained_variance
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.data_parallel import gather_rows
+from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required
 
 
@@ -231,13 +237,3 @@ class ClipPPOValueLoss(MultiAgentLoss):
     def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
         names = ("value", "value_target", "advantage", "reward", "done", "terminated")
         self._value_estimator.set_keys(**{name: getattr(self.tensor_keys, name) for name in names})
-
-
-def explained_variance(value: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-    """``1 - Var(R - V) / Var(R)`` over the valid elements."""
-
-    def variance(x: Tensor) -> Tensor:
-        return masked_mean((x - masked_mean(x, valid)).square(), valid)
-
-    least = torch.finfo(value.dtype).eps
-    return 1.0 - variance(target - value) / variance(target).clamp_min(least)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from torchrl_moawm.functional import squared_error_norm
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction, key
+from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import get_required, mask_and, mask_and_detach
 
 

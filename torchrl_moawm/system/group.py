@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
 from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
-from torchrl.envs import EnvBase
 
+from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.modules import AgentGroup, AgentGRU, StoredActionLogProb, action_settings
-from torchrl_moawm.objectives import (
-    ClipPPOPolicyLoss,
-    ClipPPOValueLoss,
-    LossSum,
-    MOALoss,
-    MOAWMLoss,
-    TeacherCVAELoss,
-    TeacherVAELoss,
-    WorldModelLoss,
-    split_at,
-)
-from torchrl_moawm.system.networks import make_networks
-from torchrl_moawm.system.settings import LossSettings, keys_from_env
+from torchrl_moawm.modules import AgentGRU, StoredActionLogProb
+from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
+from torchrl_moawm.system.settings import LossSettings
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 
@@ -54,7 +42,7 @@ class GroupSystem:
         *,
         actor: TensorDictModuleBase,
         critic: TensorDictModuleBase,
-        moa_networks: Mapping[str, TensorDictModuleBase],
+        moa_networks: Mapping[NestedKey, TensorDictModuleBase],
         world_model: TensorDictModuleBase,
         student: TensorDictModuleBase,
         teacher: TensorDictModuleBase,
@@ -65,8 +53,8 @@ class GroupSystem:
         self.group = group
         self.actor = actor
         self.critic = critic
-        self.moa_networks = dict(moa_networks)
-        self.targets: dict[str, NestedKey] = {name_of(group): group}
+        self.moa_networks = {name_of(each): net for each, net in moa_networks.items()}
+        self.targets = {name_of(each): each for each in (group, *moa_networks)}
         self.world_model = world_model
         self.student = student
         self.teacher = teacher
@@ -131,83 +119,47 @@ class GroupSystem:
     @cached_property
     def loss_module(self) -> LossSum:
         """Every loss, weighted, sharing the networks."""
-        s, name = self.settings, name_of(self.group)
+        s, group = self.settings, {"group": self.group}
         moa = {
-            target: MOALoss(network, target_group=self.targets[target], group=self.group)
+            target: objectives.MOALoss(network, target_group=self.targets[target], **group)
             for target, network in self.moa_networks.items()
         }
-        world_model = WorldModelLoss(self.world_model, group=self.group)
+        world_model = objectives.WorldModelLoss(self.world_model, **group)
         world_model.set_keys(**self._reward)
-        cvae = TeacherCVAELoss(
-            self.student, self.teacher, kl_coeff=s.student_kl_coeff, group=self.group
+        cvae = objectives.TeacherCVAELoss(
+            self.student, self.teacher, kl_coeff=s.student_kl_coeff, **group
         )
         return LossSum(
             {
-                "policy": ClipPPOPolicyLoss(
-                    self.actor,
-                    clip_epsilon=s.clip_epsilon,
-                    entropy_coeff=s.entropy_coeff,
-                    group=self.group,
+                "policy": objectives.ClipPPOPolicyLoss(
+                    self.actor, **self._chosen("clip_epsilon", "entropy_coeff"), **group
                 ),
                 "value": self._value_loss(),
-                "moawm": MOAWMLoss(
-                    LossSum(moa) if len(moa) > 1 else moa[name],
+                "moawm": objectives.MOAWMLoss(
+                    LossSum(moa) if len(moa) > 1 else moa[name_of(self.group)],
                     world_model,
                     cvae,
-                    moa_coeff=s.moa_coeff,
-                    obs_coeff=s.obs_coeff,
-                    reward_coeff=s.reward_coeff,
-                    cvae_coeff=s.cvae_coeff,
+                    **self._chosen("moa_coeff", "obs_coeff", "reward_coeff", "cvae_coeff"),
                 ),
-                "teacher": TeacherVAELoss(
-                    self.teacher, kl_coeff=s.teacher_kl_coeff, group=self.group
+                "teacher": objectives.TeacherVAELoss(
+                    self.teacher, kl_coeff=s.teacher_kl_coeff, **group
                 ),
             }
         )
 
     def _value_loss(self) -> ClipPPOValueLoss:
         """The critic's loss, with the estimator of the advantage."""
-        s = self.settings
+        s, encoder = self.settings, split_at(self.student, self._key("latent_loc"))[0]
         loss = ClipPPOValueLoss(
             self.critic,
-            latent_network=TensorDictSequential(
-                *split_at(self.student, self._key("latent_loc"))[0]
-            ),
-            clip_value=s.clip_value,
-            critic_coeff=s.critic_coeff,
-            value_norm=s.value_norm,
+            latent_network=TensorDictSequential(*encoder),
             group=self.group,
+            **self._chosen("clip_value", "critic_coeff", "value_norm"),
         )
         loss.set_keys(done=s.done_key, terminated=s.terminated_key, **self._reward)
-        loss.make_value_estimator(gamma=s.gamma, lmbda=s.lmbda)
+        loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
         return loss
 
-
-def make_group_system(
-    env: EnvBase,
-    group: AgentGroup,
-    others: list[AgentGroup],
-    privileged: list[AgentGroup],
-    settings: Mapping[str, Any],
-    **networks: Any,
-) -> GroupSystem:
-    """The system of a group with its default networks, on the environment's device.
-
-    Args:
-        env: The environment.
-        group: The agents.
-        others: The other groups that act.
-        privileged: The groups that are known in training only.
-        settings: Settings of the losses that were given.
-        **networks: Keywords of ``make_networks``.
-    """
-    actions = action_settings(env, group.group)
-    parts = make_networks(group, others, privileged, actions=actions, **networks)
-    settings = {**keys_from_env(env, group.group), **settings}
-    if others:  # the returns of groups differ: statistics of their own
-        settings = {**settings, "value_norm": deepcopy(settings.get("value_norm"))}
-    system = GroupSystem(**parts, group=group.group, **settings)
-    for network in system.networks.values():
-        network.to(env.device)
-    system.targets = {name_of(each.group): each.group for each in (group, *others, *privileged)}
-    return system
+    def _chosen(self, *names: str) -> dict[str, Any]:
+        """Some of the settings as keywords."""
+        return {name: getattr(self.settings, name) for name in names}

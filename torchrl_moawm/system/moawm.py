@@ -15,8 +15,9 @@ from torchrl_moawm._keys import name_of
 from torchrl_moawm.modules import AgentGroup, append_memory_transforms, groups_of
 from torchrl_moawm.modules.specs import state_dim
 from torchrl_moawm.objectives import LossSum
-from torchrl_moawm.system.group import PARTS, GroupSystem, make_group_system
-from torchrl_moawm.system.settings import LossSettings
+from torchrl_moawm.system.group import PARTS, GroupSystem
+from torchrl_moawm.system.networks import make_networks
+from torchrl_moawm.system.settings import LossSettings, group_settings
 
 
 class MOAWM:
@@ -73,8 +74,6 @@ class MOAWM:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS:
-            if {"policy", "loss_module"} & self.__dict__.keys():
-                raise RuntimeError(f"Replace {name} before policy or loss_module is first used.")
             setattr(self._only(name), name, value)
         else:
             super().__setattr__(name, value)
@@ -160,8 +159,9 @@ class MOAWM:
         systems = {}
         for own in groups:
             others = [other for other in groups if other != own]
-            made = make_group_system(env, own, others, hidden, settings, **networks)
-            systems[name_of(own.group)] = made
+            parts = make_networks(env, own, others, hidden, **networks)
+            given = group_settings(env, own.group, settings, several=len(groups) > 1)
+            systems[name_of(own.group)] = GroupSystem(**parts, group=own.group, **given)
         system = cls(systems)
         if recurrent:
             system.add_memory(env)

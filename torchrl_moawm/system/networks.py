@@ -6,26 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from tensordict import NestedKey
+from torchrl.envs import EnvBase
 
-from torchrl_moawm._checks import check_option
-from torchrl_moawm._keys import name_of
-from torchrl_moawm.modules import (
-    AgentGroup,
-    make_actor,
-    make_critic,
-    make_moa_network,
-    make_student,
-    make_teacher,
-    make_world_model,
-)
+from torchrl_moawm import modules
+from torchrl_moawm._checks.tensors import check_option
+from torchrl_moawm.modules import AgentGroup, action_settings
 
 
 def make_networks(
+    env: EnvBase,
     group: AgentGroup,
     others: Sequence[AgentGroup],
     privileged: Sequence[AgentGroup],
     *,
-    actions: Mapping[str, Any],
     latent_dim: int,
     num_cells: Sequence[int],
     reconstruct: Literal["own", "privileged"],
@@ -34,16 +27,16 @@ def make_networks(
     shared_value: bool,
     critic_state: Mapping[NestedKey, int],
 ) -> dict[str, Any]:
-    """The default networks of a group by their name in ``GroupSystem``.
+    """The default networks of a group, as keywords of ``GroupSystem``, on the device of the env.
 
     Args:
+        env: The environment.
         group: The agents.
         others: The other groups that act.
         privileged: The groups that are known in training only.
 
     Keyword Args:
-        actions: What ``make_actor`` has to know of the actions, see ``action_settings``.
-        latent_dim: As in ``MOAWM.from_env``, and so are the others.
+        latent_dim: This and the others are those of ``MOAWM.from_env``.
         num_cells: Widths of the hidden layers.
         reconstruct: What the student reconstructs.
         recurrent: Whether there is a memory.
@@ -54,30 +47,24 @@ def make_networks(
     check_option("reconstruct", reconstruct, ("own", "privileged"))
     if reconstruct == "privileged" and not privileged:
         raise ValueError("There is no privileged group that the student could reconstruct.")
-    cells: Any = {"num_cells": num_cells}
-    latent: Any = {"latent_dim": latent_dim, **cells}
-    seen: Any = {"other_groups": others}
+    latent: Any = {"latent_dim": latent_dim, "num_cells": num_cells}
+    seen: Any = {"other_groups": others, **latent}
+    critic: Any = {"shared_value": shared_value, "state": critic_state}
     hidden = privileged if reconstruct == "privileged" else ()
-    return {
-        "actor": make_actor(group, **actions, **latent),
-        "critic": make_critic(
-            group, **seen, **latent, shared_value=shared_value, state=critic_state
-        ),
-        "world_model": make_world_model(group, **seen, **cells),
-        "student": make_student(
-            group, **seen, **latent, recurrent=recurrent, reconstruct_groups=hidden
-        ),
-        "teacher": make_teacher(group, other_groups=[*others, *privileged], **latent),
-        "moa_networks": {
-            name_of(target.group): make_moa_network(
-                group,
-                target_group=target.group,
-                unseen_groups=privileged,
-                head="slots" if target in privileged else moa_head,
-                recurrent=recurrent,
-                **seen,
-                **cells,
-            )
-            for target in (group, *others, *privileged)
-        },
+    student: Any = {"recurrent": recurrent, "reconstruct_groups": hidden}
+    parts: dict[str, Any] = {
+        "actor": modules.make_actor(group, **action_settings(env, group.group), **latent),
+        "critic": modules.make_critic(group, **critic, **seen),
+        "world_model": modules.make_world_model(group, other_groups=others, num_cells=num_cells),
+        "student": modules.make_student(group, **student, **seen),
+        "teacher": modules.make_teacher(group, other_groups=[*others, *privileged], **latent),
     }
+    moa: Any = {"other_groups": others, "unseen_groups": privileged, "num_cells": num_cells}
+    models = {}
+    for target in (group, *others, *privileged):
+        head = "slots" if target in privileged else moa_head
+        model = modules.make_moa_network(
+            group, target_group=target.group, head=head, recurrent=recurrent, **moa
+        )
+        models[target.group] = model.to(env.device)
+    return {**{name: x.to(env.device) for name, x in parts.items()}, "moa_networks": models}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from tensordict import NestedKey, TensorDict
+from tensordict import NestedKey, TensorDict, unravel_key
 from torch import Tensor
 
-from torchrl_moawm._checks import check_option
+from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm.testing.contract_probes import right
 
 
@@ -61,101 +62,137 @@ def make_batch(
         torch.Size([2, 4, 3])
     """
     check_option("action_type", action_type, ("categorical", "one-hot", "continuous"))
-    counts = {"n_agents": n_agents, "obs_dim": obs_dim, "latent_dim": latent_dim}
-    counts |= {"n_actions": n_actions, "action_dim": action_dim}
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"Expected {name} to be an integer of at least 1, got {count!r}.")
-    for name, fraction in (
-        ("dead_fraction", dead_fraction),
-        ("waiting_fraction", waiting_fraction),
-    ):
-        if not 0.0 <= fraction <= 1.0:
-            raise ValueError(f"Expected {name} between 0 and 1, got {fraction!r}.")
-    team = (*batch_size, n_agents)
-
-    def normal(*features: int) -> Tensor:
-        return torch.randn(*team, *features, generator=generator)
-
-    def boolean(probability: float, shape: Sequence[int]) -> Tensor:
-        return torch.rand(*shape, generator=generator) < probability
-
-    def action() -> Tensor:
-        if action_type == "continuous":
-            return torch.tanh(normal(action_dim))
-        index = torch.randint(n_actions, team, generator=generator)
-        return (
-            index if action_type == "categorical" else torch.nn.functional.one_hot(index, n_actions)
-        )
-
-    width = action_dim if action_type == "continuous" else n_actions
-    seen_of_others = (n_agents - 1) * (obs_dim + width)
-    was_there = previous_mask = boolean(0.8, team)
-    there = mask = ~boolean(dead_fraction, team)
-    if waiting_fraction:
-        mask = there & ~boolean(waiting_fraction, team)
-        previous_mask = was_there & ~boolean(waiting_fraction, team)
-    now = {
-        "observation": normal(obs_dim),
-        "action": action(),
-        "action_log_prob": -normal().abs(),
-        "previous_observation": normal(obs_dim),
-        "previous_action": action(),
-        "latent": normal(latent_dim),
-        "latent_loc": normal(latent_dim),
-        "latent_scale": normal(latent_dim).exp(),
-        "latent_noise": normal(latent_dim),
-        "feature": normal(obs_dim),
-        "teacher_feature": normal(seen_of_others),
-        "state_value": normal(1),
-        "value_target": normal(1),
-        "advantage": normal(1),
-        # what networks write; a loss that read these would have no gradient
-        "predicted_observation": normal(obs_dim),
-        "predicted_reward": normal(1),
-        "reconstruction": normal(obs_dim),
-        "teacher_reconstruction": normal(seen_of_others),
-        "teacher_loc": normal(latent_dim),
-        "teacher_scale": normal(latent_dim).exp(),
-        "teacher_latent": normal(latent_dim),
-    }
-    if action_type == "continuous":
-        now["moa_loc"] = normal(n_agents - 1, action_dim)
-        now["moa_scale"] = normal(n_agents - 1, action_dim).exp()
-    else:
-        now["moa_logits"] = normal(n_agents - 1, n_actions)
-        now["action_mask"] = torch.ones(*team, n_actions, dtype=torch.bool)
-    after = {"observation": normal(obs_dim), "reward": normal(1)}
+    sizes = {"n_agents": n_agents, "obs_dim": obs_dim, "latent_dim": latent_dim}
+    sizes |= {"n_actions": n_actions, "action_dim": action_dim}
+    fractions = {"dead_fraction": dead_fraction, "waiting_fraction": waiting_fraction}
+    _check(sizes, fractions)
+    draws = _Draws(generator, (*batch_size, n_agents))
+    masks = _masks(draws, **fractions)
+    now = _entries(draws, action_type, **sizes)
     for name, entry in now.items():
-        guard = mask if "action" in name or name == "advantage" else there
-        if name.startswith("previous_"):
-            before = previous_mask if name == "previous_action" else was_there
-            guard = there & before
         if name != "action_mask":
-            now[name] = torch.where(right(guard, entry), entry, 0)
-    after = {name: torch.where(right(there, x), x, 0) for name, x in after.items()}
-    now["previous_mask"] = previous_mask
-    after["observation_mask"] = boolean(0.9, (*team, obs_dim))
-    after["previous_mask"] = mask
-    after["previous_observation"], after["previous_action"] = now["observation"], now["action"]
-    now["mask"] = mask
-    alive_after = there & ~boolean(dead_fraction, team)
-    after["mask"] = alive_after
+            now[name] = torch.where(right(_guard(name, masks), entry), entry, 0)
+    after = _after(draws, now, masks, obs_dim, **fractions)
+    now |= {"previous_mask": masks["previous_mask"], "mask": masks["mask"]}
     if waiting_fraction:
-        now["alive"], now["previous_alive"] = there, was_there
-        after["alive"], after["previous_alive"] = alive_after, there
-        after["mask"] = alive_after & ~boolean(waiting_fraction, team)
-    terminated = boolean(0.1, (*batch_size, 1))
-    truncated = boolean(0.1, (*batch_size, 1))
-    nothing = torch.zeros_like(terminated)
+        now |= {"alive": masks["there"], "previous_alive": masks["was_there"]}
     batch = TensorDict({}, batch_size=tuple(batch_size))
-    batch.set(group, TensorDict(now, batch_size=team))
-    batch.set(
-        ("next", group) if isinstance(group, str) else ("next", *group),
-        TensorDict(after, batch_size=team),
-    )
-    batch.update({"done": nothing, "terminated": nothing.clone(), "truncated": nothing.clone()})
+    batch.set(group, TensorDict(now, batch_size=draws.team))
+    batch.set(unravel_key(("next", group)), TensorDict(after, batch_size=draws.team))
+    ends = _Draws(generator, batch_size)
+    terminated, truncated = ends.boolean(0.1, 1), ends.boolean(0.1, 1)
     flags = {"done": terminated | truncated, "terminated": terminated, "truncated": truncated}
     for name, flag in flags.items():
+        batch.set(name, torch.zeros_like(flag))
         batch.set(("next", name), flag)
     return batch
+
+
+def _check(sizes: Mapping[str, int], fractions: Mapping[str, float]) -> None:
+    """Refuses sizes and fractions that are none."""
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"Expected {name} to be an integer of at least 1, got {size!r}.")
+    for name, fraction in fractions.items():
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"Expected {name} between 0 and 1, got {fraction!r}.")
+
+
+@dataclass
+class _Draws:
+    """Random entries of every agent, ``[*B, N, ...]``."""
+
+    generator: torch.Generator | None
+    team: Sequence[int]
+
+    def normal(self, *features: int) -> Tensor:
+        return torch.randn(*self.team, *features, generator=self.generator)
+
+    def boolean(self, probability: float, *features: int) -> Tensor:
+        return torch.rand(*self.team, *features, generator=self.generator) < probability
+
+    def action(self, action_type: str, width: int) -> Tensor:
+        if action_type == "continuous":
+            return torch.tanh(self.normal(width))
+        index = torch.randint(width, tuple(self.team), generator=self.generator)
+        return index if action_type == "categorical" else torch.nn.functional.one_hot(index, width)
+
+
+def _masks(draws: _Draws, dead_fraction: float, waiting_fraction: float) -> dict[str, Tensor]:
+    """Who is there and who acts, at t and at t-1."""
+    was_there = previous_mask = draws.boolean(0.8)
+    there = mask = ~draws.boolean(dead_fraction)
+    if waiting_fraction:
+        mask = there & ~draws.boolean(waiting_fraction)
+        previous_mask = was_there & ~draws.boolean(waiting_fraction)
+    return {"there": there, "mask": mask, "was_there": was_there, "previous_mask": previous_mask}
+
+
+def _guard(name: str, masks: Mapping[str, Tensor]) -> Tensor:
+    """Where an entry of step t is not zero."""
+    if name.startswith("previous_"):
+        return masks["there"] & masks["previous_mask" if "action" in name else "was_there"]
+    return masks["mask" if "action" in name or name == "advantage" else "there"]
+
+
+def _entries(
+    draws: _Draws,
+    action_type: str,
+    n_agents: int,
+    obs_dim: int,
+    latent_dim: int,
+    n_actions: int,
+    action_dim: int,
+) -> dict[str, Tensor]:
+    """The entries of step t; those of networks too, though a loss has to write them itself."""
+    discrete, others = action_type != "continuous", n_agents - 1
+    width = n_actions if discrete else action_dim
+    shapes: dict[str, tuple[int, ...]] = {
+        "observation": (obs_dim,),
+        "action": (width,),
+        "action_log_prob": (),
+        "previous_observation": (obs_dim,),
+        "previous_action": (width,),
+        **dict.fromkeys(("latent", "latent_loc", "latent_scale", "latent_noise"), (latent_dim,)),
+        "feature": (obs_dim,),
+        "teacher_feature": (others * (obs_dim + width),),
+        **dict.fromkeys(("state_value", "value_target", "advantage"), (1,)),
+        "predicted_observation": (obs_dim,),
+        "predicted_reward": (1,),
+        "reconstruction": (obs_dim,),
+        "teacher_reconstruction": (others * (obs_dim + width),),
+        **dict.fromkeys(("teacher_loc", "teacher_scale", "teacher_latent"), (latent_dim,)),
+    }
+    written = ("moa_logits",) if discrete else ("moa_loc", "moa_scale")
+    shapes |= dict.fromkeys(written, (others, width))
+    entries = {}
+    for name, shape in shapes.items():
+        chosen = name in ("action", "previous_action")
+        entry = draws.action(action_type, width) if chosen else draws.normal(*shape)
+        entries[name] = entry.exp() if name.endswith("_scale") else entry
+    entries["action_log_prob"] = -entries["action_log_prob"].abs()
+    if discrete:
+        entries["action_mask"] = torch.ones(*draws.team, width, dtype=torch.bool)
+    return entries
+
+
+def _after(
+    draws: _Draws,
+    now: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor],
+    obs_dim: int,
+    dead_fraction: float,
+    waiting_fraction: float,
+) -> dict[str, Tensor]:
+    """The entries of step t+1."""
+    there = masks["there"]
+    after = {"observation": draws.normal(obs_dim), "reward": draws.normal(1)}
+    after = {name: torch.where(right(there, x), x, 0) for name, x in after.items()}
+    after["observation_mask"] = draws.boolean(0.9, obs_dim)
+    after |= {"previous_mask": masks["mask"], "previous_observation": now["observation"]}
+    after["previous_action"] = now["action"]
+    after["mask"] = alive = there & ~draws.boolean(dead_fraction)
+    if waiting_fraction:
+        after |= {"alive": alive, "previous_alive": there}
+        after["mask"] = alive & ~draws.boolean(waiting_fraction)
+    return after

@@ -8,13 +8,12 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase, is_tensor_collection, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
 
 ROW_MASK = ("collector", "mask")  # TorchRL's own, one value per sample
-CHOICES = ("action", "action_log_prob", "advantage")  # real where an agent acts, not where it is
 Key = str | tuple[str, ...]
 
 # ---------------------------------------------------------------------- run
@@ -217,47 +216,3 @@ def data_keys(batch: TensorDictBase) -> list[Key]:
 def right(mask: Tensor, entry: Tensor) -> Tensor:
     """The mask with trailing ones for the features of the entry."""
     return mask.reshape(mask.shape + (1,) * (entry.ndim - mask.ndim))
-
-
-def groups(loss: LossModule, batch: TensorDictBase) -> list[Key]:
-    """The groups of agents a loss reads: tensordicts with one batch dimension more."""
-    found: list[Key] = []
-    for key in in_keys(loss):
-        for depth in range(1, 1 if isinstance(key, str) else len(key)):
-            entry = batch.get(key[:depth], None)
-            if is_tensor_collection(entry) and entry.ndim > batch.ndim and key[0] != "next":
-                found.append(unravel_key(key[:depth]))
-                break
-    return list(dict.fromkeys(found))
-
-
-def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size, list[Key]]]:
-    """By mask a loss must honour: the mask's shape, and the entries that stand behind it."""
-    found: dict[Key, tuple[torch.Size, list[Key]]] = {ROW_MASK: (batch.shape, data_keys(batch))}
-    for group in groups(loss, batch):
-        shape, read = batch.get(group).shape, in_keys(loss)
-        now = [under(group, key) for key in data_keys(batch.get(group))]
-        previous = [key for key in now if last(key).startswith("previous_")]
-        after = batch.get(under("next", group), None)
-        then = [] if after is None else [under("next", under(group, k)) for k in data_keys(after)]
-        behind = [key for key in now + then if not last(key).startswith("previous_")]
-        chosen = [key for key in behind if last(key) in CHOICES and key[0] != "next"]
-        did = [key for key in previous if last(key) == "previous_action"]
-        stands = {"mask": behind, "previous_mask": previous}
-        if batch.get(under(group, "alive"), None) is not None and under(group, "alive") in read:
-            stands |= {"mask": chosen, "alive": behind}
-        saw = under(group, "previous_alive")
-        if batch.get(saw, None) is not None and saw in read:
-            stands |= {
-                "previous_mask": did,
-                "previous_alive": [k for k in previous if k not in did],
-            }
-        for name, entries in stands.items():
-            if name == "mask" or under(group, name) in read:
-                found[under(group, name)] = shape, entries
-    return found
-
-
-def pattern(shape: torch.Size, device: torch.device | None) -> Tensor:
-    """A mask with every third element False, the same for every group of that size."""
-    return (torch.arange(shape.numel(), device=device) % 3 != 1).reshape(shape)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
@@ -16,7 +14,8 @@ from torch import Tensor
 from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import Compose, EnvBase, Transform
 
-from torchrl_moawm.transforms.previous_step import reset_mask
+from torchrl_moawm.transforms.draws import Draws
+from torchrl_moawm.transforms.groups import reset_mask
 
 
 class Partner(NamedTuple):
@@ -27,10 +26,6 @@ class Partner(NamedTuple):
     that writes ``(group, "action")``, which is not trained."""
     type: int
     """What matters to the learners, from 0. Several partners may be of one type."""
-
-
-_DRAWN: WeakSet[PartnerPool] = WeakSet()
-"""Pools of this process that have drawn."""
 
 
 class PartnerPool(Transform):
@@ -112,8 +107,7 @@ class PartnerPool(Transform):
         self.partners = partners
         self.group = group
         self.show_type = show_type
-        self.generator = generator
-        self._drawn = False
+        self._draws = Draws(generator)
         self._seed_inner: Callable[..., int | None] | None = None
         self._states: dict[int, list[NestedKey]] = {}  # by policy: what it carries
         # one column per policy, by identity: True for the members that it plays
@@ -154,36 +148,13 @@ class PartnerPool(Transform):
 
     def _draw(self) -> Tensor:
         """Members for every environment and agent."""
-        if not self._drawn:
-            self._drawn = True
-            self._own_stream()
         shape = self.container.full_observation_spec[self.group, "member"].shape
-        device = self._types.device
-        return torch.randint(len(self.partners), shape, generator=self.generator, device=device)
-
-    def _own_stream(self) -> None:
-        """Draws apart from those of pools that were given the same seed: in workers, by a factory.
-
-        The k-th such pool of a process, and the workers of a multi-process environment, take
-        streams of their own; the first keeps the given one.
-        """
-        twins = 0
-        if self.generator is not None:
-            seed = self.generator.initial_seed()
-            alive = [pool.generator for pool in _DRAWN if pool.generator is not None]
-            twins = sum(one.initial_seed() == seed for one in alive)
-        worker = [*multiprocessing.current_process()._identity, 0][0]
-        _DRAWN.add(self)
-        if twins or worker:
-            base = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
-            self.seed(base + 1_000_003 * twins + 1_000_000_007 * worker)
+        return self._draws.integers(len(self.partners), shape, self._types.device)
 
     def seed(self, seed: int | None) -> None:
         """Begins a stream of draws of its own."""
         if seed is not None:
-            self._drawn = True
-            device = self._types.device
-            self.generator = torch.Generator(device).manual_seed(seed % 2**63)
+            self._draws.seed(seed, self._types.device)
 
     def set_container(self, container: Transform | EnvBase) -> None:
         """Joins an environment, whose ``set_seed`` then seeds the pool too."""
@@ -212,12 +183,9 @@ class PartnerPool(Transform):
         tensordict.set((group, "type"), kind)
         action = None
         for policy, plays in zip(self._policies, self._plays.unbind(-1), strict=True):
-            theirs = self._action(policy, tensordict)
-            action = (
-                theirs
-                if action is None
-                else torch.where(expand_as_right(plays[member], theirs), theirs, action)
-            )
+            played = self._action(policy, tensordict)
+            mine = expand_as_right(plays[member], played)
+            action = played if action is None else torch.where(mine, played, action)
         tensordict.set((group, "action"), action)
         if self.show_type:
             seen = tensordict.get((group, "observation"))
@@ -228,21 +196,16 @@ class PartnerPool(Transform):
     def _action(self, policy: Callable[[TensorDictBase], Tensor], at: TensorDictBase) -> Tensor:
         if not isinstance(policy, TensorDictModuleBase):
             return policy(at)
-        before = dict(at.items(True, True))
         played = policy(at.copy())
         action = played.get((self.group, "action"))
-        self._states[id(policy)] = self._carry(policy, before, played, at)
+        self._states[id(policy)] = self._carry(policy, played, at)
         return action
 
     def _carry(
-        self,
-        policy: TensorDictModuleBase,
-        before: dict[Any, Tensor],
-        played: TensorDictBase,
-        at: TensorDictBase,
+        self, policy: TensorDictModuleBase, played: TensorDictBase, at: TensorDictBase
     ) -> list[NestedKey]:
         """Keeps the state that a partner has written for its next step."""
-        carried = []
+        carried, before = [], dict(at.items(True, True))
         for key, entry in played.items(True, True):
             key = unravel_key(key)
             after = unravel_key(key[1:]) if key[0] == "next" else key
@@ -280,9 +243,8 @@ class PartnerPool(Transform):
         observation_spec[group, "action"] = action.clone()
         if self.show_type:
             shape = (*seen.shape[:-1], seen.shape[-1] + self.n_types)
-            observation_spec[group, "observation"] = Unbounded(
-                shape, device=seen.device, dtype=seen.dtype
-            )
+            wider = Unbounded(shape, device=seen.device, dtype=seen.dtype)
+            observation_spec[group, "observation"] = wider
         return observation_spec
 
 

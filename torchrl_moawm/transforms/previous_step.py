@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.utils import expand_as_right
-from torch import Tensor
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase, Transform
 
-Path = tuple[str, ...]
+from torchrl_moawm.transforms.groups import Path, action_groups, is_root, reset_mask, who
 
 
 class PreviousStep(Transform):
@@ -62,13 +61,12 @@ class PreviousStep(Transform):
         if in_keys is None and out_keys is not None:
             raise ValueError("Expected in_keys beside out_keys, got out_keys alone.")
         self._chosen = None if in_keys is None else self._paired(in_keys, out_keys)
-        self._found: dict[Path, Path] | None = None
         self._planned: list[tuple[Path, Path, Path, bool]] | None = None
 
     def set_container(self, container: Transform | EnvBase) -> None:
         """Joins an environment, in which the keys are found anew."""
         super().set_container(container)
-        self._found = self._planned = None
+        self._planned = None
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Not supported: there is no previous step outside an environment."""
@@ -78,40 +76,32 @@ class PreviousStep(Transform):
     def _paired(
         in_keys: Sequence[NestedKey], out_keys: Sequence[NestedKey] | None = None
     ) -> dict[Path, Path]:
-        keys = [unravel_key(key) for key in in_keys]
-        for key in keys:
+        for key in map(unravel_key, (*in_keys, *(out_keys or ()))):
             if isinstance(key, str):
                 raise ValueError(f"Expected keys of the form (group, name), got {key!r}.")
+        keys = [unravel_key(key) for key in in_keys]
         if out_keys is None:
             out_keys = [(*key[:-1], f"previous_{key[-1]}") for key in keys]
         written = [unravel_key(key) for key in out_keys]
-        for key in written:
-            if isinstance(key, str):
-                raise ValueError(f"Expected keys of the form (group, name), got {key!r}.")
         if len(keys) != len(written):
             raise ValueError(f"Expected one out_key per in_key, got {in_keys} and {out_keys}.")
         if len(set(written)) < len(written):
             raise ValueError(f"Expected different out_keys, got {written}.")
         return dict(zip(keys, written, strict=True))
 
-    @property
-    def _keys(self) -> dict[Path, Path]:
-        """Entry remembered -> entry written."""
-        if self._chosen is not None:
-            return self._chosen
-        if self._found is None:
-            parent = self.parent
-            if parent is None:
-                raise RuntimeError("PreviousStep finds its keys in an environment; append it.")
-            groups = action_groups(parent)
-            observed = [
-                key
-                for key in map(unravel_key, parent.observation_keys)
-                if key[-1] == "observation" and key[:-1] in groups
-            ]
-            actions = [key for key in map(unravel_key, parent.action_keys) if not is_root(key)]
-            self._found = self._paired([*observed, *actions])
-        return self._found
+    def _find(self) -> dict[Path, Path]:
+        """Entry remembered -> entry written: every group's observation and action."""
+        parent = self.parent
+        if parent is None:
+            raise RuntimeError("PreviousStep finds its keys in an environment; append it.")
+        groups = action_groups(parent)
+        observed = [
+            key
+            for key in map(unravel_key, parent.observation_keys)
+            if key[-1] == "observation" and key[:-1] in groups
+        ]
+        actions = [key for key in map(unravel_key, parent.action_keys) if not is_root(key)]
+        return self._paired([*observed, *actions])
 
     def _group_of(self, key: Path) -> Path:
         """The group of an entry: the longest beginning that acts, else all but the last name."""
@@ -123,20 +113,16 @@ class PreviousStep(Transform):
     def _plan(self) -> list[tuple[Path, Path, Path, bool]]:
         """Entry, where it goes, its group, and whether that may wait; asked for at every step."""
         if self._planned is None:
-            waiting = self._waiting
-            entries = [(key, out, self._group_of(key)) for key, out in self._keys.items()]
-            self._planned = [(*entry, entry[-1] in waiting) for entry in entries]
+            keys = self._find() if self._chosen is None else self._chosen
+            entries = [(key, out, self._group_of(key)) for key, out in keys.items()]
+            self._planned = [(*entry, self._may_wait(entry[-1])) for entry in entries]
         return self._planned
-
-    @property
-    def _groups(self) -> list[Path]:
-        return list(dict.fromkeys(map(self._group_of, self._keys)))
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Keeps the actions as they were chosen: other transforms go on to scale or cast them."""
         if self.parent is None:
             return self.forward(tensordict)
-        for key in self._keys:
+        for key, *_ in self._plan:
             action = tensordict.get(key, None) if "action" in key else None
             if action is not None:
                 tensordict.set(chosen(key), action)
@@ -181,17 +167,13 @@ class PreviousStep(Transform):
             tensordict_reset.set(out_key, zeroed.to(entry.dtype))
         return tensordict_reset
 
-    @property
-    def _waiting(self) -> list[Path]:
-        """Groups whose agents may be there without acting: the environment says both."""
+    def _may_wait(self, group: Path) -> bool:
+        """Whether agents may be there without acting: the environment says both."""
         parent: Any = self.parent
-        seen = set(parent.full_observation_spec.keys(True, True))
-        ends = set(parent.full_done_spec.keys(True, True))
-        return [
-            group
-            for group in self._groups
-            if (*group, "mask") in seen and ((*group, "alive") in seen or (*group, "done") in ends)
-        ]
+        observed = parent.full_observation_spec.keys(True, True)
+        ends = parent.full_done_spec.keys(True, True)
+        there = (*group, "alive") in observed or (*group, "done") in ends
+        return there and (*group, "mask") in observed
 
     @property
     def _written(self) -> list[Path]:
@@ -207,55 +189,14 @@ class PreviousStep(Transform):
         sources.update(parent.full_action_spec.items(True, True))
         for key, out_key, group, waits in self._plan:
             source = sources[key]
-            observation_spec[out_key] = Unbounded(
-                shape=source.shape, dtype=source.dtype, device=source.device
-            )
+            shape, device = source.shape, source.device
+            observation_spec[out_key] = Unbounded(shape, dtype=source.dtype, device=device)
+            mask = Categorical(2, shape[: len(parent.batch_size) + 1], device, torch.bool)
             for name in ("previous_mask", *(["previous_alive"] if waits else [])):
-                observation_spec[(*group, name)] = Categorical(
-                    2,
-                    shape=source.shape[: len(parent.batch_size) + 1],
-                    dtype=torch.bool,
-                    device=source.device,
-                )
+                observation_spec[(*group, name)] = mask.clone()
         return observation_spec
 
 
 def chosen(key: Path) -> Path:
     """Where an action is kept as it was chosen, until the end of the step."""
     return (*key[:-1], f"_chosen_{key[-1]}")
-
-
-def is_root(key: NestedKey) -> bool:
-    """Whether an entry belongs to no group."""
-    return isinstance(key, str)
-
-
-def action_groups(env: EnvBase) -> list[Path]:
-    """The groups that act, in the order of the action keys: what stands before ``"action"``."""
-    keys = [key for key in map(unravel_key, env.action_keys) if not is_root(key)]
-    return list(
-        dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys)
-    )
-
-
-def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor | None]:
-    """Who is there and who acts, ``[*B, N]`` each, as the environment says; ``None`` is all.
-
-    The same answers as :class:`~torchrl_moawm.objectives.batch.BatchView` gives.
-    """
-    mask, there = tensordict.get((*group, "mask"), None), tensordict.get((*group, "alive"), None)
-    if there is None:
-        done = tensordict.get((*group, "done"), None)
-        there = mask if done is None else ~done.squeeze(-1)
-        if mask is None or there is mask:
-            return there, there
-    return there, there if mask is None else mask & there
-
-
-def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
-    """Which environments, or agents, are reset: the nearest ``_reset`` above an entry."""
-    for depth in range(len(key) - 1, -1, -1):
-        reset = tensordict.get((*key[:depth], "_reset") if depth else "_reset", None)
-        if reset is not None:
-            return reset.squeeze(-1)
-    return None

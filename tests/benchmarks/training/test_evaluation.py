@@ -8,7 +8,7 @@ from torchrl.envs.utils import ExplorationType
 
 from metrics.returns import first_return
 from tests.transforms.teams import Teams
-from torchrl_moawm.envs.vmas import with_transforms
+from torchrl_moawm.envs import with_transforms
 from training.evaluation import play
 
 

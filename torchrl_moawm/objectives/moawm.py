@@ -1,0 +1,63 @@
+"""The auxiliary losses together."""
+
+from __future__ import annotations
+
+from torchrl.objectives import LossModule
+
+from torchrl_moawm.objectives.loss_sum import LossSum, terms
+
+
+class MOAWMLoss(LossSum):
+    """The auxiliary losses together: what one learns about the others and the world.
+
+    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae L_cvae``
+
+    Args:
+        moa: A :class:`MOALoss`.
+        world_model: A :class:`WorldModelLoss`.
+        cvae: A :class:`TeacherCVAELoss`; ``cvae_coeff`` weighs both of its terms.
+
+    Keyword Args:
+        moa_coeff: l_moa.
+        obs_coeff: l_obs.
+        reward_coeff: l_reward.
+        cvae_coeff: l_cvae.
+
+    The four weights are buffers that can be scheduled (``loss.cvae_coeff = 0.1``).
+
+    Returns:
+        The terms, weighted: ``loss_moa``, ``loss_obs``, ``loss_reward``, ``loss_reconstruction``,
+        ``loss_kl``, and the logs of the three.
+
+    Raises:
+        ValueError: A weight is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        moa: LossModule,
+        world_model: LossModule,
+        cvae: LossModule,
+        *,
+        moa_coeff: float = 1.0,
+        obs_coeff: float = 1.0,
+        reward_coeff: float = 1.0,
+        cvae_coeff: float = 1.0,
+    ) -> None:
+        super().__init__({"moa": moa, "world_model": world_model, "cvae": cvae})
+        self._register_coeff("moa_coeff", moa_coeff)
+        self._register_coeff("obs_coeff", obs_coeff)
+        self._register_coeff("reward_coeff", reward_coeff)
+        self._register_coeff("cvae_coeff", cvae_coeff)
+        names = self._names
+        if not {"loss_obs", "loss_reward"} <= names["world_model"].keys():
+            raise ValueError(
+                "Expected moa, world_model and cvae in this order, and world_model to return "
+                f"loss_obs and loss_reward; it returns {list(names['world_model'])}."
+            )
+        own = {"loss_obs": "obs_coeff", "loss_reward": "reward_coeff"}
+        self._coeff_names = {
+            **dict.fromkeys(terms(names["moa"]), "moa_coeff"),
+            **{names["world_model"][key]: coeff for key, coeff in own.items()},
+            **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
+        }

@@ -1,0 +1,52 @@
+"""Random draws that differ between workers that were given one seed."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+_BEGUN: WeakSet[Draws] = WeakSet()
+"""Streams of this process that have begun."""
+
+
+class Draws:
+    """A stream of random integers, apart from the one that was given the same seed before it.
+
+    The first stream of a seed keeps the given generator. A later one in the same process, and those
+    in the workers of a multi-process environment, draw from a generator of their own.
+
+    Args:
+        generator: Where the numbers come from; ``None`` is torch's global one.
+    """
+
+    def __init__(self, generator: torch.Generator | None) -> None:
+        self.generator = generator
+        self.begun = False
+
+    def integers(self, count: int, shape: Sequence[int], device: torch.device) -> Tensor:
+        """Integers in ``0 .. count - 1``."""
+        if not self.begun:
+            self.begun = True
+            self._move_apart(device)
+        return torch.randint(count, tuple(shape), generator=self.generator, device=device)
+
+    def seed(self, seed: int, device: torch.device) -> None:
+        """Begins a stream of its own."""
+        self.begun = True
+        self.generator = torch.Generator(device).manual_seed(seed % 2**63)
+
+    def _move_apart(self, device: torch.device) -> None:
+        twins = 0
+        if self.generator is not None:
+            seed = self.generator.initial_seed()
+            others = [stream.generator for stream in _BEGUN if stream.generator is not None]
+            twins = sum(other.initial_seed() == seed for other in others)
+        worker = [*multiprocessing.current_process()._identity, 0][0]
+        _BEGUN.add(self)
+        if twins or worker:
+            base = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+            self.seed(base + 1_000_003 * twins + 1_000_000_007 * worker, device)

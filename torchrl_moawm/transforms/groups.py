@@ -1,0 +1,45 @@
+"""What an environment says of its groups: who they are, who acts, who is reset."""
+
+from __future__ import annotations
+
+from tensordict import NestedKey, TensorDictBase, unravel_key
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+Path = tuple[str, ...]
+
+
+def is_root(key: NestedKey) -> bool:
+    """Whether an entry belongs to no group."""
+    return isinstance(key, str)
+
+
+def action_groups(env: EnvBase) -> list[Path]:
+    """The groups that act, in the order of the action keys: what stands before ``"action"``."""
+    keys = [key for key in map(unravel_key, env.action_keys) if not is_root(key)]
+    return list(
+        dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys)
+    )
+
+
+def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor | None]:
+    """Who is there and who acts, ``[*B, N]`` each, as the environment says; ``None`` is all.
+
+    The same answers as :class:`~torchrl_moawm.objectives.batch.BatchView` gives.
+    """
+    mask, there = tensordict.get((*group, "mask"), None), tensordict.get((*group, "alive"), None)
+    if there is None:
+        done = tensordict.get((*group, "done"), None)
+        there = mask if done is None else ~done.squeeze(-1)
+        if mask is None or there is mask:
+            return there, there
+    return there, there if mask is None else mask & there
+
+
+def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
+    """Which environments, or agents, are reset: the nearest ``_reset`` above an entry."""
+    for depth in range(len(key) - 1, -1, -1):
+        reset = tensordict.get((*key[:depth], "_reset") if depth else "_reset", None)
+        if reset is not None:
+            return reset.squeeze(-1)
+    return None
