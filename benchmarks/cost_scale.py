@@ -56,7 +56,7 @@ def configure(kind: str, workers: int, arguments: argparse.Namespace) -> DictCon
 
 
 def n_bytes(tensordict: TensorDictBase) -> int:
-    """Of every tensor."""
+    """Bytes of every tensor of a tensordict."""
     return sum(x.numel() * x.element_size() for x in tensordict.values(True, True))
 
 
@@ -124,7 +124,7 @@ def measure(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str,
 
 
 def predicted(one: dict[str, Any], workers: int, learner: int) -> dict[str, float]:
-    """What so many workers would give, each with as many environments as the one measured.
+    """Predicts more workers, each with as many environments as the one measured.
 
     ``K f / (a + K (n + s) + K u / g)``: acting is done side by side; bytes over the network,
     weights and the update are for all K. ``one`` is the row of one worker, f frames.

@@ -37,7 +37,7 @@ POINTS = 300
 
 
 def features(batch: TensorDictBase) -> tuple[str, Tensor]:
-    """What the probe reads: its name, and ``[E, T, N, F]``."""
+    """Features that the probe reads: their name, and ``[E, T, N, F]``."""
     agents = batch[GROUP]
     for name in ("latent_loc", "actor_memory"):
         if name in agents:
@@ -46,7 +46,7 @@ def features(batch: TensorDictBase) -> tuple[str, Tensor]:
 
 
 def accuracy(fitted: TensorDictBase, tested: TensorDictBase, n_types: int) -> list[float]:
-    """Of the probe at each step, fitted to one batch ``[E, T]`` and tested on another."""
+    """Accuracy of the probe at each step, fitted to one batch ``[E, T]``, tested on another."""
     x, y = (features(batch)[1].double() for batch in (fitted, tested))
     kinds = [batch[PARTNERS, "type"][:, 0, :1].expand(-1, x.shape[2]) for batch in (fitted, tested)]
     target = torch.nn.functional.one_hot(kinds[0], n_types).double().flatten(0, 1)

@@ -69,7 +69,7 @@ HEADER = (
 
 
 def rows() -> dict[str, Callable[[], EnvBase]]:
-    """How to make the environment of every row."""
+    """Makers of the environment of every row."""
     make_vmas = partial(make_vmas_env, num_envs=VMAS_ENVS, max_steps=STEPS, seed=0)
     makers: dict[str, Callable[[], EnvBase]] = {
         f"vmas/{name}": partial(make_vmas, name) for name in VMAS
@@ -130,7 +130,7 @@ def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:
 
 
 def pairs(batch: TensorDictBase, groups: list[NestedKey]) -> int:
-    """How many (observer, other) pairs the models of others could learn from.
+    """Number of (observer, other) pairs that the models of others could learn from.
 
     The observer was there at t-1, and the other acts at t.
     """
@@ -145,7 +145,7 @@ def pairs(batch: TensorDictBase, groups: list[NestedKey]) -> int:
 
 
 def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
-    """How many agents' episodes were truncated and terminated, their value targets looked at.
+    """Numbers of agents' episodes truncated and terminated, whose value targets were checked.
 
     Where it is truncated the target is ``r + gamma V(o')``, with the last observation; where it is
     terminated, ``r``.

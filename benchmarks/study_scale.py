@@ -1,4 +1,4 @@
-"""Whether a team learns as well from many collectors as from one, at equal frames.
+"""Compares what a team learns from many collectors and from one, at equal frames.
 
     python benchmarks/study_scale.py          # an hour of one core; what is done is skipped
 

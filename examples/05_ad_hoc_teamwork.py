@@ -35,7 +35,7 @@ def run_away(tensordict: TensorDictBase) -> Tensor:
 
 
 def hop_away(tensordict: TensorDictBase) -> Tensor:
-    """The same along one axis after the other: another partner of the same types."""
+    """A partner of the same types that walks along one axis after the other."""
     force = run_away(tensordict)
     first = force[..., :1].abs() > 0.5
     return torch.cat([force[..., :1], torch.where(first, 0.0, force[..., 1:])], -1)

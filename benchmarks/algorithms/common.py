@@ -1,4 +1,4 @@
-"""What every algorithm of the benchmark has, and the networks that they share."""
+"""The form of every algorithm of the benchmark, and the networks that they share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from torchrl_moawm.modules import (
 
 @dataclass
 class Algorithm:
-    """What the training loop needs to know of an algorithm."""
+    """An algorithm as the training loop sees it."""
 
     policy: TensorDictModuleBase
     """Acts; goes to the collector."""
@@ -42,7 +42,7 @@ class Algorithm:
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
     memories: list[AgentGRU] = field(default_factory=list)
-    """Those of no system, whose states an environment has to carry."""
+    """Recurrent modules that belong to no system; an environment has to carry their states."""
     moa: LossModule | None = None
     """A model of partners that no system here acts for."""
 
@@ -53,7 +53,7 @@ def one_or_sum(losses: Mapping[str, LossModule]) -> LossModule:
 
 
 class Everybody(nn.Module):
-    """What all agents of a group see, each with its own first."""
+    """Joins the observations of a group, each agent's own first."""
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[*B, N, D]`` -> ``[*B, N, N D]``."""

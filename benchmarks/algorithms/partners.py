@@ -110,7 +110,7 @@ def networks(
 def recurrent_networks(
     config: DictConfig, env: EnvBase
 ) -> tuple[ProbabilisticTensorDictSequential, TensorDictSequential, list[AgentGRU]]:
-    """The same, each with a GRU of its own in place of the latent, trained by its own loss."""
+    """Actor and critic with a GRU each in place of the latent, trained by their own losses."""
     team, width = AgentGroup.from_env(env, GROUP), config.num_cells[-1]
     actor, critic = networks(config, env, width)
     memories = []

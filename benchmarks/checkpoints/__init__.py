@@ -1,1 +1,1 @@
-"""What is kept of a run, so that it goes on bitwise."""
+"""Checkpoints from which a run goes on bitwise."""

@@ -50,7 +50,7 @@ class Adapter(StateDictCheckpointAdapter):
         super().__init__("torch")
 
     def save(self, component: Any, path: Path, *, args: Any, kwargs: Any) -> None:
-        """As TorchRL's, but a full disk is an OSError that says so."""
+        """Saves a component; a full disk is an OSError that says so."""
         path.mkdir(parents=True)
         atomic_save(component.state_dict(*args, **kwargs), path / self.state_torch)
 
@@ -73,7 +73,7 @@ def save_trained(
     summary: Mapping[str, Any],
     file: Path,
 ) -> None:
-    """What a finished run leaves: weights, the optimiser's state, configuration, summary."""
+    """Saves a finished run: weights, the optimiser's state, configuration, summary."""
     trained = {
         "loss_module": loss_module.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -119,7 +119,7 @@ class Rotation(CheckpointRotation):
 
 
 def hash_of(file: Path) -> str:
-    """SHA-256."""
+    """SHA-256 of a file."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""What is kept of a run, beside the networks, so that it goes on bitwise."""
+"""State of a run beside its networks: collector, sampler, random states, world."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from parallel.worker_pool import WorkerPool
 
 
 class CollectorState:
-    """How far a collector has come, and the step from which it goes on.
+    """Progress of a collector, and the step from which it goes on.
 
     Args:
         collector: The collector.
@@ -38,7 +38,7 @@ class CollectorState:
         return {**state, "carrier": plain(one._carrier)} if self.exact else state
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the state."""
         one = self.collector
         one._frames, one._iter = state_dict["frames"], state_dict["iter"]
         one._traj_pool.load_state_dict(state_dict["traj_pool"])
@@ -47,7 +47,7 @@ class CollectorState:
 
 
 class SamplerState:
-    """Which samples a replay buffer gives next.
+    """Order of the samples that a replay buffer still has to give.
 
     What it holds is not kept: a checkpoint is at the end of a batch, the next fills all of it.
     """
@@ -60,7 +60,7 @@ class SamplerState:
         return {"sampler": self.sampler.state_dict(), "writer": self.writer.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the state."""
         self.sampler.load_state_dict(state_dict["sampler"])
         self.writer.load_state_dict(state_dict["writer"])
 
@@ -72,7 +72,7 @@ def plain(tensordict: TensorDictBase) -> dict[str, Any]:
 
 
 def unplain(state: Mapping[str, Any], device: torch.device | None) -> TensorDict:
-    """The tensordict again."""
+    """Inverse of ``plain``."""
     entries = {
         key: unplain(value, device) if isinstance(value, Mapping) else value
         for key, value in state["entries"].items()
@@ -90,7 +90,7 @@ def make_checkpoint(
     *,
     vmas: bool,
 ) -> Checkpoint:
-    """What the Trainer does not add by itself (losses, progress, logs, the stepper's count)."""
+    """Collects what the Trainer does not add itself (losses, progress, logs, stepper's count)."""
     checkpoint = Checkpoint().register_adapter(object, Adapter())
     here = isinstance(collector, Collector)
     vmas = vmas and here  # else the worlds are the workers'

@@ -31,7 +31,7 @@ class Timer(Callback):
             self.count()
 
     def count(self) -> None:
-        """From now on every linear layer's matrix products, backward included.
+        """Starts counting the matrix products of every linear layer, backward included.
 
         By hand, for torch's ``FlopCounterMode`` does not take this release of tensordict.
         """

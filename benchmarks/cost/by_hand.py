@@ -16,12 +16,12 @@ from torchrl_moawm import MOAWM
 
 
 def gaussian_nll(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """Of a diagonal Gaussian, summed."""
+    """Negative log-likelihood of a diagonal Gaussian, summed."""
     return (((x - loc) / scale) ** 2 / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
 
 
 def gaussian_kl(loc: Tensor, scale: Tensor, loc_q: Tensor, scale_q: Tensor) -> Tensor:
-    """Of two diagonal Gaussians, summed."""
+    """KL divergence of two diagonal Gaussians, summed."""
     ratio, distance = scale / scale_q, (loc - loc_q) / scale_q
     return ((ratio**2 + distance**2 - 1) / 2 - ratio.log()).sum(-1)
 
@@ -50,14 +50,14 @@ class ByHand:
         self.others = torch.tensor([[j for j in range(n) if j != i] for i in range(n)])
 
     def moa(self) -> Tensor:
-        """What the others do."""
+        """Loss of the model of other agents."""
         loc, scale = self.moa_net(*self.previous)
         valid = self.previous[2].unsqueeze(-1) & self.previous[2][:, self.others].new_ones(())
         nll = gaussian_nll(loc, scale, self.action[:, self.others])
         return nll.where(valid, 0).sum() / valid.expand_as(nll).sum()
 
     def world_model(self) -> Tensor:
-        """What comes next."""
+        """Loss of the world model."""
         obs, reward = self.world_net(self.obs, self.action)
         error = (obs - self.obs_after).pow(2).sum(-1).mean()
         return error + (reward - self.reward).pow(2).sum(-1).mean()
@@ -76,14 +76,14 @@ class ByHand:
         return error.mean(), loc, scale, z_gap, units
 
     def cvae(self) -> Tensor:
-        """The student."""
+        """Loss of the student."""
         out = self.autoencode(self.student, self.student_decoder, [self.obs, *self.previous])
         with torch.no_grad():
             loc, scale, _ = self.teacher(self.obs, self.action)
         return out[0] + self.alpha * gaussian_kl(out[1], out[2], loc, scale).mean()
 
     def teacher_vae(self) -> Tensor:
-        """The teacher."""
+        """Loss of the teacher."""
         out = self.autoencode(self.teacher, self.teacher_decoder, [self.obs, self.action])
         zero, one = torch.zeros_like(out[1]), torch.ones_like(out[2])
         return out[0] + self.beta * gaussian_kl(out[1], out[2], zero, one).mean()

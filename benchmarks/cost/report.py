@@ -12,7 +12,7 @@ import torchrl
 
 
 def main(path: str) -> None:
-    """Prints Markdown."""
+    """Prints a cost run as Markdown."""
     report = json.loads(Path(path).read_text())
     processor = report["machine_info"]["cpu"]
     print(

@@ -35,7 +35,7 @@ class Loggers:
         ]
 
     def seconds(self) -> float:
-        """Since the run began, without the time between a stop and a resume."""
+        """Seconds since the run began, without the time between a stop and a resume."""
         return time.perf_counter() - self.started
 
     def log_scalar(self, name: str, value: Any, step: int | None = None) -> None:
@@ -46,7 +46,7 @@ class Loggers:
         self.write(name, value, step)
 
     def write(self, name: str, value: float, step: int | None) -> None:
-        """To disk; where there is no room, says so once and goes on, the history being kept."""
+        """Writes one figure to disk; where there is no room it says so once, and goes on."""
         try:
             for logger in self.loggers:
                 logger.log_scalar(name, value, step=step)

@@ -1,4 +1,4 @@
-"""How good the models of the others and of the world are, beside honest baselines."""
+"""Quality of the models of others and world, beside honest baselines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ActionBaselines:
     def fit(
         cls, action: Tensor, previous: Tensor, n_actions: int | None, valid: Tensor | None = None
     ) -> ActionBaselines:
-        """From samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
+        """Fits to samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
         if valid is None:
             valid = torch.ones(action.shape[:2], dtype=torch.bool, device=action.device)
         count = valid.sum(0)
@@ -246,7 +246,7 @@ def world_model_skill(
 
 
 def rewards(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
-    """What each agent earned, ``[*B, N, 1]``; a team's reward at the root is that of each."""
+    """Reward of each agent, ``[*B, N, 1]``; a team's reward at the root is that of each."""
     reward = batch.get(("next", *path_of(group), "reward"), None)
     reward = batch["next", "reward"] if reward is None else reward
     return reward if reward.ndim > there.ndim else reward.unsqueeze(-2).expand(*there.shape, 1)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a summary, and its curves in the schema of marl-eval."""
+"""Summary of a run, and its curves in the schema of marl-eval."""
 
 from __future__ import annotations
 

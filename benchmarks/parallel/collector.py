@@ -1,4 +1,4 @@
-"""Which collector a run has: TorchRL's own, or a ``WorkerPool`` of many.
+"""The collector of a run: TorchRL's own, or a ``WorkerPool`` of many.
 
 The workers of a team act in ``num_envs`` / ``num_collectors`` environments each; a batch has as
 many frames as that of the single collector and the same shape, ``[envs, T]``: the dimension of the

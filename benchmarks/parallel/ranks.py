@@ -29,7 +29,7 @@ SEEDS = 100_000
 
 
 def n_learners() -> int:
-    """How many processes torchrun has started; 1 without it."""
+    """Number of processes that torchrun has started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -109,7 +109,7 @@ class Learners:
         return OmegaConf.merge(config, own, {"task": {"num_envs": num_envs // self.count}})
 
     def broadcast_weights(self, module: nn.Module) -> None:
-        """Every weight and buffer as the first rank has it."""
+        """Copies every weight and buffer of the first rank to the others."""
         if self.count > 1:
             for x in (*module.parameters(), *module.buffers()):
                 dist.broadcast(x.data, 0)
@@ -148,7 +148,7 @@ class Learners:
 
 
 class OtherRanks:
-    """What the other ranks keep of their own in the first one's checkpoint.
+    """State of the other ranks in the checkpoint of the first.
 
     Args:
         learners: The ranks.
@@ -167,7 +167,7 @@ class OtherRanks:
         self.states = {str(rank): each for rank, each in enumerate(found or []) if rank}
 
     def state_dict(self) -> dict[str, Any]:
-        """By rank, as gathered."""
+        """States of the other ranks, by rank, as gathered."""
         return self.states
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

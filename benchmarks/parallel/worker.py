@@ -1,4 +1,4 @@
-"""What is in a worker: its environment, its seed, TorchRL's collector that says what went wrong."""
+"""A worker: its environment, its seed, and a collector that says what went wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torchrl.envs import EnvBase, Transform
 
 
 class WorkerError(RuntimeError):
-    """What a worker raised, with its own traceback: a bug, which another worker would have too."""
+    """A worker raised: a bug, which another worker would have too; its traceback is the message."""
 
 
 class WorkersLostError(RuntimeError):
@@ -42,7 +42,7 @@ def make_worker_env(
 
 
 def worker_seed(seed: int, worker: int, frames: int) -> int:
-    """Of a worker that is started when the run has seen so many frames: none is used twice."""
+    """Seed of a worker that starts after so many frames of the run; none is used twice."""
     return int(np.random.SeedSequence((seed, worker, frames)).generate_state(1)[0])
 
 
@@ -70,11 +70,11 @@ class Worker(Collector):
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return os.getpid()
 
     def iterator(self) -> Iterator[TensorDictBase]:
-        """TorchRL's batches."""
+        """Yields TorchRL's batches; writes a report of what ends the iteration."""
         try:
             yield from super().iterator()
         except Exception:

@@ -27,11 +27,11 @@ HERE = Path(__file__).parents[1]
 ENDLESS = 2**62
 """Frames that TorchRL's own may collect: the Trainer says when it is enough."""
 KILL_TIMEOUT = 10
-"""Seconds for a process to end."""
+"""Seconds that a process has to end before it is left alone."""
 
 
 class WorkerPool:
-    """What the Trainer takes for a collector: workers in processes or on machines of their own.
+    """Several workers as one collector, in processes or on machines of their own.
 
     Before every batch the workers get the policy's weights. Whatever TorchRL waits for is waited
     for in a thread beside, with an eye on the processes and on the clock: workers that were killed
@@ -107,10 +107,10 @@ class WorkerPool:
         return batch.to(self.config.device)
 
     def update_policy_weights_(self, *_: Any) -> None:
-        """Nothing: the workers get the newest before every batch; after a load the Trainer asks."""
+        """Does nothing: workers get the newest weights before every batch."""
 
     def start(self) -> BaseCollector:
-        """The workers."""
+        """Starts the workers."""
         seeds = [worker_seed(self.config.seed, i, self.frames) for i in range(self.workers)]
         create: list[Callable[[], EnvBase]] = [partial(self.create, seed) for seed in seeds]
         self.before = active_children()
@@ -130,7 +130,7 @@ class WorkerPool:
         )
 
     def start_ray(self, create: list[Callable[[], EnvBase]]) -> BaseCollector:
-        """Workers in the cluster."""
+        """Starts workers in the cluster."""
         settings = dict(self.settings)
         own = {"auto_register_policy_transforms": settings.pop("auto_register_policy_transforms")}
         return RayCollector(
@@ -166,7 +166,7 @@ class WorkerPool:
         self.cluster = ray
 
     def call_with_timeout(self, call: Callable[[], Any]) -> Any:
-        """What the call returns, if it does in time and the workers live."""
+        """Returns what the call returns, if it does in time and the workers live."""
         done: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
 
         def work() -> None:
@@ -201,7 +201,7 @@ class WorkerPool:
             return False
 
     def classify_error(self, error: Exception) -> Exception:
-        """What a worker raised, or that workers are lost, or the error itself."""
+        """Turns an error into a ``WorkerError``, a ``WorkersLostError``, or leaves it as it is."""
         raised = sorted(Path(self.reports.name).glob("*.txt")) if self.reports else []
         if raised:
             return WorkerError(f"Worker {raised[0].stem} raised:\n\n{raised[0].read_text()}")
@@ -244,9 +244,9 @@ class WorkerPool:
         torch.set_num_threads(threads)  # which TorchRL's shutdown changes
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing of the workers: their episodes are not kept."""
+        """Frames collected; the workers' episodes are not kept."""
         return {"frames": self.frames}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Seeds that were not used yet."""
+        """Restores the frames, so that seeds not used yet come next."""
         self.frames = state_dict["frames"]

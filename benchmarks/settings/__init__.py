@@ -1,1 +1,1 @@
-"""What a command line may say, and what it means."""
+"""Settings: which there are, which a command line may change, what they mean together."""

@@ -1,4 +1,4 @@
-"""What a command line may say: which task, which overrides, and what a resumed run may change."""
+"""Checks of the command line: which overrides, and what a resumed run may change."""
 
 from __future__ import annotations
 

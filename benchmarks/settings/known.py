@@ -26,10 +26,10 @@ def freed(argument: str) -> str:
 
 
 def check_added(argument: str, known: Sequence[str]) -> None:
-    """What is added is read by somebody.
+    """Refuses an added setting that nothing reads.
 
     Raises:
-        ValueError: By nobody; the message lists what there is beside it.
+        ValueError: Nothing reads it; the message lists the settings beside it.
     """
     try:
         (override,) = OverridesParser.create().parse_overrides([argument])
@@ -50,7 +50,7 @@ def check_added(argument: str, known: Sequence[str]) -> None:
 
 
 def check_taken_away(argument: str) -> None:
-    """What is taken away may be missing.
+    """Refuses to take away a setting that is read.
 
     Raises:
         ValueError: It is read.
@@ -81,7 +81,7 @@ def known_settings(arguments: Sequence[str]) -> list[str]:
 
 
 def values(argument: str) -> list[str]:
-    """What an argument says, or each of what it sweeps over."""
+    """Values of an argument: one, or all that it sweeps over."""
     return argument.partition("=")[2].split(",")
 
 
@@ -98,7 +98,7 @@ def settings_of(group: str, name: str) -> list[str]:
 
 
 def parents(key: str) -> list[str]:
-    """What a dotted name lies below."""
+    """Prefixes of a dotted name."""
     parts = key.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]
 

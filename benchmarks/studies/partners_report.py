@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 
 def returns(runs: Runs, probes: Runs, task: str, name: str, pool: str, half: bool) -> Array:
-    """Of the deterministic policy, one per seed: at half of the frames, or at the end."""
+    """Returns of the deterministic policy, one per seed: at half of the frames, or at the end."""
     if not half:
         return np.array([probe["returns"][pool] for probe in probes[task][name]])
     frames, values = curve(runs[task][name], f"return_{pool}")
@@ -134,7 +134,7 @@ def tables(runs: Runs, probes: Runs) -> str:
 
 
 def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
-    """``[runs, steps]``."""
+    """Accuracy of the type's probe, ``[runs, steps]``."""
     return np.array([probe["accuracy"][pool] for probe in probes])
 
 

@@ -88,7 +88,7 @@ def read_probes(folder: Path) -> Runs:
 
 
 def probe_tables(probes: Runs) -> list[str]:
-    """What z and the world model know, by block of features: medians over seeds."""
+    """Tables of what z and world model know, by block of features: medians over seeds."""
     titles = {
         "probe": "Linear probe for what the **others** observe, explained variance on episodes it "
         "was not fitted to, from:",

@@ -27,11 +27,11 @@ class Run(NamedTuple):
     seed: int
 
     def file(self, out: Path) -> Path:
-        """Where its result is."""
+        """File of the result."""
         return out / self.task / self.algorithm / f"seed_{self.seed}.json"
 
     def probe(self, out: Path) -> Path:
-        """Where the probes of its z and its world model are."""
+        """File of the probes of z and world model."""
         return out / self.task / self.algorithm / f"probe_{self.seed}.json"
 
 

@@ -27,7 +27,7 @@ class AgentIndex(ObservationTransform):
         return self._call(tensordict_reset)
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """As many features more as there are agents."""
+        """Adds as many features as there are agents."""
         for key in self.in_keys:
             spec = observation_spec[key]
             *batch, n_agents, features = spec.shape

@@ -42,7 +42,7 @@ class Walker:
     speed: float = 0.8
 
     def __call__(self, tensordict: TensorDictBase) -> Tensor:
-        """Its move ``[*B, 1, 2]``."""
+        """Move of the partner, ``[*B, 1, 2]``."""
         place, step, kind = partner_reads(tensordict)
         move = walk(place, on_circle(self.n_types)[kind], self.speed)
         turn = self.bend * (1 - step / 6).clamp_min(0.0)
@@ -63,7 +63,7 @@ class Dancer:
     """Angle per step."""
 
     def __call__(self, tensordict: TensorDictBase) -> Tensor:
-        """Its move ``[*B, 1, 2]``."""
+        """Move of the partner, ``[*B, 1, 2]``."""
         place, step, kind = partner_reads(tensordict)
         angle = self.phase + self.beat * step.squeeze(-1)
         x, y, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
@@ -86,7 +86,7 @@ class Prey:
     feint: int = 4
 
     def __call__(self, tensordict: TensorDictBase) -> Tensor:
-        """Its force ``[*B, 1, 2]``, from its velocity, place and the time."""
+        """Force of the partner, ``[*B, 1, 2]``, from its velocity, place and the time."""
         seen, kind = tensordict["partners", "observation"], tensordict["partners", "type"]
         velocity, place, step = seen[..., :2], seen[..., 2:4], seen[..., -1:] * TAG_STEPS
         hideout = 0.9 * on_circle(self.n_types)[kind]

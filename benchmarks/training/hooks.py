@@ -1,4 +1,4 @@
-"""What is measured while a team trains."""
+"""Hooks of the Trainer that measure models and returns while a team trains."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class ModelQualityHook(TrainerHookBase):
         return judge(self.system, batch, last, self.blocks)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is kept of the batch before."""
+        """Entries of the batch before that the next figures need."""
         return {"last": None if self.last is None else plain(self.last)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on where the other stopped."""
+        """Restores the state."""
         last = state_dict["last"]
         self.last = None if last is None else unplain(last, self.device)
 

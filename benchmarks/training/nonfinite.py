@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is NaN or infinite."""
+"""Steps whose loss or gradient is NaN or infinite: skipped, counted, named."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ class NonFinite:
         raise NonFiniteError(f"{self.in_a_row} steps in a row were not finite: {names}.{kept}")
 
     def figures(self) -> dict[str, float]:
-        """So many steps were skipped since the run began; those of each term or network."""
+        """Steps skipped since the run began, in all and for each term or network."""
         each = {f"nonfinite_{name}": float(count) for name, count in self.by_name.items()}
         return {"nonfinite_steps": float(self.steps), **each}
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts."""
+        """Counts of skipped steps."""
         return {"steps": self.steps, "in_a_row": self.in_a_row, "by_name": dict(self.by_name)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the counts."""
         self.steps, self.in_a_row = state_dict["steps"], state_dict["in_a_row"]
         self.by_name = Counter(state_dict["by_name"])

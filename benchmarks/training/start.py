@@ -1,4 +1,4 @@
-"""How a run begins, goes on and is stopped."""
+"""Beginning, resuming and stopping of a run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def is_exact(config: DictConfig) -> bool:
 
 
 def seed_offset(config: DictConfig, source: Path | None, frames: int) -> int:
-    """What is added to the seed where a resumed run's environments begin anew."""
+    """Offset of the seed where a resumed run's environments begin anew."""
     return 0 if source is None or is_exact(config) else SEEDS_OF_RESUMED + frames
 
 
@@ -106,7 +106,7 @@ def finished(config: DictConfig, folder: Path) -> float | None:
 def resumed_from(
     config: DictConfig, folder: Path, overrides: Sequence[str]
 ) -> tuple[DictConfig, Path, Path | None, int]:
-    """What a run goes on from: configuration, folder, checkpoint and its frames.
+    """Finds configuration, folder and checkpoint of a run that goes on, and its frames.
 
     Args:
         config: As the command line composed it.

@@ -96,13 +96,13 @@ class PerNetworkStepper(OptimizationStepper):
         return {"count": self.count, "nonfinite": self.nonfinite.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where the other stopped."""
+        """Restores the counts."""
         self.count = state_dict["count"]
         self.nonfinite.load_state_dict(state_dict["nonfinite"])
 
 
 def check_disjoint(networks: Mapping[str, nn.Module]) -> None:
-    """Every parameter belongs to one network, which alone is clipped and has a learning rate.
+    """Refuses a parameter that belongs to two networks.
 
     Raises:
         ValueError: Two networks share a parameter.
@@ -119,18 +119,18 @@ def check_disjoint(networks: Mapping[str, nn.Module]) -> None:
 
 
 def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
-    """What is minimised, and every term and figure."""
+    """Computes what is minimised, and every term and log."""
     losses = loss(batch)
     return minimised(losses), losses
 
 
 def minimised(losses: TensorDictBase) -> Tensor:
-    """The sum of the terms."""
+    """Sum of the terms that are minimised."""
     return sum(value for key, value in losses.items() if key.startswith("loss"))
 
 
 def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> None:
-    """Every parameter of the losses that wants a gradient belongs to a network.
+    """Refuses a trainable parameter of the losses that belongs to no network.
 
     Raises:
         ValueError: No optimizer would train it.

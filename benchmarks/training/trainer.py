@@ -104,7 +104,7 @@ def make_buffer(config: DictConfig) -> ReplayBufferTrainer:
 def checkpoint_settings(
     config: DictConfig, checkpoint: Checkpoint, folder: Path, n_ranks: int
 ) -> dict[str, Any]:
-    """What the Trainer has to know of checkpoints: what is in one, where, how often."""
+    """Settings of the Trainer for checkpoints: what is in one, where, how often."""
     metadata = {
         "format": FORMAT,
         "versions": versions(),
@@ -127,7 +127,7 @@ def register_hooks(
     buffer: ReplayBufferTrainer,
     quality: ModelQualityHook,
 ) -> None:
-    """What happens to every batch: learning rates, advantage, storage, figures."""
+    """Registers what happens to every batch: learning rates, advantage, storage, figures."""
     stepper, length = trainer.optimization_stepper, sequence_length(config)
     recurrent = config.algorithm.get("recurrent", False)
     average = stepper.learners.average_metrics
