@@ -224,7 +224,7 @@ def test_a_killed_worker_is_replaced_as_often_as_allowed(kind, opened, capsys):
 
 @pytest.mark.parametrize("kind", ["multi_sync", SLOW_RAY])
 def test_workers_that_do_not_answer_are_given_up(kind, opened):
-    collector, _ = opened(kind, make_env, "collector_restarts=0")
+    collector, _ = opened(kind, make_env, "collector_restarts=0", "num_collectors=1")
     iterator = iter(collector)
     next(iterator)
     pids = workers_of(collector)
@@ -237,7 +237,7 @@ def test_workers_that_do_not_answer_are_given_up(kind, opened):
 
 @pytest.mark.parametrize("kind", ["multi_sync", SLOW_RAY])
 def test_what_a_remote_environment_raises_arrives(kind, opened):
-    collector, _ = opened(kind, broken)
+    collector, _ = opened(kind, broken, "num_collectors=1")
     iterator = iter(collector)
     next(iterator)
     with pytest.raises(WorkerError, match=r"(?s)in _step.*LookupError: .*seventh step"):
@@ -295,7 +295,7 @@ def test_a_whole_run_trains(kind, tmp_path):
 def test_a_run_stops_with_a_checkpoint_and_leaves_nobody_behind(kind, name, tmp_path):
     """A worker is killed; the run is resumed; Ctrl-C reaches everybody."""
     settings = [each for each in SETTINGS if not each.startswith("algorithm.")]
-    settings += ["algorithm=mappo", f"collector={kind}", "num_collectors=2", "collector_restarts=0"]
+    settings += ["algorithm=mappo", f"collector={kind}", "num_collectors=1", "collector_restarts=0"]
     settings.append(PATIENT)
     folder = tmp_path / "run"
     run = start(tmp_path, *settings, "total_frames=9000000", f"hydra.run.dir={folder}")

@@ -1,7 +1,6 @@
 """Another scenario than the task's: named by what runs, and nothing left of the first one."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from settings.command_line import check_arguments
 from settings.known import CONF, freed
 from settings.scenario import fitting_blocks, name_that_runs, settled
 from tasks.environment import make_env
-from tests.benchmarks.runs import SETTINGS, command, configuration, run_here
+from tests.benchmarks.runs import SETTINGS, configuration, run_here
 from train import main
 
 TINY = [*SETTINGS, "total_frames=120", "checkpoint.every=0"]
@@ -27,14 +26,6 @@ WITH_BLOCKS = sorted(
 def said(*overrides, choice=None):
     """The task of a command line."""
     return OmegaConf.to_container(settled(configuration(*overrides), overrides, choice).task)
-
-
-def train(folder, *arguments):
-    """By the command line, in the folder."""
-    words = command(*TINY, *arguments)
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 # ------------------------------------------------------------------------ what it is called
@@ -84,9 +75,11 @@ def test_football_has_as_many_agents_as_it_has():
     assert make_env(config, 2, 0).full_action_spec["agents", "action"].shape[1] == 3
 
 
-def test_the_whole_run_says_what_ran(tmp_path):
+def test_the_whole_run_says_what_ran(tmp_path, monkeypatch):
     """Summary, run, checkpoint, folder, and Hydra's own record."""
-    train(tmp_path, "task.scenario=transport")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py", *TINY, "task.scenario=transport"])
+    main()
     (summary,) = tmp_path.glob("outputs/moawm/vmas/transport/*/summary.json")
     folder, summary = summary.parent, json.loads(summary.read_text())
     assert summary["task"] == "vmas/transport"
