@@ -10,10 +10,9 @@ Tasks and pools are in ``tasks/partners.py``, agents in ``algorithms/partners.py
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from studies.runs import HERE, Run, Stages, grid, train, train_missing
+from studies.runs import Run, Stages, run_study, train
 
 MAIN = ("type_oracle", "nam", "moawm_recurrent", "nam_recurrent", "liam")
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
@@ -32,31 +31,22 @@ SETTINGS = {
 """Of all agents alike."""
 
 
+def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
+    """Trains and probes one run, with the settings that all agents share."""
+    settings = [*COMMON, *SETTINGS[run.task], *overrides]
+    train(run, out, work, settings, "partners", "probe_partners.py")
+
+
+def write_report(folder: Path) -> None:
+    """Writes the report, for which training does not need the extra."""
+    from studies.partners_report import write_report
+
+    write_report(folder)
+
+
 def main() -> None:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train what is missing")
-    run.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    run.add_argument("--work", type=Path, default=Path("outputs/partners"), help="logs")
-    run.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    run.add_argument("overrides", nargs="*", help="of train.py's settings")
-    report = commands.add_parser("report", help="curves, shares of the gap and probes")
-    for command in (run, report):
-        command.add_argument("--out", type=Path, default=HERE / "results" / "partners")
-    arguments = parser.parse_args()
-    if arguments.command == "report":
-        from studies.partners_report import write_report  # needs the extra, which training does not
-
-        write_report(arguments.out)
-        return
-
-    def train_one(run: Run) -> None:
-        settings = [*COMMON, *SETTINGS[run.task], *arguments.overrides]
-        train(run, arguments.out, arguments.work, settings, "partners", "probe_partners.py")
-
-    runs = grid(STAGES, arguments.stages)
-    train_missing(runs, arguments.out, arguments.jobs, train_one)
+    run_study(__doc__, "partners", STAGES, write_report, train_one)
 
 
 if __name__ == "__main__":

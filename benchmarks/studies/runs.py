@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -91,11 +92,37 @@ def train(
     print(f"done    {run}", flush=True)
 
 
-def train_missing(
-    runs: Iterable[Run], out: Path, jobs: int, train_one: Callable[[Run], None]
+def run_study(
+    description: str,
+    name: str,
+    stages: Stages,
+    write_report: Callable[[Path], None],
+    train_one: Callable[[Run, Path, Path, list[str]], None],
 ) -> None:
-    """Trains the runs that have no result yet, some at a time."""
-    missing = [run for run in runs if not run.file(out).exists()]
+    """The command line of a study: ``run`` trains what is missing, ``report`` writes the report.
+
+    Args:
+        description: What the help text says.
+        name: Of the folders, ``outputs/<name>`` for the work and ``results/<name>``.
+        stages: What there is to be run.
+        write_report: Takes the folder of the results.
+        train_one: Takes a run, the folders of results and work, and overrides of settings.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train what is missing")
+    run.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    run.add_argument("--work", type=Path, default=Path(f"outputs/{name}"), help="logs, checkpoints")
+    run.add_argument("--stages", nargs="+", choices=stages, default=list(stages))
+    run.add_argument("overrides", nargs="*", help="of train.py's settings, total_frames=500000")
+    report = commands.add_parser("report", help="curves, intervals and tables of what is there")
+    for command in (run, report):
+        command.add_argument("--out", type=Path, default=HERE / "results" / name)
+    given = parser.parse_args()
+    if given.command == "report":
+        write_report(given.out)
+        return
+    missing = [run for run in grid(stages, given.stages) if not run.file(given.out).exists()]
     print(f"{len(missing)} runs to do", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(train_one, missing))
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(lambda one: train_one(one, given.out, given.work, given.overrides), missing))
