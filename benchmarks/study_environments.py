@@ -28,7 +28,7 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from metrics.model_quality import rewards, who_acts, who_is_there, who_was_there
+from metrics.model_quality import rewards, who
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 from torchrl_moawm.modules import path_of
@@ -124,7 +124,7 @@ def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:
     for one in system.groups.values():
         team = batch[path_of(one.group)]
         fresh = one.actor.get_dist(batch.copy()).log_prob(team["action"])
-        far = (fresh - team["action_log_prob"])[who_acts(batch, one.group)].abs()
+        far = (fresh - team["action_log_prob"])[who("acts", batch, one.group)].abs()
         largest = max(largest, float(far.max()) if far.numel() else 0.0)
     return largest
 
@@ -136,9 +136,9 @@ def pairs(batch: TensorDictBase, groups: list[NestedKey]) -> int:
     """
     count = 0
     for observers in groups:
-        watched = who_was_there(batch, observers).unsqueeze(-1)
+        watched = who("was_there", batch, observers).unsqueeze(-1)
         for group in groups:
-            both = watched & who_acts(batch, group).unsqueeze(-2)
+            both = watched & who("acts", batch, group).unsqueeze(-2)
             same = both.diagonal(dim1=-2, dim2=-1).sum() if group == observers else 0
             count += int(both.sum() - same)
     return count
@@ -159,7 +159,7 @@ def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
     """
     truncated, terminated = 0, 0
     for one in system.groups.values():
-        there = who_is_there(batch, one.group)
+        there = who("there", batch, one.group)
         died = flag(batch["next"], one.group, "terminated", there)
         ended = there & (flag(batch["next"], one.group, "done", there) | root_done(batch, there))
         value = last_value(system, one.group, batch)
@@ -195,7 +195,7 @@ def last_value(system: MOAWM, group: NestedKey, batch: TensorDictBase) -> Tensor
     """
     after = batch["next"].clone()
     for one in system.groups.values():
-        there, path = who_is_there(batch, one.group), path_of(one.group)
+        there, path = who("there", batch, one.group), path_of(one.group)
         seen = there & ~flag(after, one.group, "terminated", there)
         z = one.loss_module["value"].latent_network(after.copy())[(*path, "latent_loc")]
         for name, entry in (("latent", z), ("observation", after[(*path, "observation")])):
@@ -253,7 +253,7 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
         # another one: the collector has closed the first
         played = make().rollout(STEPS, system.policy, break_when_any_done=False)
     earned = [
-        rewards(played, one.group, who_is_there(played, one.group)).isfinite().all()
+        rewards(played, one.group, who("there", played, one.group)).isfinite().all()
         for one in system.groups.values()
     ]
     looked_at = f"pass: {ended[0]} truncated, {ended[1]} terminated"

@@ -80,37 +80,20 @@ READ_BY_BASELINES = (
 """Names of the entries of each group, at the root, that the baselines read."""
 
 
-def view_of(batch: TensorDictBase, group: NestedKey) -> BatchView:
-    """The library's answers for a group: who is there, who acts, at t and at t-1."""
-    return BatchView.of_group(batch, group)
+def who(question: str, batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """True ``[*B, N]`` for agents who are ``"there"``, who ``"acts"``, who ``"was_there"`` at t-1.
 
-
-def all_where_none(mask: Tensor | None, batch: TensorDictBase, group: NestedKey) -> Tensor:
-    """A mask ``[*B, N]``, where ``None`` stands for everybody."""
-    if mask is not None:
-        return mask
-    return torch.ones_like(batch[(*path_of(group), "previous_mask")])
-
-
-def who_is_there(batch: TensorDictBase, group: NestedKey) -> Tensor:
-    """True ``[*B, N]`` where an agent is there, be it its turn or not."""
-    return all_where_none(view_of(batch, group).there(), batch, group)
-
-
-def who_acts(batch: TensorDictBase, group: NestedKey) -> Tensor:
-    """True ``[*B, N]`` where the action is the agent's own choice."""
-    return all_where_none(view_of(batch, group).acts(), batch, group)
-
-
-def who_was_there(batch: TensorDictBase, group: NestedKey) -> Tensor:
-    """True ``[*B, N]`` where an agent was there at t-1."""
-    return all_where_none(view_of(batch, group).was_there(), batch, group)
+    The answers are the library's, :class:`~torchrl_moawm.objectives.BatchView`.
+    """
+    mask = getattr(BatchView.of_group(batch, group), question)()
+    everybody = torch.ones_like(batch[(*path_of(group), "previous_mask")])
+    return everybody if mask is None else mask
 
 
 def acted(batch: TensorDictBase, group: NestedKey) -> tuple[Tensor, Tensor, Tensor, int | None]:
     """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions."""
     batch = batch.reshape(-1)
-    valid = who_acts(batch, group) & batch[(*path_of(group), "previous_mask")]
+    valid = who("acts", batch, group) & batch[(*path_of(group), "previous_mask")]
     team = batch[path_of(group)]
     action, previous = team["action"], team["previous_action"]
     if action.dtype.is_floating_point:
@@ -180,7 +163,7 @@ def judge_moa(
     own = predicted_group == path_of(system.group)
     fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, predicted_group)
     action, previous, valid, n_actions = acted(batch, predicted_group)
-    watched = who_was_there(batch.reshape(-1), system.group)
+    watched = who("was_there", batch.reshape(-1), system.group)
     pairs = watched.unsqueeze(-1) & valid.unsqueeze(-2)
     if own:
         pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
@@ -220,14 +203,14 @@ def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
         teacher["teacher_loc"],
         teacher["teacher_scale"],
     )
-    return float(masked_mean(kl, who_is_there(batch, system.group)))
+    return float(masked_mean(kl, who("there", batch, system.group)))
 
 
 def world_model_skill(
     system: GroupSystem | MOAWM, batch: TensorDictBase, blocks: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
     """Skill over persistence, whole and by block of features, of who is there."""
-    group, there = path_of(system.group), who_is_there(batch, system.group)
+    group, there = path_of(system.group), who("there", batch, system.group)
     predicted = system.world_model(batch.copy())[group]
     now, after = (x[(*group, "observation")] for x in (batch, batch["next"]))
     now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
