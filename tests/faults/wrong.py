@@ -113,7 +113,7 @@ WRONG = {
         ALL,
         change((G, "mask"), lambda x: x[:, :2]),
         "Expected a mask whose shape begins that of ...[4, 2]...: one of the two is of another "
-        "batch or team",
+        "batch or group",
     ),
     "mask with a trailing dimension": Refused(
         ALL,

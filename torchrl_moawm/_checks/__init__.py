@@ -1,1 +1,1 @@
-"""Checks whose message names the argument and the shapes; those of values can be switched off."""
+"""Checks whose message names the argument and the shapes; the value checks can be disabled."""

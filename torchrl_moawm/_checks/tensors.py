@@ -36,7 +36,7 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int], meaning: str
         )
 
 
-def check_team(n_agents: int, **entries: tuple[Tensor, int]) -> None:
+def check_group(n_agents: int, **entries: tuple[Tensor, int]) -> None:
     """Refuses entries that are not ``[*B, N, F]`` for this many agents and features.
 
     Args:

@@ -1,6 +1,6 @@
-"""Checks that look at the numbers: NaN, infinities, indices out of range. They can be switched off.
+"""Value checks: NaN, infinities, indices out of range. ``set_value_checks(False)`` disables them.
 
-They are left out where nothing can be looked at: in compiled code, on the ``meta`` device and under
+There are none where no value can be read: in compiled code, on the ``meta`` device and under
 ``torch.vmap``.
 """
 
@@ -16,22 +16,21 @@ from torchrl_moawm._checks.tensors import check_option
 
 
 class _State:
-    """Whether values are looked at, and what has been found finite within one call of a sum."""
+    """The switch of the value checks, and the entries found finite within one call of a sum."""
 
     on = True
     finite: dict[int, Tensor] | None = None  # by id; the tensor is held, so the id stays its own
 
 
 def set_value_checks(mode: bool) -> AbstractContextManager[object]:
-    """Switches the checks of values on or off: a call, or a ``with`` block that switches back.
+    """Enables or disables the value checks: by a call, or for a ``with`` block.
 
-    They are on by default. Every loss, and the value estimator, refuses what is not masked and
-    cannot be meant: NaN and infinities in what it reads, an action that does not exist or that its
-    own action mask forbids, an action mask that allows nothing, a negative or infinite scale. The
-    message names the entry, how many elements there are, and where the first is.
+    They are on by default: unmasked NaN, infinities and invalid or forbidden actions in what a loss
+    or the value estimator reads, an action mask that allows nothing and a negative or infinite
+    scale raise an error that names the entry, how many elements there are, and where the first is.
 
-    A look costs a reduction of each entry (``benchmarks/cost``), and on a GPU a synchronisation. In
-    compiled code, on the ``meta`` device and under ``torch.vmap`` there is none.
+    A check costs a reduction of each entry (``benchmarks/cost``), and on a GPU a synchronisation.
+    There is none in compiled code, on the ``meta`` device and under ``torch.vmap``.
 
     Args:
         mode: True for on.
@@ -40,9 +39,9 @@ def set_value_checks(mode: bool) -> AbstractContextManager[object]:
         ValueError: ``mode`` is not a boolean.
 
     Example:
-        >>> with set_value_checks(False):  # these losses look at no value
+        >>> with set_value_checks(False):  # losses check no value here
         ...     pass
-        >>> _ = set_value_checks(True)  # from here on they do
+        >>> _ = set_value_checks(True)  # from here on they do again
     """
     check_option("mode", mode, (True, False))
     back = ExitStack()
@@ -51,8 +50,8 @@ def set_value_checks(mode: bool) -> AbstractContextManager[object]:
     return back
 
 
-def looked_at_once() -> AbstractContextManager[object]:
-    """Within the block an entry found finite is not looked at again."""
+def checked_once() -> AbstractContextManager[object]:
+    """A block in which an entry that was found finite is not checked again."""
     if torch.compiler.is_compiling() or _State.finite is not None:
         return nullcontext()
     back = ExitStack()
@@ -62,7 +61,7 @@ def looked_at_once() -> AbstractContextManager[object]:
 
 
 def values_checked(x: Tensor) -> bool:
-    """Whether the values of this tensor are checked."""
+    """Says whether the values of this tensor are checked."""
     return (
         _State.on
         and not torch.compiler.is_compiling()
@@ -108,7 +107,7 @@ def check_index(name: object, index: Tensor, count: int) -> None:
 
 
 def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
-    """Refuses living rows ``[..., A]`` that are not one-hot; zeros alone are an action not taken.
+    """Refuses unmasked rows ``[..., A]`` that are not one-hot; zeros alone are an action not taken.
 
     Raises:
         ValueError: As :func:`check_finite`.
@@ -170,7 +169,7 @@ def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tenso
 
 
 def mean_change(change: Tensor, mask: Tensor | None) -> float:
-    """The mean absolute change of a value, 0 where values are not looked at."""
+    """The mean absolute change of a value, 0 where values are not checked."""
     if not values_checked(change):
         return 0.0
     kept = change if mask is None else change[mask]

@@ -16,7 +16,7 @@ def with_transforms(env: EnvBase, max_steps: int | None) -> TransformedEnv:
         max_steps: Steps of an episode, truncated; ``None`` for no limit.
     """
     rewards = [unravel_key(key) for key in env.reward_keys]
-    returns: list[NestedKey] = [  # a reward of the whole team is at the root, and so is its sum
+    returns: list[NestedKey] = [  # a reward of the whole group is at the root, and so is its sum
         "episode_reward" if isinstance(key, str) else (*key[:-1], "episode_reward")
         for key in rewards
     ]

@@ -1,4 +1,4 @@
-"""What a latent carries: two figures that show whether it is used at all."""
+"""Figures that show whether a latent is used: what shuffling costs, and active dimensions."""
 
 from __future__ import annotations
 

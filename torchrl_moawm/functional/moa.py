@@ -1,4 +1,4 @@
-"""How likely a model of the other agents holds what they did."""
+"""Negative log-likelihood of the other agents' actions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who the others are."""
+"""Gathers the other agents' entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a prediction is from what came."""
+"""Squared prediction error."""
 
 from __future__ import annotations
 

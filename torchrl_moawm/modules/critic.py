@@ -22,7 +22,7 @@ from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 class CentralisedCritic(nn.Module):
     """One value per agent from what all agents see (and from their latents), its own first.
 
-    With ``shared_value`` one value for the team, from the agents in their order: one row through
+    With ``shared_value`` one value for the group, from the agents in their order: one row through
     the layers instead of N.
     """
 
@@ -96,7 +96,7 @@ def make_critic(
         other_groups: Groups whose observations it reads as well (at training time only).
         num_cells: Widths of the hidden layers.
         shared_value: Whether the agents have one value in common, as TorchRL's centralised
-            ``MultiAgentMLP`` gives: at an N-th of the cost, for rewards that the team shares.
+            ``MultiAgentMLP`` gives: at an N-th of the cost, for rewards that the group shares.
         state: Entries of the whole environment that it reads as well, with their number of
             features: ``{"state": 120}``.
 

@@ -69,7 +69,7 @@ class StudentEncoder(nn.Module):
 
 
 class GroupsFeatures(nn.Module):
-    """What the agents of some groups see and do, (o_t, a_t), for each agent of another."""
+    """Observations and actions (o_t, a_t) of some groups, for each agent of another group."""
 
     def __init__(self, groups: Sequence[AgentGroup]) -> None:
         super().__init__()

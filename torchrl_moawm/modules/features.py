@@ -1,4 +1,4 @@
-"""What the networks read, put side by side."""
+"""Features that the networks read: observations, actions, and both of several groups."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class PreviousStepFeatures(nn.Module):
         return [*own.keys(*self.names), *rest]
 
     def acted(self, features: Tensor, *entries: Tensor) -> list[Tensor]:
-        """What each group did, ``[*B, N_g, F_g + 1]``, from (action, mask) of each."""
+        """Previous actions of each group, ``[*B, N_g, F_g + 1]``, from (action, mask) of each."""
         pairs = zip(self.groups, entries[::2], entries[1::2], strict=True)
         return [group.acted_features(action, mask, features) for group, action, mask in pairs]
 

@@ -14,7 +14,7 @@ from tensordict import NestedKey
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from torchrl_moawm._checks.tensors import check_integer, check_size, check_team
+from torchrl_moawm._checks.tensors import check_group, check_integer, check_size
 from torchrl_moawm._checks.values import check_index
 from torchrl_moawm.modules.specs import read_sizes
 
@@ -116,14 +116,14 @@ class AgentGroup:
                 "choices at once are not supported."
             )
         features = action.to(like.dtype)
-        check_team(self.n_agents, **{name: (features, self.action_dim)})
+        check_group(self.n_agents, **{name: (features, self.action_dim)})
         return features
 
     def acted_features(self, action: Tensor, mask: Tensor, like: Tensor) -> Tensor:
-        """What the agents did at t-1 and whether they acted, ``[*B, N, F + 1]``, 0 where not."""
+        """Actions of t-1 and whether there was one, ``[*B, N, F + 1]``, 0 where there was none."""
         acted = mask.unsqueeze(-1).to(like.dtype)
         action = self.action_features(action, like, "previous_action")
-        check_team(self.n_agents, previous_mask=(acted, 1))
+        check_group(self.n_agents, previous_mask=(acted, 1))
         return torch.cat([action * acted, acted], -1)
 
 

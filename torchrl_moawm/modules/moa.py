@@ -67,7 +67,7 @@ class MOANet(nn.Module):
         self._build(memory_dim, num_cells)
 
     def reset_parameters(self) -> None:
-        """Agents are not expected to go on as they did."""
+        """Sets the factor of the previous action to zero."""
         if self.seen:
             nn.init.zeros_(self.persistence)
 
@@ -89,7 +89,7 @@ class MOANet(nn.Module):
         return self.head(torch.cat([mean, slots[..., width:]], -1))
 
     def _pairs(self, acted: Tensor, n_observers: int) -> Tensor:
-        """What the others did, for each observer: ``[*B, N, M, F + 1]``."""
+        """Previous actions of the others, for each observer: ``[*B, N, M, F + 1]``."""
         if self.target:
             return acted.unsqueeze(-3).expand(*acted.shape[:-2], n_observers, -1, -1)
         return gather_others(acted, agent_dim=acted.ndim - 2)

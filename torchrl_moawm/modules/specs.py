@@ -1,4 +1,4 @@
-"""What the specs of an environment say about its groups of agents, and what speaks against them.
+"""Reads the groups of agents from the specs of an environment, and refuses what cannot be served.
 
 Everything that can be known before the first step is checked here, each with one sentence that
 says what to do.
@@ -78,7 +78,7 @@ def read_sizes(env: EnvBase, group: NestedKey, privileged: bool) -> tuple[Any, .
 
 
 def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
-    """What ``make_actor`` needs of an environment beside the group, as keyword arguments.
+    """Reads the settings of a group's actions, which ``make_actor`` takes beside the group.
 
     Args:
         env: The environment.

@@ -21,7 +21,7 @@ from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required, mask_and, mask_and_detach
 
 PATIENCE = 3
-"""Batches after which a clip that is too small is told."""
+"""Batches after which a clip that is too small is warned of."""
 
 
 class LatentGAE(MultiAgentGAE):
@@ -167,7 +167,7 @@ class LatentGAE(MultiAgentGAE):
     def _normalize_advantage(
         self, adv: Tensor, valid: Tensor | None = None, groups: Tensor | None = None
     ) -> Tensor:
-        """With ``average_gae``: over those who act."""
+        """Standardises the advantage over the agents that act, for ``average_gae``."""
         acts = mask_and(self._acts, None if valid is None else valid.squeeze(-1))
         if groups is not None or acts is None:
             return super()._normalize_advantage(adv, acts, groups)

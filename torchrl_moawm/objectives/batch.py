@@ -75,7 +75,7 @@ class BatchView:
         return self.tensordict.get(self.keys.keys[name], None)
 
     def data(self, name: str, mask: Tensor | None) -> Tensor:
-        """What the loss compares with: checked, 0 behind the mask, without gradient."""
+        """A target of the loss: checked, 0 behind the mask, without gradient."""
         return mask_and_detach(self.keys.keys[name], self.get(name), mask)
 
     # ----------------------------------------------------------------- masks
@@ -169,7 +169,7 @@ class BatchView:
         return None
 
     def mask_of(self, key: Key) -> Tensor | None:
-        """Where an entry of this step is real."""
+        """The mask of an entry of this step: True where it is real."""
         name = self.keys.fields.get(key, leaf_name(key))
         if name in FLAGS:
             return None

@@ -1,4 +1,4 @@
-"""What every loss of a group of agents shares: its keys, its view of a batch, its reduction."""
+"""The base of every loss of a group of agents: its keys, its view of a batch, its reduction."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def set_data_parallel(loss: Loss, mode: bool = True) -> Loss:
 
 
 def n_ranks() -> int:
-    """How many processes train together.
+    """The number of processes that train together.
 
     Raises:
         RuntimeError: There is no process group.

@@ -1,4 +1,4 @@
-"""What a loss calls the entries of a batch."""
+"""The names that a loss has for the entries of a batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def key(name: str, **marks: bool) -> Any:
 
 @dataclass
 class Keys:
-    """What a loss calls the entries it reads."""
+    """The names that a loss has for the entries it reads."""
 
     owner: str = ""
     """The loss's name, for messages."""

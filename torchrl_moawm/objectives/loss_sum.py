@@ -12,7 +12,7 @@ from tensordict.nn import dispatch
 from torch import nn
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._checks.values import looked_at_once
+from torchrl_moawm._checks.values import checked_once
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 
@@ -100,7 +100,7 @@ class LossSum(ScheduledLoss):
 
     @property
     def loss_mask_key(self) -> Any:
-        """Which entry marks the valid samples, as TorchRL has it; handed on to every loss."""
+        """The entry that marks the valid samples, as in TorchRL; handed on to every loss."""
         return self._loss_mask_key
 
     @loss_mask_key.setter
@@ -111,7 +111,7 @@ class LossSum(ScheduledLoss):
 
     @property
     def reduction(self) -> Any:
-        """That of the losses, where they agree, else ``None``; handed on to every loss."""
+        """The reduction that the losses agree on, else ``None``; handed on to every loss."""
         found = {getattr(loss, "reduction", None) for loss in self._parts()}
         return found.pop() if len(found) == 1 else None
 
@@ -147,7 +147,7 @@ class LossSum(ScheduledLoss):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Runs every loss on the same input and weighs the terms."""
         out = {}
-        with looked_at_once():
+        with checked_once():
             for name, outputs in self._names.items():
                 losses = self.losses[name](tensordict)
                 for key, new in outputs.items():
@@ -175,19 +175,19 @@ def check_names(losses: Mapping[str, LossModule]) -> None:
 
 
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:
-    """Of each loss: the name of an output, and its name in the sum."""
+    """The name of every output of every loss in the sum: by loss, then by its own name."""
     count = Counter(key for loss in losses.values() for key in loss.out_keys)
     names = {
         name: {key: key if count[key] == 1 else f"{key}_{name}" for key in loss.out_keys}
         for name, loss in losses.items()
     }
-    again = Counter(new for of_one in names.values() for new in of_one.values())
-    twice = sorted(new for new, times in again.items() if times > 1)
+    counted = Counter(new for of_one in names.values() for new in of_one.values())
+    twice = sorted(new for new, times in counted.items() if times > 1)
     if twice:
         raise ValueError(f"Outputs of different losses would both be {twice}: rename a loss.")
     return names
 
 
 def terms(names: Mapping[str, Any]) -> list[str]:
-    """Those outputs that are minimised."""
+    """The outputs that are minimised, by their names in the sum."""
     return [new for key, new in names.items() if key.startswith("loss")]

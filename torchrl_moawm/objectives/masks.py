@@ -53,7 +53,7 @@ def get_flag(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:
 
 
 def mask_and(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """And of two masks that begin with the same dimensions; ``None`` is all True."""
+    """Combines two masks that begin with the same dimensions; ``None`` is all True."""
     if first is None or second is None:
         return second if first is None else first
     if first.device != second.device:
@@ -72,7 +72,7 @@ def broadcast_mask(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
     if tuple(mask.shape) != tuple(shape[: mask.ndim]):
         raise ValueError(
             f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}: one of the two is of another batch or team."
+            f"{list(mask.shape)}: one of the two is of another batch or group."
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
 

@@ -155,7 +155,7 @@ class MOALoss(MultiAgentLoss):
         return self._out({"loss_moa": loss, **{name: self._mean(x, valid) for name, x in logs}})
 
     def _predict(self, view: BatchView) -> Prediction:
-        """What the network predicts, by the entries that it writes."""
+        """Runs the network; the entries that it writes say which kind of prediction it makes."""
         network, inputs = self.moa_network, view.inputs(self.moa_network)
         if self._writes("moa_logits"):
             logits = self._written(view, network(inputs), "moa_logits")
@@ -177,7 +177,7 @@ class MOALoss(MultiAgentLoss):
         return GaussianPrediction(loc, scale)
 
     def _written(self, view: BatchView, outputs: TensorDictBase, name: str) -> Tensor:
-        """What the network has written, with a dimension for observers, others and features.
+        """An entry that the network has written, by observers, others and features.
 
         Raises:
             ValueError: One is missing: this is said before anything is said of the action.
@@ -194,14 +194,14 @@ class MOALoss(MultiAgentLoss):
         """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of the pairs predicted."""
         shape, n_actions = prediction.shape, prediction.n_actions
         agent_dim = len(shape) - 2
-        name, action, theirs = self._key("action"), view.get("action"), self._target_acts(view)
+        name, action, acts = self._key("action"), view.get("action"), self._target_acts(view)
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
             rows = action.shape[:-1]
-            acting = None if theirs is None else broadcast_mask(theirs, rows, name)
+            acting = None if acts is None else broadcast_mask(acts, rows, name)
             check_one_hot(name, action, acting)
             action = action.argmax(-1)
-        action = mask_and_detach(name, action, theirs)
+        action = mask_and_detach(name, action, acts)
         if n_actions is not None:
             check_index(name, action, n_actions)
         target = self._spread(action, shape)
@@ -209,9 +209,9 @@ class MOALoss(MultiAgentLoss):
         check_shape("the others' action", target, expected, "as moa_network predicts them")
         mine = view.was_there()
         valid = None if mine is None else broadcast_mask(mine, shape, "the pairs")
-        if theirs is not None:
-            theirs = broadcast_mask(theirs, action.shape[: agent_dim + 1], "the agents")
-            valid = mask_and(valid, self._spread(theirs, shape))
+        if acts is not None:
+            acts = broadcast_mask(acts, action.shape[: agent_dim + 1], "the agents")
+            valid = mask_and(valid, self._spread(acts, shape))
         return target, valid
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
@@ -236,10 +236,10 @@ class MOALoss(MultiAgentLoss):
         mask, name = view.mask("action_mask"), self._key("action_mask")
         if mask is None or not isinstance(prediction, CategoricalPrediction):
             return prediction
-        action, theirs = view.get("action"), self._target_acts(view)
+        action, acts = view.get("action"), self._target_acts(view)
         index = action.argmax(-1) if action.ndim == mask.ndim else action
-        mask = mask_and_detach(name, mask, theirs, fill=True)
-        check_allowed(name, self._key("action"), mask, zero_behind(theirs, index, name))
+        mask = mask_and_detach(name, mask, acts, fill=True)
+        check_allowed(name, self._key("action"), mask, zero_behind(acts, index, name))
         return prediction.restricted(self._spread(mask, prediction.shape))
 
     def _spread(self, x: Tensor, pairs: torch.Size) -> Tensor:

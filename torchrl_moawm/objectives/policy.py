@@ -41,9 +41,9 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     a reward with that of a loss: here everything is minimised, so the entropy is **subtracted**.
 
     Built on TorchRL's :class:`~torchrl.objectives.ClipPPOLoss` without a critic: its ratio and its
-    entropy. What is added: the dead count neither in the loss nor in the advantage's mean and
-    standard deviation (``MAPPOLoss`` counts them), and a NaN of theirs is harmless. With nobody
-    dead the terms equal those of ``MAPPOLoss``.
+    entropy. What is added: dead agents count neither in the loss nor in the advantage's mean and
+    standard deviation (``MAPPOLoss`` counts them), and a NaN of theirs is harmless. Where all act
+    the terms equal those of ``MAPPOLoss``.
 
     z_t is data here: the actor reads the stored latent, so the ratio is 1 before the first update.
 
@@ -55,7 +55,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         clip_epsilon: eps, at least 0; or ``(low, high)``, the reach below and above 1, as TorchRL's
             loss takes it (``clip_epsilon_low`` and ``clip_epsilon_high`` are then the buffers).
         entropy_coeff: beta_ent.
-        normalize_advantage: Whether to standardise the advantage over the living samples of each
+        normalize_advantage: Whether to standardise the advantage over the samples of each
             agent, in every call.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, 1]``).
 
@@ -164,7 +164,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         )
 
     def _reach(self) -> Tensor | tuple[Tensor, Tensor]:
-        """How far the ratio may be from 1, below and above."""
+        """The distance that the ratio may have from 1, below and above."""
         if self._asymmetric_clip:
             return self.clip_epsilon_low, self.clip_epsilon_high
         epsilon: Tensor = self.clip_epsilon
@@ -183,7 +183,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     def _get_cur_log_prob(
         self, tensordict: TensorDictBase, params: Any = None
     ) -> tuple[Tensor, Distribution, bool]:
-        """TorchRL's, with a look at the action before the distribution indexes by it."""
+        """Checks the action before computing its log-probability."""
         dist = self.actor_network.get_dist(tensordict)
         action = tensordict.get(self._key("action"))
         self._check_action(tensordict, action, dist)

@@ -1,4 +1,4 @@
-"""What a model of other agents predicts: one kind of prediction per kind of network."""
+"""Predictions by a model of other agents: one kind for each kind of network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Prediction:
         raise NotImplementedError
 
     def logs(self, target: Tensor) -> dict[str, Tensor]:
-        """What is logged besides, each ``[*B, N, M]`` and detached."""
+        """Values to log by name, each ``[*B, N, M]`` and detached."""
         return {}
 
 

@@ -72,7 +72,7 @@ class ScheduledLoss(LossModule):
         return self
 
     def _out(self, entries: dict[str, Tensor]) -> TensorDict:
-        """What ``forward`` returns: the entries, or those that are selected."""
+        """The result of ``forward``: all entries, or the selected ones."""
         selected = self._selected_out_keys
         return TensorDict(entries if selected is None else {key: entries[key] for key in selected})
 

@@ -31,7 +31,7 @@ from torchrl_moawm.objectives.masks import (
 
 
 class AutoencoderLoss(MultiAgentLoss):
-    """What the student's and the teacher's loss share: a sampled latent and its reconstruction.
+    """The base of the student's and the teacher's loss: a sampled latent and its reconstruction.
 
     The names of its five entries are fields of ``_AcceptedKeys``.
     """

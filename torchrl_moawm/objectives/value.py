@@ -63,8 +63,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
         huber_delta: Where ``"huber"`` turns from a square, ``e^2 / 2``, into a line (10 in
             on-policy MAPPO); ``"smooth_l1"`` is that of 1.
         value_norm: A TorchRL ``ValueNorm``: V, V_old and R are compared, and clipped, in its
-            normalised coordinates. Its statistics move in training mode, with the living only;
-            that step depends on the data and does not compile with ``fullgraph``.
+            normalised coordinates. Its statistics move in training mode, with the agents that are
+            there; that step depends on the data and does not compile with ``fullgraph``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, 1]``).
 
     Returns:
@@ -191,10 +191,10 @@ class ClipPPOValueLoss(MultiAgentLoss):
 
     def _update_value_norm(self, target: Tensor, valid: Tensor | None) -> None:
         if self.training:
-            living = target if valid is None else target[valid].unsqueeze(-1)
-            living = gather_rows(living) if self.data_parallel else living
-            if living.numel():
-                self.value_norm.update(living)
+            targets = target if valid is None else target[valid].unsqueeze(-1)
+            targets = gather_rows(targets) if self.data_parallel else targets
+            if targets.numel():
+                self.value_norm.update(targets)
 
     # -------------------------------------------------------------- advantage
 
@@ -216,7 +216,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
 
         Raises:
             ValueError: Another member of ``ValueEstimators``; single-agent ones do not broadcast
-                the team's done to its agents.
+                the environment's done to its agents.
         """
         if isinstance(value_type, str) and value_type.lower() == ValueEstimators.MAGAE.name.lower():
             value_type = ValueEstimators.MAGAE

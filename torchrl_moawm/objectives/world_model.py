@@ -40,7 +40,7 @@ class WorldModelLoss(MultiAgentLoss):
         reward_coeff: Weight of the reward term.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
 
-    Every agent counts that is there at t, be it its turn or not. A reward of the whole team,
+    Every agent counts that is there at t, be it its turn or not. A reward of the whole group,
     ``[*B, 1]`` (``set_keys(reward="reward")``), is that of each agent.
 
     Returns:
@@ -119,7 +119,7 @@ class WorldModelLoss(MultiAgentLoss):
         )
 
     def _earned(self, view: BatchView, predicted: Tensor) -> Tensor:
-        """The reward of each agent; a team's ``[*B, 1]`` is that of each."""
+        """The reward of each agent; one of the whole group, ``[*B, 1]``, is that of each."""
         reward, name = view.get("reward"), self._key("reward")
         if reward.shape == (*predicted.shape[:-2], 1):
             reward = reward.unsqueeze(-2).expand(predicted.shape)

@@ -99,7 +99,7 @@ def group_settings(
 
 
 def reward_key(env: EnvBase, group: NestedKey) -> NestedKey:
-    """Where the reward of a group is: its own, or the team's at the root.
+    """Finds the reward of a group: its own, or the shared one at the root.
 
     Raises:
         ValueError: There is neither.

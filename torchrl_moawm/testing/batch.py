@@ -119,7 +119,7 @@ class _Draws:
 
 
 def _masks(draws: _Draws, dead_fraction: float, waiting_fraction: float) -> dict[str, Tensor]:
-    """Who is there and who acts, at t and at t-1."""
+    """Masks of the agents that are there and of those that act, at t and at t-1."""
     was_there = previous_mask = draws.boolean(0.8)
     there = mask = ~draws.boolean(dead_fraction)
     if waiting_fraction:
@@ -129,7 +129,7 @@ def _masks(draws: _Draws, dead_fraction: float, waiting_fraction: float) -> dict
 
 
 def _guard(name: str, masks: Mapping[str, Tensor]) -> Tensor:
-    """Where an entry of step t is not zero."""
+    """The mask of an entry of step t, which is zero behind it."""
     if name.startswith("previous_"):
         return masks["there"] & masks["previous_mask" if "action" in name else "was_there"]
     return masks["mask" if "action" in name or name == "advantage" else "there"]

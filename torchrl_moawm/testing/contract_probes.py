@@ -1,4 +1,4 @@
-"""What the contract's rules do to a loss and its batch: run it, change it, hide from it."""
+"""Tools of the contract's rules: run a loss, change its batch, hide entries from it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def forward(loss: LossModule, batch: TensorDictBase) -> TensorDictBase:
 
 
 def run(loss: LossModule, batch: TensorDictBase) -> dict[str, Tensor]:
-    """What the loss returns on a clone of the batch."""
+    """Runs the loss on a clone of the batch."""
     return dict(forward(loss, batch.clone()).items())
 
 
@@ -43,7 +43,7 @@ def terms(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def with_gradients(loss: LossModule, batch: TensorDictBase) -> dict[str, Tensor]:
-    """What the loss returns, and the gradient of the sum of its terms by parameter."""
+    """The outputs of the loss, and the gradient of the sum of its terms by parameter."""
     outputs = run(loss, batch)
     total = torch.stack([term.sum() for term in terms(outputs).values()]).sum()
     return {**outputs, **gradients_of(total, loss)}
@@ -101,7 +101,7 @@ def in_keys(loss: LossModule) -> list[Key]:
 
 
 def names(error: KeyError, key: Key) -> bool:
-    """Whether the message says the key: in full, or its last name as tensordict does."""
+    """Says whether the message names the key: in full, or its last name as tensordict does."""
     message = " ".join(map(str, error.args))
     return repr(key) in message or f'key "{last(key)}" not found' in message
 
@@ -146,7 +146,7 @@ def moving(
 
 
 def tensor_keys(loss: LossModule) -> dict[str, list[Key]]:
-    """By field of ``tensor_keys``: the entry it stands for, in each member that has the field."""
+    """Entries by field of ``tensor_keys``: one for each member that has the field."""
     found: dict[str, list[Key]] = {}
     for member in members(loss):
         for field in fields(member.tensor_keys):

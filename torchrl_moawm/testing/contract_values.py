@@ -158,7 +158,7 @@ def groups(loss: LossModule, batch: TensorDictBase) -> list[Key]:
 
 
 def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size, list[Key]]]:
-    """By mask a loss must honour: the mask's shape, and the entries that stand behind it."""
+    """Masks that a loss must honour: the shape of each, and the entries behind it."""
     found: dict[Key, tuple[torch.Size, list[Key]]] = {ROW_MASK: (batch.shape, data_keys(batch))}
     for group in groups(loss, batch):
         shape, read = batch.get(group).shape, in_keys(loss)

@@ -1,4 +1,4 @@
-"""What an environment says of its groups: who they are, who acts, who is reset."""
+"""The groups of an environment: which they are, who is there, who acts, who is reset."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Path = tuple[str, ...]
 
 
 def is_root(key: NestedKey) -> bool:
-    """Whether an entry belongs to no group."""
+    """Says whether an entry belongs to no group."""
     return isinstance(key, str)
 
 
@@ -23,7 +23,7 @@ def action_groups(env: EnvBase) -> list[Path]:
 
 
 def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor | None]:
-    """Who is there and who acts, ``[*B, N]`` each, as the environment says; ``None`` is all.
+    """Masks of who is there and who acts, ``[*B, N]`` each; ``None`` is all True.
 
     The same answers as :class:`~torchrl_moawm.objectives.batch.BatchView` gives.
     """
@@ -37,7 +37,7 @@ def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor 
 
 
 def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
-    """Which environments, or agents, are reset: the nearest ``_reset`` above an entry."""
+    """The nearest ``_reset`` above an entry: True where an environment, or agent, is reset."""
     for depth in range(len(key) - 1, -1, -1):
         reset = tensordict.get((*key[:depth], "_reset") if depth else "_reset", None)
         if reset is not None:

@@ -209,8 +209,8 @@ class PartnerPool(Transform):
         for key, entry in played.items(True, True):
             key = unravel_key(key)
             after = unravel_key(key[1:]) if key[0] == "next" else key
-            again = key[0] == "next" or entry is not before.get(key)
-            if again and after in map(unravel_key, policy.in_keys):
+            written = key[0] == "next" or entry is not before.get(key)
+            if written and after in map(unravel_key, policy.in_keys):
                 if self.parent is not None and self._made_behind(after):
                     raise RuntimeError(
                         f"{after!r}, the state of a partner, is made behind PartnerPool: append "
@@ -225,11 +225,11 @@ class PartnerPool(Transform):
         return key in self.container.full_observation_spec.keys(True, True) and key not in here
 
     def transform_action_spec(self, action_spec: Composite) -> Composite:
-        """Without the group's action."""
+        """Removes the group's action."""
         return without(action_spec, self.group, "action")
 
     def transform_reward_spec(self, reward_spec: Composite) -> Composite:
-        """Without the group's reward."""
+        """Removes the group's reward."""
         return without(reward_spec, self.group, "reward")
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:

@@ -168,7 +168,7 @@ class PreviousStep(Transform):
         return tensordict_reset
 
     def _may_wait(self, group: Path) -> bool:
-        """Whether agents may be there without acting: the environment says both."""
+        """Says whether agents may be there without acting: the environment writes both."""
         parent: Any = self.parent
         observed = parent.full_observation_spec.keys(True, True)
         ends = parent.full_done_spec.keys(True, True)
@@ -198,5 +198,5 @@ class PreviousStep(Transform):
 
 
 def chosen(key: Path) -> Path:
-    """Where an action is kept as it was chosen, until the end of the step."""
+    """The entry that keeps an action as it was chosen, until the end of the step."""
     return (*key[:-1], f"_chosen_{key[-1]}")
