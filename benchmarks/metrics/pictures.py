@@ -2,80 +2,99 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 from tensordict.nn import TensorDictModuleBase
 from torchrl.envs import TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from metrics.loggers import Curve
+from metrics.panels import Drawn, arranged, constant, parsed
+from metrics.style import FRAMES, GREY, WIDTH, Look, along_frames, cycle, legend_under, look
+
+COLUMNS = 3
+EVALUATION = "evaluation_return"
 
 
 def plot_curves(history: Mapping[str, Curve], summary: Mapping[str, Any], path: Path) -> None:
-    """Return, each loss, and the models beside their baselines, against frames."""
-
-    def those(stem: str) -> list[str]:  # of every group
-        return [name for name in history if name.startswith(stem)]
-
-    pairs = [n.removeprefix("moa_nll_oracle") for n in those("moa_nll_oracle")]
-    panels: list[tuple[str, str, Sequence[str]]] = [
-        ("Return", "summed reward, mean over agents", those("return")),
-    ]
-    for pair in pairs:
-        title = f"Model of others{pair.replace('_', ' ', 1)}, unseen data"
-        names = [f"moa_nll{of}{pair}" for of in ("", "_marginal", "_repeat", "_oracle")]
-        panels.append((title, "nats per other agent", names))
-    if those("world_model_skill"):
-        panels += [
-            ("World model, unseen data", "skill over persistence", those("world_model_skill")),
-            ("Use of z: z_gap", "error with z shuffled / with z", those("z_gap")),
-            ("KL of the student to the teacher", "nats", those("student_kl")),
-        ]
-    panels += [(name, "weighted loss", [name]) for name in sorted(those("loss"))]
-    columns = 4
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 2.9 * rows), squeeze=False)
-    for axis, (title, unit, names) in zip(axes.flat, panels, strict=False):
-        for name in names:
-            if history.get(name):
-                frames, values = zip(*history[name], strict=True)
-                axis.plot(
-                    frames,
-                    values,
-                    marker=".",
-                    label=shortened(name, names),
-                )
-        if title == "Return" and "evaluation_return" in summary:
-            axis.axhline(summary["evaluation_return"], ls=":", color="grey", label="evaluation")
-        if title.startswith("World model"):
-            axis.axhline(0.0, ls=":", color="grey")
-            axis.set_ylim(-0.5, 1.05)
-        axis.set(title=title, xlabel="frames")
-        axis.set_ylabel(unit, fontsize=8)
-        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
-        axis.grid(alpha=0.3)
-        if len(axis.lines) > 1:
-            axis.legend(fontsize=7)
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.axis("off")
+    """Draws the curves of a run, grouped by the question that they answer."""
+    looks = looks_of_groups(summary)
+    questions = arranged(history, looks)
+    heights = [height(panels) for panels in questions.values()]
+    figure = Figure(figsize=(WIDTH, 0.5 + sum(heights)), layout="constrained")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).flat
+    for part, (question, panels) in zip(parts, questions.items(), strict=True):
+        part.suptitle(question, x=0.01, ha="left", weight="bold")
+        axes = list(part.subplots(-(-len(panels) // COLUMNS), COLUMNS, squeeze=False).flat)
+        for axis, drawn in zip(axes, panels, strict=False):
+            draw_panel(axis, drawn, summary["frames"])
+            if drawn.panel.title == "Return":
+                draw_evaluation(axis, summary, looks)
+            if set(axis.get_legend_handles_labels()[1]) != {drawn.title}:
+                legend_under(axis)
+        for axis in axes[len(panels) :]:
+            axis.axis("off")
     figure.suptitle(f"{summary['algorithm']} on {summary['task']}, seed {summary['seed']}")
-    figure.tight_layout(rect=(0.0, 0.0, 1.0, 1.0 - 0.12 / rows))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.supxlabel(left_out(history), x=0.01, ha="left", fontsize=8)
+    figure.savefig(path)
 
 
-def shortened(name: str, names: Sequence[str]) -> str:
-    """A curve's name without the pair of groups that its panel's title says."""
-    if name.startswith("moa_nll"):
-        name = name.removesuffix(names[0].removeprefix("moa_nll"))
-    return name.removeprefix("world_model_skill_by_block/")
+def height(panels: Sequence[Drawn]) -> float:
+    """Inches for the panels of a question: its heading, and rows with their longest legends."""
+    rows = [panels[k : k + COLUMNS] for k in range(0, len(panels), COLUMNS)]
+    return 0.35 + sum(1.95 + 0.15 * max(len(drawn.curves) for drawn in row) for row in rows)
+
+
+def looks_of_groups(summary: Mapping[str, Any]) -> dict[str, Look]:
+    """The look of each group where there are several, and of what belongs to none."""
+    groups = [
+        name.removeprefix(f"{EVALUATION}_") for name in summary if name.startswith(EVALUATION)
+    ]
+    groups = [group for group in groups if group != EVALUATION]
+    looks = cycle(look(summary["algorithm"]).color, len(groups) + 1)
+    return dict(zip(["", *groups], looks, strict=True))
+
+
+def draw_panel(axis: Any, drawn: Drawn, last: int) -> None:
+    """Draws one panel's curves, up to the end of the run."""
+    for label, (style, curve) in drawn.curves.items():
+        axis.plot(*zip(*curve, strict=True), marker=".", ms=3, label=label, **style._asdict())
+    values = [value for _, curve in drawn.curves.values() for _, value in curve]
+    if drawn.panel.level:
+        level, label = drawn.panel.level
+        axis.axhline(level, color=GREY, ls=":", label=label)
+        if level == 0:  # a skill, 1 at best
+            axis.set_ylim(max(axis.get_ylim()[0], -1.0), 1.05)
+    if drawn.panel.log and min(values) > 0:
+        axis.set_yscale("log")
+    axis.set(title=textwrap.fill(drawn.title, 28), xlabel=FRAMES, ylabel=drawn.panel.unit)
+    along_frames(axis, last)
+
+
+def draw_evaluation(axis: Any, summary: Mapping[str, Any], looks: Mapping[str, Look]) -> None:
+    """Marks the return of the trained policy where the run ends."""
+    for group, style in looks.items():
+        value = summary.get(f"{EVALUATION}_{group}" if group else EVALUATION)
+        label = None if group else "trained policy, deterministic"
+        if value is not None:
+            axis.axhline(value, color=style.color, ls=":", lw=0.9)
+            axis.plot(
+                summary["frames"], value, "*", ms=9, c=style.color, clip_on=False, label=label
+            )
+
+
+def left_out(history: Mapping[str, Curve]) -> str:
+    """Names the figures that are not drawn for being constant, and their values."""
+    names = [name for name, curve in history.items() if parsed(name)[0] and constant(curve)]
+    if not names:
+        return ""
+    each = ", ".join(f"{name} ({history[name][-1][1] + 0.0:g})" for name in names)
+    return textwrap.fill(f"Constant, not drawn: {each}", 120)
 
 
 def record_gif(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, path: Path) -> None:

@@ -10,14 +10,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from studies.plots import Lines, Runs, curve, draw_lines
+from metrics.style import (
+    BASELINES,
+    COLOURS,
+    FRAMES,
+    NATS,
+    RETURN,
+    WIDTH,
+    Look,
+    legend_of_all,
+    look,
+)
+from studies.plots import Lines, Runs, curve, draw_lines, with_seeds
 from studies.report import REPETITIONS, read, read_probes, shown
 
 POOLS = {"train": "training partners", "held_out": "held-out partners"}
@@ -139,72 +147,87 @@ def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
 
 
 def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
-    """Task by task, a file per pool, to the end of the runs."""
+    """Draws the returns task by task to the end of the runs, a file per pool."""
     for pool, title in POOLS.items():
         panels: list[tuple[str, Lines]] = []
         for task in runs:
-            lines: Lines = {}
-            for name in names_of(runs, task):
-                label = f"{name} ({len(runs[task][name])})"
-                line = whole_curve(runs, probes, task, name, pool)
-                lines[label] = (ORDER.index(name), *line)
-            panels.append((task, lines))
+            lines: Lines = {
+                name: (look(name), *whole_curve(runs, probes, task, name, pool))
+                for name in names_of(runs, task)
+            }
+            panels.append((with_seeds(task, runs[task]), lines))
         heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
-        draw_lines(panels, heading, "frames", "return", folder / f"returns_{pool}.png")
+        draw_lines(panels, heading, FRAMES, [RETURN], folder / f"returns_{pool}.png")
+
+
+STEP = "step of the episode"
 
 
 def plot_probes(probes: Runs, folder: Path) -> None:
-    """Accuracy of the type, and likelihood of the partner's action, step by step."""
-    known: list[tuple[str, Lines]] = []
-    likely: list[tuple[str, Lines]] = []
-    for task in probes:
+    """Draws the accuracy of the type step by step, beside chance."""
+    panels: list[tuple[str, Lines]] = []
+    for task, agents in probes.items():
         lines: Lines = {}
         for name in names_of(probes, task):
             if name not in ("type_oracle", "nam"):
-                values = accuracy(probes[task][name], "train")
-                lines[name] = (ORDER.index(name), np.arange(values.shape[1]), values)
-        known.append((task, lines))
-        those = probes[task].get("moawm_recurrent", [])
-        if those:
-            moa: Lines = {}
-            for k, (pool, kind) in enumerate(
-                (("train", "moa"), ("held_out", "moa"), ("train", "marginal"))
-            ):
-                values = np.array([probe["moa"][pool][kind] for probe in those])
-                moa[f"{kind}, {POOLS[pool]}"] = (k, np.arange(1, values.shape[1] + 1), values)
-            likely.append((task, moa))
-    along, unit = "step of the episode", "accuracy"
+                values = accuracy(agents[name], "train")
+                lines[name] = (look(name), np.arange(values.shape[1]), values)
+        first = next(iter(agents.values()))
+        steps = np.arange(accuracy(first, "train").shape[1])
+        chance = np.full((1, len(steps)), first[0]["chance"])
+        lines["chance"] = (BASELINES["chance"], steps, chance)
+        panels.append((with_seeds(task, agents), lines))
     title = "Linear probe for the partner's type, training partners: mean and range over seeds"
-    draw_lines(known, title, along, unit, folder / "probe.png")
-    if likely:
+    unit = "accuracy of the probe,\nfraction of episodes"
+    draw_lines(panels, title, STEP, [unit], folder / "probe.png")
+
+
+def plot_partner_model(probes: Runs, folder: Path) -> None:
+    """Draws the likelihood of the partner's action step by step, beside a distribution per step."""
+    panels: list[tuple[str, Lines]] = []
+    ours = look("moawm_recurrent")
+    drawn = {
+        f"moawm_recurrent, {POOLS['train']}": ("train", "moa", ours),
+        f"moawm_recurrent, {POOLS['held_out']}": ("held_out", "moa", Look(ours.color, ":")),
+        "one distribution per step": ("train", "marginal", BASELINES["marginal"]),
+    }
+    for task in probes:
+        those = probes[task].get("moawm_recurrent", [])
+        lines: Lines = {}
+        for label, (pool, kind, style) in drawn.items():
+            values = np.array([probe["moa"][pool][kind] for probe in those])
+            lines[label] = (style, np.arange(1, values.shape[-1] + 1), values)
+        if those:
+            panels.append((with_seeds(task, {"": those}), lines))
+    if panels:
         title = "Negative log-likelihood of the partner's next action: mean and range over seeds"
-        draw_lines(likely, title, along, "nats", folder / "moa.png")
+        draw_lines(panels, title, STEP, [NATS], folder / "moa.png")
 
 
 def plot_projection(probes: Runs, folder: Path) -> None:
-    """Two principal components of z at the last step, by type, of the first seed."""
-    shown_names = ("moawm_recurrent", "liam", "nam_recurrent")
-    panels = [
-        (f"{task}: {name}", probes[task][name][0]["projection"])
-        for task in probes
-        for name in shown_names
-        if name in probes[task]
-    ]
-    columns = len(shown_names)
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.6 * columns, 3.2 * rows), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (title, points) in zip(axes.flat, panels, strict=False):
-        x, y = np.array(points["points"]).T
-        axis.axis("on")
-        axis.scatter(x, y, c=points["types"], cmap="tab10", vmin=0, vmax=9, s=8)
-        axis.set_title(title, fontsize=9)
-        axis.tick_params(labelsize=7)
-    figure.suptitle("z (or recurrent state) at the last step, two principal components, by type")
-    figure.tight_layout()
-    figure.savefig(folder / "projection.png", dpi=110)
-    plt.close(figure)
+    """Draws two principal components of z at the last step, by type, of the first seed."""
+    names = ("moawm_recurrent", "liam", "nam_recurrent")
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.5 * len(probes)), layout="constrained")
+    axes = figure.subplots(len(probes), len(names), squeeze=False)
+    for row, (task, agents) in zip(axes, probes.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            if name in agents:
+                draw_types(axis, agents[name][0]["projection"])
+                axis.set_title(f"{task}: {name}")
+        row[0].set_ylabel("second component (no unit)")
+    for axis in axes[-1]:
+        axis.set_xlabel("first component (no unit)")
+    legend_of_all(figure, list(axes.flat))
+    figure.suptitle("z (or recurrent state) at the last step: two principal components, one seed")
+    figure.savefig(folder / "projection.png")
+
+
+def draw_types(axis: Any, projection: dict[str, Any]) -> None:
+    """Draws a point for each episode, its colour and shape by the partner's type."""
+    points, types = np.array(projection["points"]), np.array(projection["types"])
+    for k in sorted(set(types)):
+        style = {"color": COLOURS[k % 8], "marker": "os^vDPX*"[k % 8], "linewidths": 0}
+        axis.scatter(*points[types == k].T, s=16, label=f"type {k}", **style)
 
 
 def write_report(folder: Path) -> None:
@@ -212,10 +235,11 @@ def write_report(folder: Path) -> None:
     needed = ("nam", "type_oracle")
     runs = {task: a for task, a in read(folder).items() if all(n in a for n in needed)}
     if not runs:
-        raise SystemExit(f"No results in {folder}: python benchmarks/partners.py run")
+        raise SystemExit(f"No results in {folder}: python benchmarks/study_partners.py run")
     probes = {task: a for task, a in read_probes(folder).items() if task in runs}
     (folder / "partners.md").write_text(tables(runs, probes))
     plot_returns(runs, probes, folder)
     plot_probes(probes, folder)
+    plot_partner_model(probes, folder)
     plot_projection(probes, folder)
     print((folder / "partners.md").read_text())
