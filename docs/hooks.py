@@ -98,8 +98,11 @@ def links_of_site(text: str, source: str, page: str) -> str:
     return LINK.sub(link, text)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Puts the tables in."""
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Puts the tables in, and the site's links: those of a page lead through the repository."""
+    place = page.file.src_uri
+    if place not in COPIES.values():
+        markdown = links_of_site(markdown, PAGES + place, place)
     return re.sub(
         r"\{\{ table (\S+) \}\}", lambda match: first_table(match[1]), markdown
     )
