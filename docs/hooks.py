@@ -99,7 +99,7 @@ def links_of_site(text: str, source: str, page: str) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Puts the tables in, and the site's links: those of a page lead through the repository."""
+    """Puts the tables in, and the links of the site for those of the repository."""
     place = page.file.src_uri
     if place not in COPIES.values():
         markdown = links_of_site(markdown, PAGES + place, place)

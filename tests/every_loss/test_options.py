@@ -47,6 +47,29 @@ from torchrl_moawm.testing import check_loss_module, make_batch
 EVERY = {**LOSSES, "moawm": make_moawm, "total": make_total}
 
 
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+@pytest.mark.parametrize("name", ["moa_coef", "loss_mao_coeff", "entropy_coeffs"])
+def test_a_weight_that_is_not_there_is_refused(make, name):
+    """Setting it would change nothing, and nobody would know."""
+    with pytest.raises(AttributeError, match=rf"has no weight '{name}'; it has \["):
+        setattr(make(), name, 2.0)
+
+
+def test_a_sum_says_how_a_term_gets_a_weight():
+    total = LossSum({"moa": make_moa()}, coeffs={"loss_moa": 1.0})
+    total.loss_moa_coeff = 2.0
+    with pytest.raises(AttributeError, match="A LossSum weighs the terms that its coeffs name"):
+        total.moa_coeff = 2.0
+
+
+@pytest.mark.parametrize("name", ["previous_observation", "previous_action", "previous_mask"])
+def test_without_the_previous_step_it_is_said_who_writes_it(name, generator):
+    batch = batch64((8,), generator=generator)
+    del batch["agents", name]
+    with pytest.raises(KeyError, match=rf"MOALoss .*'{name}'.*Append PreviousStep\(\), or write"):
+        make_moa().double()(batch)
+
+
 # --------------------------------------------------------------------- sums hand them on
 
 

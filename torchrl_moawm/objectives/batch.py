@@ -198,6 +198,8 @@ class BatchView:
         for key in keys:
             entry = self.tensordict.get(key, None)
             if entry is None:
+                if key not in optional_keys(network) and leaf_name(key).startswith("previous_"):
+                    get_required(self.tensordict, key, self.keys.owner)
                 continue
             name = key if self.before is None else unravel_key(("next", key))
             if not entry.numel():

@@ -27,9 +27,11 @@ def get_required(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tenso
     entry = tensordict.get(key, None)
     if entry is None:
         there = ", ".join(sorted(str(k) for k in tensordict.keys(True, True)))
+        previous = leaf_name(key).startswith("previous_")
+        how = "Append PreviousStep()" if previous else "Name another with set_keys()"
         raise KeyError(
-            f"{role} needs the entry {key!r}, which is missing. Name another with set_keys(), or "
-            f"write it first. Entries there: {there or 'none'}."
+            f"{role} needs the entry {key!r}, which is missing. {how}, or write it first. Entries "
+            f"there: {there or 'none'}."
         )
     return entry
 

@@ -36,6 +36,12 @@ class ScheduledLoss(LossModule):
         if buffer is not None and isinstance(value, (int, float, Tensor)):
             check_coefficient(name, value)
             buffer.fill_(float(value))
+        elif "_coef" in name and name[0] != "_" and isinstance(value, (int, float, Tensor)):
+            there = [each for each in self.__dict__.get("_buffers", {}) if each.endswith("_coeff")]
+            raise AttributeError(
+                f"{type(self).__name__} has no weight {name!r}; it has {there}. A LossSum weighs "
+                "the terms that its coeffs name."
+            )
         else:
             self.__dict__["_lists"] = None  # of entries, which follow the networks and the options
             super().__setattr__(name, value)
