@@ -51,8 +51,7 @@ class AgentGroup:
     """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
 
     def __post_init__(self) -> None:
-        sizes = {"obs_dim": min(self.obs_shape), "action_dim": self.action_dim}
-        check_size(n_agents=self.n_agents, **sizes)
+        check_size(n_agents=self.n_agents, obs_dim=min(self.obs_shape), action_dim=self.action_dim)
 
     @classmethod
     def from_env(

@@ -197,8 +197,7 @@ class MOALoss(MultiAgentLoss):
         name, action, acts = self._key("action"), view.get("action"), self._target_acts(view)
         if n_actions is not None and action.ndim == agent_dim + 2:  # one-hot [*B, N, A]
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
-            rows = action.shape[:-1]
-            acting = None if acts is None else broadcast_mask(acts, rows, name)
+            acting = None if acts is None else broadcast_mask(acts, action.shape[:-1], name)
             check_one_hot(name, action, acting)
             action = action.argmax(-1)
         action = mask_and_detach(name, action, acts)
