@@ -15,11 +15,11 @@ def drawn(stream):
     return stream.integers(1000, (50,), CPU)
 
 
-def test_the_first_stream_of_a_seed_is_the_generators_and_the_next_is_another():
-    streams = Draws(seeded(71)), Draws(seeded(71))
-    numbers = [drawn(stream) for stream in streams]
+def test_the_first_stream_of_a_seed_is_the_generators_and_all_others_differ():
+    streams = [Draws(seeded(71)) for _ in range(4)]
+    numbers = torch.stack([drawn(stream) for stream in streams])
     assert torch.equal(numbers[0], torch.randint(1000, (50,), generator=seeded(71)))
-    assert not torch.equal(*numbers)
+    assert len(numbers.unique(dim=0)) == 4
 
 
 def test_without_a_generator_a_stream_is_torchs():

@@ -25,6 +25,7 @@ class Draws:
 
     def __init__(self, generator: torch.Generator | None) -> None:
         self.generator = generator
+        self.given = None if generator is None else generator.initial_seed()
         self.begun = False
 
     def integers(self, count: int, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -40,13 +41,9 @@ class Draws:
         self.generator = torch.Generator(device).manual_seed(seed % 2**63)
 
     def _move_apart(self, device: torch.device) -> None:
-        twins = 0
-        if self.generator is not None:
-            seed = self.generator.initial_seed()
-            others = [stream.generator for stream in _BEGUN if stream.generator is not None]
-            twins = sum(other.initial_seed() == seed for other in others)
+        twins = 0 if self.given is None else sum(other.given == self.given for other in _BEGUN)
         worker = [*multiprocessing.current_process()._identity, 0][0]
         _BEGUN.add(self)
         if twins or worker:
-            base = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+            base = torch.initial_seed() if self.given is None else self.given
             self.seed(base + 1_000_003 * twins + 1_000_000_007 * worker, device)
