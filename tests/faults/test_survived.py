@@ -9,6 +9,8 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 from torchrl.modules import ProbabilisticActor
 
+from tests.every_loss.test_dead_agents import moa as moa_network
+from tests.every_loss.test_dead_agents import per_agent
 from tests.faults.table import build, finite, same, survived
 from tests.objectives.factory import (
     LOSSES,
@@ -24,8 +26,6 @@ from tests.objectives.factory import (
     poisoned,
     terms,
 )
-from tests.objectives.test_dying import moa as moa_network
-from tests.objectives.test_dying import per_agent
 from torchrl_moawm import ClipPPOPolicyLoss, ClipPPOValueLoss, MOALoss
 from torchrl_moawm.testing import make_batch
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from tests.every_loss.test_permutation import autoencoder, heads, student
 from tests.objectives.factory import CELLS, OBS, A, actor, agent_group, shaken
-from tests.objectives.test_permutation import autoencoder, heads, student
 from tests.properties.strategies import batches, orders
 from torchrl_moawm import (
     ClipPPOPolicyLoss,

@@ -16,15 +16,21 @@ from torch import nn
 from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
+from tests.objectives.factory import (
+    ACTION_TYPES,
+    CELLS,
+    LOSSES,
+    agent_group,
+    make_moawm,
+    make_total,
+)
+from tests.testing.broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
 from torchrl_moawm import LossSum, MOALoss
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
 from torchrl_moawm.testing.contract_probes import same
 from torchrl_moawm.testing.contract_values import pattern
-
-from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
-from .objectives.factory import ACTION_TYPES, CELLS, LOSSES, agent_group, make_moawm, make_total
 
 # ------------------------------------------------------------------- make_batch
 

@@ -6,6 +6,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
 
+from tests.every_loss.test_permutation import OTHER_LOSSES, heads, student
 from tests.objectives.factory import (
     OBS,
     A,
@@ -19,7 +20,6 @@ from tests.objectives.factory import (
     right,
     sequence,
 )
-from tests.objectives.test_permutation import OTHER_LOSSES, heads, student
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
