@@ -15,7 +15,6 @@ from tests.objectives.factory import (
     OBS,
     N,
     Z,
-    assert_gradcheck,
     batch64,
     gradients,
     make_value,
@@ -169,51 +168,11 @@ def test_gradient_reaches_the_critic_and_not_the_encoder(generator):
     assert all(p.grad is None for p in loss.latent_network.parameters())
 
 
-def test_the_latent_is_data(generator):
-    """A batch that still holds the graph of the encoder does not train it."""
-    batch = make_batch((9,), generator=generator)
-    batch["agents", "latent"] = batch["agents", "latent"].requires_grad_()
-    make_value()(batch)["loss_value"].backward()
-    assert batch["agents", "latent"].grad is None
-
-
-def test_the_targets_are_data(generator):
-    batch = make_batch((9,), generator=generator)
-    for name in ("state_value", "value_target"):
-        batch["agents", name] = batch["agents", name].requires_grad_()
-    make_value()(batch)["loss_value"].backward()
-    assert batch["agents", "state_value"].grad is None
-    assert batch["agents", "value_target"].grad is None
-
-
 def test_the_stored_latent_is_read(generator):
     batch, loss = make_batch((9,), generator=generator), make_value()
     before = loss(batch)["loss_value"]
     batch["agents", "latent"] = batch["agents", "latent"] + 1.0
     assert loss(batch)["loss_value"] != before
-
-
-@pytest.mark.parametrize("kind", ["l2", "smooth_l1"])
-def test_gradcheck(kind, generator):
-    batch = batch64((6,), dead_fraction=0.3, generator=generator)
-    assert_gradcheck(make_value(loss_critic_type=kind).double(), batch)
-
-
-def test_nan_of_the_dead_changes_neither_value_nor_gradient(generator):
-    batch = make_batch((8,), dead_fraction=0.3, generator=generator)
-    loss = make_value()
-    assert_close(loss(poisoned(batch)).to_dict(), loss(batch).to_dict())
-    assert_close(gradients(loss, poisoned(batch)), gradients(loss, batch))
-
-
-def test_nobody_alive_is_zero_with_zero_gradient():
-    batch = make_batch((5,))
-    batch["agents", "mask"] = torch.zeros(5, N, dtype=torch.bool)
-    loss = make_value()
-    out = loss(batch)
-    assert out["loss_value"] == 0.0
-    assert all(value.isfinite() for value in out.values())
-    assert all((grad == 0).all() for grad in gradients(loss, batch).values())
 
 
 # ----------------------------------------------------------------------- estimator
