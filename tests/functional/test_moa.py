@@ -171,3 +171,34 @@ def test_nll_refuses_discrete_targets():
     one = torch.ones(2)
     with pytest.raises(TypeError, match=r"Expected target of a floating dtype, got torch.int64"):
         diagonal_gaussian_nll(one, one, one.long())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_the_cross_entropy_has_a_forward_mode(normal, generator):
+    logits = normal(2, 3, 2, 5)
+    actions = torch.randint(5, (2, 3, 2), generator=generator)
+
+    def f(x):
+        return moa_cross_entropy(x, actions)
+
+    def plain(x):
+        return x.logsumexp(-1) - x.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    tangent = normal(2, 3, 2, 5)
+    for one, two in zip(
+        torch.func.jvp(f, (logits,), (tangent,)),
+        torch.func.jvp(plain, (logits,), (tangent,)),
+        strict=True,
+    ):
+        assert_close(one, two)
+    assert_close(torch.func.jacfwd(f)(logits), torch.func.jacrev(plain)(logits))
+    total = torch.func.hessian(lambda x: f(x).sum())(logits)
+    assert_close(total, torch.func.hessian(lambda x: plain(x).sum())(logits))
+    one_row = torch.func.vmap(lambda x, a: torch.func.jacfwd(lambda y: moa_cross_entropy(y, a))(x))
+    assert_close(
+        one_row(logits, actions),
+        torch.func.vmap(lambda x, a: torch.func.jacrev(lambda y: moa_cross_entropy(y, a))(x))(
+            logits, actions
+        ),
+    )
+    assert torch.autograd.gradcheck(f, logits.requires_grad_(), check_forward_ad=True)

@@ -1,4 +1,4 @@
-"""LossSum and MOAWMLoss."""
+"""LossSum, and coefficients that are scheduled."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.objectives.factory import (
     make_value,
     make_world,
 )
-from torchrl_moawm import LossSum, MOAWMLoss
+from torchrl_moawm import LossSum
 from torchrl_moawm.testing import make_batch
 
 
@@ -129,33 +129,9 @@ def test_optional_entries_stand_last():
     assert set(total.in_keys[-len(optional) :]) == set(optional)
 
 
-def test_moawm_wants_its_losses_in_order():
-    with pytest.raises(ValueError, match="world_model to return loss_obs"):
-        MOAWMLoss(make_world(), make_moa(), make_cvae())
-
-
 def test_set_keys_of_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="has a key 'nonsense'"):
         make_total().set_keys(nonsense="x")
-
-
-# ----------------------------------------------------------------------- MOAWMLoss
-
-
-def test_moawm_weighs_its_four_parts(batch):
-    loss = make_moawm(moa_coeff=2.0, obs_coeff=3.0, reward_coeff=5.0, cvae_coeff=7.0)
-    moa, world, cvae = (loss[name](batch) for name in ("moa", "world_model", "cvae"))
-    expected = {
-        "loss_moa": 2.0 * moa["loss_moa"],
-        "moa_accuracy": moa["moa_accuracy"],
-        "loss_obs": 3.0 * world["loss_obs"],
-        "loss_reward": 5.0 * world["loss_reward"],
-        "loss_reconstruction": 7.0 * cvae["loss_reconstruction"],
-        "loss_kl": 7.0 * cvae["loss_kl"],
-        "z_gap": cvae["z_gap"],
-        "active_units": cvae["active_units"],
-    }
-    assert_close(loss(batch).to_dict(), expected)
 
 
 # --------------------------------------------------------------------- coefficients
