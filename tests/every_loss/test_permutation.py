@@ -37,10 +37,16 @@ def reordered(batch, order, group="agents"):
     return out
 
 
+def turned(n_agents):
+    """Two orders; the one after the other, they make every other."""
+    agents = [*range(n_agents)]
+    return agents[1::-1] + agents[2:], agents[1:] + agents[:1]
+
+
 def reordered_pairs(pairs, order):
     """Agents and slots ``[B, N, N - 1, ...]``: the slot of an agent follows it."""
     out = torch.zeros_like(pairs)
-    for i, j in itertools.permutations(range(N), 2):
+    for i, j in itertools.permutations(range(len(order)), 2):
         old_i, old_j = order[i], order[j]
         out[:, i, j - (j > i)] = pairs[:, old_i, old_j - (old_j > old_i)]
     return out
@@ -101,18 +107,22 @@ def test_permuting_agents_and_slots_permutes_the_pairs(action_type, generator):
 # ---------------------------------------------------------------------- the pairwise head
 
 
-def of_others(head, action_type, **settings):
-    network = shaken(make_moa_network(agent_group(action_type), head=head, **CELLS, **settings))
+def of_others(head, action_type, n_agents=N, **settings):
+    group = agent_group(action_type, n_agents)
+    network = shaken(make_moa_network(group, head=head, **CELLS, **settings))
     target = settings.get("target_group")
     return MOALoss(network, target_group=target, reduction="none").double()
 
 
-@action_types
-def test_the_pairwise_head_needs_no_permuted_slots(action_type, generator):
-    batch = agents_batch(action_type, generator)
-    loss = of_others("pairwise", action_type)
+@pytest.mark.parametrize(
+    ("action_type", "n_agents"),
+    [*((action_type, N) for action_type in ACTION_TYPES), ("categorical", 2), ("categorical", 5)],
+)
+def test_the_pairwise_head_needs_no_permuted_slots(action_type, n_agents, generator):
+    batch = agents_batch(action_type, generator, n_agents=n_agents)
+    loss = of_others("pairwise", action_type, n_agents)
     pairs = loss(batch)["loss_moa"]
-    for order in ORDERS:
+    for order in turned(n_agents):
         changed = reordered(batch, order)
         assert_close(loss(changed)["loss_moa"], reordered_pairs(pairs, order))
         assert_mean_unchanged(loss, batch, changed)
@@ -182,8 +192,7 @@ def test_permuting_the_agents_permutes_the_loss(name, n_agents, generator):
     n_agents += n_agents == 1 and name in ("cvae", "vae")  # its teacher has nobody to reconstruct
     batch = agents_batch("categorical", generator, n_agents=n_agents)
     loss = PER_AGENT[name](n_agents).double()
-    agents = [*range(n_agents)]
-    for order in (agents[::-1], agents[1:] + agents[:1]):  # the two make every other
+    for order in turned(n_agents):
         changed = reordered(batch, order)
         loss.reduction = "none"
         expected, found = loss(batch), loss(changed)
