@@ -52,12 +52,12 @@ class Recorder:
             hook.remove()
 
 
-@pytest.fixture(params=[False, True], ids=["feed-forward", "recurrent"])
+@pytest.fixture(scope="module", params=[False, True], ids=["feed-forward", "recurrent"])
 def recurrent(request):
     return request.param
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def played(request, recurrent):
     """A system, a batch ``[E, T]`` over several episodes, and what its networks read in it."""
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def cut(batch):
 @pytest.mark.parametrize("parts", [whole, cut], ids=["whole", "cut"])
 def test_inputs_are_those_of_acting(played, parts):
     system, batch, modules, read = played
-    system.value_estimator(batch)
+    batch = system.value_estimator(batch.clone())
     for part, envs, start in parts(batch):
         with Recorder(modules) as calls:
             system.loss_module(part)

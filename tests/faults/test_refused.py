@@ -5,15 +5,15 @@ from contextlib import suppress
 import pytest
 import torch
 
+from tests.faults.spoilers import SPOILED
 from tests.faults.table import build
 from tests.faults.values import CHECKED
-from tests.faults.wrong import WRONG
 from tests.objectives.factory import N
 from torchrl_moawm import set_value_checks
 from torchrl_moawm.testing import make_batch
 
 G = "agents"
-REFUSED = CHECKED | WRONG
+REFUSED = CHECKED | SPOILED
 CASES = [
     pytest.param(fault, way, name, id=f"refused: {fault}: {name}")
     for fault, row in REFUSED.items()

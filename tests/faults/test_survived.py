@@ -1,5 +1,7 @@
 """What is legitimate is survived, with the numbers of the plain case."""
 
+import math
+
 import pytest
 import torch
 from tensordict import lazy_stack
@@ -11,9 +13,13 @@ from torchrl.modules import ProbabilisticActor
 
 from tests.faults.table import build, finite, same, survived
 from tests.objectives.factory import (
+    ACTION_TYPES,
     LOSSES,
     OBS,
+    PER_AGENT,
     A,
+    D,
+    Heads,
     N,
     batch64,
     gradients,
@@ -24,8 +30,6 @@ from tests.objectives.factory import (
     poisoned,
     terms,
 )
-from tests.objectives.test_dying import moa as moa_network
-from tests.objectives.test_dying import per_agent
 from torchrl_moawm import ClipPPOPolicyLoss, ClipPPOValueLoss, MOALoss
 from torchrl_moawm.testing import make_batch
 
@@ -55,13 +59,18 @@ def assert_same_as(name, batch, other):
     "the mean of its valid elements; the model of others is 0",
     (*ONE_BY_ONE, "total"),
 )
-def test_a_group_of_one(name, generator):
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_a_group_of_one(name, action_type, generator):
     """Of the loss of a team of one, element by element; there are no others to model."""
-    batch = batch64((4, 6), n_agents=1, dead_fraction=0.3, generator=generator)
+    settings = {"n_agents": 1, "action_type": action_type}
+    batch = batch64((4, 6), dead_fraction=0.3, generator=generator, **settings)
     make = {"total": make_moa, **LOSSES}[name]
-    loss, every = make(n_agents=1).double(), make(n_agents=1, reduction="none").double()
+    loss, every = make(**settings).double(), make(**settings, reduction="none").double()
     every.load_state_dict(loss.state_dict())
-    found, elements = loss(batch), every(batch)
+    torch.manual_seed(0)  # of the entropy's one sample
+    found = loss(batch)
+    torch.manual_seed(0)
+    elements = every(batch)
     alive = batch[G, "mask"]
     for key, value in found.items():
         if key.startswith("loss"):
@@ -74,9 +83,11 @@ def test_a_group_of_one(name, generator):
 
 
 @survived("nobody valid", "0, with zero gradient")
-def test_nobody_valid(name, batch):
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_nobody_valid(name, action_type, generator):
+    batch = batch64((4, 6), action_type=action_type, generator=generator)
     batch[G, "mask"] = torch.zeros_like(batch[G, "mask"])
-    loss = build(name).double()
+    loss = build(name, action_type).double()
     for key, value in loss(batch).items():
         assert value.isfinite(), key
         assert not key.startswith("loss") or value == 0.0, key
@@ -190,21 +201,24 @@ def test_no_mask_is_a_mask_of_true(name, batch):
 # ------------------------------------------------------------------- magnitudes
 
 
-def log_scale(value):
-    """The three losses with Gaussians, whose standard deviation is exp(value + 0 * something)."""
+class Pairs(Heads):
+    """A Gaussian of every other agent's action."""
 
-    def make(name):
-        loss = per_agent(name) if name != "moa" else MOALoss(moa_network("continuous"))
-        networks = {"moa": ["moa_network"], "cvae": ["student", "teacher"], "vae": ["teacher"]}
-        for network in networks[name]:
-            encoder = getattr(loss, network)
-            layer = (encoder.module.net if name == "moa" else encoder[0].module).net
-            half = layer.out_features // 2
-            layer.weight.data[half:] = 0.0
-            layer.bias.data[half:] = value
-        return loss
+    def forward(self, observation):
+        return tuple(part.unflatten(-1, (N - 1, D)) for part in super().forward(observation))
 
-    return make
+
+def log_scale(name, value):
+    """One of the three losses with Gaussians, whose standard deviations are exp(value)."""
+    widths = dict.fromkeys(("moa_loc", "moa_scale"), (N - 1) * D)
+    network = module(Pairs(OBS, **widths), ["previous_observation"], list(widths))
+    loss = (MOALoss(network) if name == "moa" else PER_AGENT[name]()).double()
+    for part in loss.children():
+        encoder = part if name == "moa" else part[0]
+        last = [layer for layer in encoder.modules() if isinstance(layer, nn.Linear)][-1]
+        half = last.out_features // 2
+        last.weight.data[half:], last.bias.data[half:] = 0.0, value
+    return loss
 
 
 @survived(
@@ -214,12 +228,12 @@ def log_scale(value):
 )
 def test_a_scale_of_zero(name, generator):
     """As 1e-6, the floor: values that are those there, and finite gradients."""
-    batch = batch64((4,), action_type="continuous", generator=generator)
-    loss = log_scale(-1e4)(name)
-    floor = log_scale(torch.tensor(1e-6, dtype=torch.float64).log())(name)
+    action_type = "continuous" if name == "moa" else "categorical"
+    batch = batch64((4,), action_type=action_type, generator=generator)
+    loss, floor = log_scale(name, -1e4), log_scale(name, math.log(1e-6))
     floor.load_state_dict(loss.state_dict())
     for one, two in zip(floor.parameters(), loss.parameters(), strict=True):
-        one.data = torch.where(two.data == -1e4, torch.tensor(1e-6).double().log(), two.data)
+        one.data = torch.where(two.data == -1e4, math.log(1e-6), two.data)
     found, expected = loss(batch), floor(batch)
     for key, value in expected.items():
         if key.startswith("loss"):
@@ -284,6 +298,7 @@ def forbidding(name, low):
 def test_logits_of_minus_infinity(name, batch, boolean):
     taken = nn.functional.one_hot(batch[G, "action"], A).bool()
     batch[G, "action_mask"] = taken | boolean(4, 6, N, A, p=0.4)
+    batch[G, "action_mask"] &= batch[G, "mask"].unsqueeze(-1)  # to the dead, nothing is allowed
     loss, finite_one = forbidding(name, -torch.inf), forbidding(name, -1e300)
     same(loss(batch), finite_one(batch))
     reached = gradients(loss, batch)
@@ -355,13 +370,20 @@ def test_more_leading_dimensions(name, batch):
 
 
 @survived("stored entries that carry gradient", "as detached; no gradient leaves through them")
-def test_stored_entries_that_carry_gradient(name, batch):
+@pytest.mark.parametrize("action_type", ACTION_TYPES)
+def test_stored_entries_that_carry_gradient(name, action_type, generator):
+    """A batch is data: whoever made its targets, inputs and stored outputs left the graph on."""
+    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
     other = batch.apply(lambda x: x.clone().requires_grad_() if x.is_floating_point() else x)
-    loss = build(name).double()
-    same(loss(other), loss(batch))
-    terms(loss(other)).backward()
-    entries = [x for x in other.values(True, True) if x.is_floating_point()]
-    assert all(x.grad is None or not x.grad.any() for x in entries)
+    loss = build(name, action_type).double()
+    torch.manual_seed(0)
+    expected = loss(batch)
+    torch.manual_seed(0)
+    found = loss(other)
+    same(found, expected)
+    terms(found).backward()
+    entries = other.items(include_nested=True, leaves_only=True)
+    assert [key for key, entry in entries if entry.grad is not None] == []
     finite({k: p.grad for k, p in loss.named_parameters() if p.grad is not None})
 
 

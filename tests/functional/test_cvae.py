@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.functional.checks import assert_same_mapped_and_compiled
 from torchrl_moawm.functional import active_units, shuffle_valid
 
 # -------------------------------------------------------------------- shuffle_valid
@@ -53,29 +52,11 @@ def test_shuffle_keeps_each_agents_entries_and_moves_every_one(normal, boolean):
         assert (before != after).all()
 
 
-def test_shuffle_of_permuted_agents_permutes(normal, boolean):
-    x, mask, order = normal(9, 3, 2), boolean(9, 3), torch.tensor([2, 0, 1])
-    permuted = shuffle_valid(x[:, order], mask[:, order])
-    assert_close(permuted[mask[:, order]], shuffle_valid(x, mask)[:, order][mask[:, order]])
-
-
-def test_shuffle_never_fetches_from_behind_the_mask(normal, boolean):
-    mask = boolean(9, 3)
-    x = torch.where(mask.unsqueeze(-1), normal(9, 3, 2), torch.nan)
-    assert shuffle_valid(x, mask)[mask].isfinite().all()
-
-
 @pytest.mark.parametrize("shape", [(3, 2), (1, 3, 2)])
 def test_a_single_sample_stays(normal, shape):
     x = normal(*shape)
     assert_close(shuffle_valid(x), x)
     assert_close(shuffle_valid(x, torch.ones(shape[:-1], dtype=torch.bool)), x)
-
-
-def test_shuffle_eager_vmap_and_compiled_agree(normal, boolean):
-    mask = boolean(3, 8, 2)
-    assert_same_mapped_and_compiled(shuffle_valid, normal(3, 8, 2, 4), mask)
-    assert_same_mapped_and_compiled(shuffle_valid, normal(3, 8, 2, 4))
 
 
 def test_shuffle_refuses_a_mask_of_another_shape():
@@ -125,17 +106,6 @@ def test_a_constant_shift_is_not_activity(normal):
 
 def test_nothing_valid_has_no_active_units(normal):
     assert active_units(normal(6, 3, 4), torch.zeros(6, 3, dtype=torch.bool)) == 0
-
-
-def test_active_units_ignore_what_stands_behind_the_mask(normal, boolean):
-    loc, mask = normal(6, 3, 4), boolean(6, 3)
-    poisoned = torch.where(mask.unsqueeze(-1), loc, torch.nan)
-    assert active_units(poisoned, mask) == 4
-
-
-def test_active_units_eager_vmap_and_compiled_agree(normal, boolean):
-    loc = normal(3, 6, 2, 4) * torch.tensor([1.0, 0.05, 1.0, 0.01], dtype=torch.float64)
-    assert_same_mapped_and_compiled(active_units, loc, boolean(3, 6, 2))
 
 
 def test_active_units_keep_the_dtype(normal):

@@ -13,7 +13,6 @@ from tests.objectives.factory import (
     N,
     Z,
     agent_group,
-    assert_gradcheck,
     batch64,
     module,
     shaken,
@@ -183,18 +182,6 @@ def test_the_most_likely_action_is_one_of_the_allowed(batch):
     assert loss(batch)["moa_accuracy"] == 1.0
 
 
-def test_the_dead_may_forbid_everything(batch):
-    loss = watching()
-    expected = loss(batch)
-    dead = ~batch["agents", "mask"]
-    assert dead.any()
-    batch[MASK] = batch[MASK] & ~dead[..., None]
-    out = loss(batch)
-    assert_close(out.to_dict(), expected.to_dict())
-    out["loss_moa"].sum().backward()
-    assert logits_of(loss).grad.isfinite().all()
-
-
 def test_no_mask_is_no_restriction(batch):
     loss = watching()
     allowed = batch.clone()
@@ -216,12 +203,6 @@ def test_of_another_group_the_mask_is_that_groups(batch, generator, boolean):
     assert_close(loss(batch)["loss_moa"], expected)
     batch[MASK] = ~batch[MASK]
     assert_close(loss(batch)["loss_moa"], expected)
-
-
-def test_gradcheck(batch):
-    loss = watching()
-    loss.reduction = "mean"
-    assert_gradcheck(loss, batch)
 
 
 # -------------------------------------------------------------------- a real environment

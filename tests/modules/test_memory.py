@@ -12,7 +12,7 @@ from torchrl.envs import SerialEnv
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 from torchrl.modules import set_recurrent_mode
 
-from tests.objectives.factory import double, gradients, shaken, terms
+from tests.objectives.factory import double, gradients, poisoned, shaken, terms
 from tests.transforms.teams import make_teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
@@ -414,13 +414,7 @@ def test_the_dead_change_nothing(two_episodes):
         batch[group, "mask"] = torch.ones_like(batch[group, "previous_mask"])
         batch[group, "mask"][0, 2:, 0] = False
         batch[group, "previous_mask"][0, 3:, 0] = False
-    bad = batch.clone()
-    for group in ("red", "blue"):
-        for name, entry in bad[group].items():
-            if entry.is_floating_point():
-                entry[0, 3 if name.startswith("previous_") else 2 :, 0] = torch.nan
-        bad["next", group, "reward"][0, 2:, 0] = torch.nan
-        bad["next", group, "observation"][0, 2:, 0] = torch.nan
+    bad = poisoned(batch, "red", "blue")
     torch.testing.assert_close(terms(losses(bad)), terms(losses(batch)), rtol=0.0, atol=0.0)
     expected, found = gradients(losses, batch), gradients(losses, bad)
     for name in expected:

@@ -80,12 +80,3 @@ def test_nobody_is_expected_to_go_on_as_before_until_it_is_learnt(head):
     nn.init.ones_(network.module.persistence)
     network.module.reset_parameters()
     assert not network.module.persistence.any()
-
-
-@pytest.mark.parametrize("min_scale", [0.05, 0.3])
-@torch.no_grad()
-def test_the_scale_has_the_floor_that_is_asked_for(min_scale):
-    network = make_moa_network(agent_group("continuous"), min_scale=min_scale, **CELLS)
-    network.module.net[-1].bias.fill_(-1e4)  # raw, far below the floor
-    scale = network(make_batch(action_type="continuous"))["agents", "moa_scale"]
-    torch.testing.assert_close(scale, torch.full_like(scale, min_scale))

@@ -161,17 +161,18 @@ def test_what_is_reconstructed(action_type):
     assert torch.equal(teacher["agents", "teacher_feature"], loop(batch, row))
 
 
-@pytest.mark.parametrize("name", ["student", "teacher"])
+@pytest.mark.parametrize("floor", [0.05, 0.3])
+@pytest.mark.parametrize("name", ["moa_network", "student", "teacher"])
 @torch.no_grad()
-def test_a_posterior_has_the_floor_that_is_asked_for(name):
-    make = {"student": make_student, "teacher": make_teacher}[name]
-    network = make(agent_group(), latent_dim=Z, min_scale=0.3, num_cells=(8,))
-    encoder = network[0].module
+def test_a_scale_has_the_floor_that_is_asked_for(name, floor):
+    make = {"student": make_student, "teacher": make_teacher, "moa_network": make_moa_network}[name]
+    latent = {} if name == "moa_network" else {"latent_dim": Z}
+    network = make(agent_group("continuous"), min_scale=floor, num_cells=(8,), **latent)
+    encoder = (network if name == "moa_network" else network[0]).module
     encoder.net[-1].bias.fill_(-1e4)  # raw, far below the floor
-    scale = network(make_batch())[
-        "agents", "latent_scale" if name == "student" else "teacher_scale"
-    ]
-    torch.testing.assert_close(scale, torch.full_like(scale, 0.3))
+    written = {"moa_network": "moa_scale", "student": "latent_scale", "teacher": "teacher_scale"}
+    scale = network(make_batch(action_type="continuous"))["agents", written[name]]
+    torch.testing.assert_close(scale, torch.full_like(scale, floor))
 
 
 def test_a_slot_of_the_moa_network_is_an_other_agent_by_index():

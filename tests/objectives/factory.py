@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
 
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
@@ -17,6 +18,7 @@ from torchrl_moawm import (
 )
 from torchrl_moawm.modules import (
     AgentGroup,
+    GaussianSampler,
     make_actor,
     make_critic,
     make_moa_network,
@@ -124,6 +126,66 @@ def sequence(*modules):
     return TensorDictSequential(*modules)
 
 
+class Heads(nn.Module):
+    """An MLP on the inputs side by side, its outputs split; those called scale are positive."""
+
+    def __init__(self, in_features, **widths):
+        super().__init__()
+        self.widths = widths
+        self.net = nn.Sequential(
+            nn.Linear(in_features, 8), nn.Tanh(), nn.Linear(8, sum(widths.values()))
+        )
+
+    def forward(self, *inputs):
+        parts = self.net(torch.cat(inputs, -1)).split(list(self.widths.values()), -1)
+        named = zip(self.widths, parts, strict=True)
+        out = [part.exp() if "scale" in name else part for name, part in named]
+        return out[0] if len(out) == 1 else tuple(out)
+
+
+def heads(read, in_features, **widths):
+    """Of each agent by itself, like all of ``PER_AGENT``."""
+    return module(Heads(in_features, **widths), read.split(), list(widths))
+
+
+def autoencoder(prefix, read, in_features, **reconstructed):
+    names = {"loc": f"{prefix}_loc", "scale": f"{prefix}_scale"}
+    latent = "latent" if prefix == "latent" else f"{prefix}_latent"
+    keys = [("agents", name) for name in (*names.values(), latent, "latent_noise")]
+    return sequence(
+        heads(read, in_features, **dict.fromkeys(names.values(), Z)),
+        GaussianSampler(*keys),
+        heads(latent, Z, **reconstructed),
+    )
+
+
+def own_student():
+    read = "observation previous_observation"
+    return autoencoder("latent", read, 2 * OBS, reconstruction=OBS)
+
+
+def own_teacher(n_agents=N):
+    others = (n_agents - 1) * (OBS + A)
+    return autoencoder("teacher", "observation", OBS, teacher_reconstruction=others)
+
+
+def own_world_model():
+    return heads("observation", OBS, predicted_observation=OBS, predicted_reward=1)
+
+
+def own_critic():
+    return heads("observation latent", OBS + Z, state_value=1)
+
+
+PER_AGENT = {  # of networks that read nobody else
+    "world_model": lambda n=N, **settings: WorldModelLoss(own_world_model(), **settings),
+    "cvae": lambda n=N, **settings: TeacherCVAELoss(own_student(), own_teacher(n), **settings),
+    "vae": lambda n=N, **settings: TeacherVAELoss(own_teacher(n), **settings),
+    "value": lambda n=N, **settings: ClipPPOValueLoss(own_critic(), **settings),
+    "policy": lambda n=N, **settings: ClipPPOPolicyLoss(actor(), **settings),
+}
+
+
 def double(batch):
     """The batch in float64; integers and masks as they are."""
     return batch.apply(lambda x: x.double() if x.is_floating_point() else x)
@@ -156,31 +218,33 @@ def right(mask, entry):
     return mask.reshape(mask.shape + (1,) * (entry.ndim - mask.ndim)).expand_as(entry)
 
 
-def spoil(entry, keep):
-    """NaN (or another integer, or the opposite boolean) where ``keep`` is False."""
-    if entry.dtype == torch.bool:
-        bad = ~entry
-    else:
-        bad = torch.nan if entry.is_floating_point() else 1 - entry.clamp_max(1)
+def spoil(entry, keep, bad=torch.nan):
+    """NaN (or ``bad``; of integers, another one) where ``keep`` is False."""
+    bad = bad if entry.is_floating_point() else 1 - entry.clamp_max(1)
     return torch.where(right(keep, entry), entry, bad)
 
 
-def poisoned(batch, group="agents"):
-    """The batch with NaN in every entry of the dead, and of those that did not act at t-1."""
+def poisoned(batch, *groups, bad=torch.nan):
+    """The batch with NaN in every entry of the dead, in what was not done, and in what was not seen
+    or done at t-1; flags and masks are as they were."""
     out = batch.clone()
-    mask, previous = batch[group, "mask"], batch[group, "previous_mask"]
-    for name, entry in batch[group].items():
-        if name.startswith("previous_"):
-            if name != "previous_mask":
-                out[group, name] = spoil(entry, previous)
-        elif name not in ("mask", "action_mask"):
-            out[group, name] = spoil(entry, mask)
-    for name in ("observation", "reward"):
-        out["next", group, name] = spoil(batch["next", group, name], mask)
+    for group in groups or ("agents",):
+        agents = batch[group]
+        acts, acted = agents["mask"], agents["previous_mask"]
+        there, was_there = agents.get("alive", acts), agents.get("previous_alive", acted)
+        behind = dict.fromkeys(("action", "action_log_prob", "advantage"), acts)
+        behind["previous_action"] = acted
+        for name, entry in agents.items():
+            seen = was_there if name.startswith("previous_") else there
+            if entry.dtype != torch.bool:
+                out[group, name] = spoil(entry, behind.get(name, seen), bad)
+        for name, entry in batch.get(("next", group), {}).items():
+            if entry.is_floating_point():
+                out["next", group, name] = spoil(entry, there, bad)
     return out
 
 
-class Held(torch.nn.Module):
+class Held(nn.Module):
     """A LossModule inside a plain module: its own ``named_parameters`` lacks an argument that
     ``functional_call`` needs."""
 
@@ -193,9 +257,10 @@ class Held(torch.nn.Module):
 
 
 def assert_gradcheck(loss, batch):
-    """Analytic against numeric gradient of every parameter of a float64 loss."""
+    """Analytic against numeric gradient of every parameter a float64 loss trains."""
     held = Held(loss)
-    names, values = zip(*held.named_parameters(), strict=True)
+    trained = [(name, value) for name, value in held.named_parameters() if value.requires_grad]
+    names, values = zip(*trained, strict=True)
 
     def function(*parameters):
         given = dict(zip(names, parameters, strict=True))

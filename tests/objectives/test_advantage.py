@@ -1,5 +1,7 @@
 """The value estimator against a slow loop, agent by agent, straight from the definition."""
 
+import copy
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -7,12 +9,16 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
 from torchrl.collectors.utils import split_trajectories
+from torchrl.objectives.utils import ValueEstimators
 from torchrl.objectives.value import MultiAgentGAE
 
 from tests.kinds import KINDS, OBS, there
 from tests.kinds import make_kind as make_env
+from tests.objectives import factory
+from tests.objectives.factory import N, batch64, heads, make_value, poisoned, spoil
 from torchrl_moawm import ClipPPOValueLoss
 from torchrl_moawm.objectives.advantage import seams
+from torchrl_moawm.testing import make_batch
 
 DISCOUNTS = [(1.0, 1.0), (0.9, 0.0), (0.0, 0.7), (0.9, 0.7), (1.0, 0.0), (0.5, 1.0)]
 
@@ -328,17 +334,25 @@ def test_average_gae_counts_those_who_act():
         assert_close(own.mean(), own.new_zeros(()), atol=1e-7, rtol=0.0)
 
 
-def test_without_masks_average_gae_is_torchrls():
-    batch = rollout("all act")
-    loss = value_loss(("agents",))
-    loss.make_value_estimator(average_gae=True)
-    theirs = MultiAgentGAE(
-        gamma=0.99, lmbda=0.95, average_gae=True, value_network=loss.critic_network
+@pytest.mark.parametrize("average", [False, True])
+def test_without_masks_it_is_torchrls(average):
+    """Made on first use, it has the usual discounts."""
+    batch, group = rollout("all act"), "agents"
+    critic = TensorDictModule(
+        nn.Linear(OBS, 1).double(), [(group, "observation")], [(group, "state_value")]
     )
-    names = {"value": "state_value", "advantage": "advantage", "reward": "reward"}
-    theirs.set_keys(**{name: ("agents", key) for name, key in names.items()})
-    expected = theirs(batch.clone())["agents", "advantage"]
-    assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
+    loss = ClipPPOValueLoss(critic)
+    if average:
+        loss.make_value_estimator(ValueEstimators.MAGAE, average_gae=True)
+    theirs = MultiAgentGAE(
+        gamma=0.99, lmbda=0.95, average_gae=average, value_network=copy.deepcopy(critic)
+    )
+    names = ("advantage", "value_target", "reward")
+    theirs.set_keys(value=(group, "state_value"), **{name: (group, name) for name in names})
+    expected = theirs(batch.clone())
+    loss.value_estimator(batch)
+    for name in ("advantage", "value_target", "state_value"):
+        assert_close(batch[group, name], expected[group, name].detach())
 
 
 def test_called_with_keywords():
@@ -361,3 +375,142 @@ def test_named_by_a_word():
     assert loss.value_estimator.gamma == 0.5
     with pytest.raises(ValueError, match="got 'gae'"):
         loss.make_value_estimator("gae")
+
+
+def test_single_agent_estimators_are_refused():
+    with pytest.raises(ValueError, match=r"ValueEstimators.MAGAE or an estimator of your own"):
+        value_loss(("agents",)).make_value_estimator(ValueEstimators.GAE)
+
+
+# ------------------------------------------------------------------------ a latent, a team
+
+
+def with_latent():
+    """The critic reads z; the encoder is no module of the loss."""
+    loss = make_value().double()
+    loss.latent_network.double()
+    return loss.make_value_estimator(gamma=0.9, lmbda=0.7)
+
+
+def test_with_the_students_mean_at_the_next_step(generator):
+    batch, loss = batch64((4, 6), generator=generator), with_latent()
+    assert batch["next", "done"].any()
+    assert (batch["next", "truncated"] & ~batch["next", "terminated"]).any()
+    after = batch["next"].clone()
+    with torch.no_grad():
+        after["agents", "latent"] = loss.latent_network(after.clone())["agents", "latent_loc"]
+        pair = (loss.critic_network(td.clone())["agents", "state_value"] for td in (batch, after))
+    value, following = (x.squeeze(-1) for x in pair)
+    expected = slow(batch, ("agents",), value, following, 0.9, 0.7)
+    loss.value_estimator(batch)
+    assert_close(batch["agents", "advantage"].squeeze(-1), expected)
+    assert_close(batch["agents", "value_target"].squeeze(-1), expected + value)
+    assert_close(batch["agents", "state_value"].squeeze(-1), value)
+    assert not batch["agents", "value_target"].requires_grad
+
+
+def test_estimator_leaves_next_as_it_was(generator):
+    batch = batch64((4, 6), generator=generator)
+    before = batch["next"].clone()
+    with_latent().value_estimator(batch)
+    assert set(batch["next"].keys(True, True)) == set(before.keys(True, True))
+    assert (batch["next"] == before).all()
+
+
+def test_after_the_estimator_the_value_has_not_moved(generator):
+    batch, loss = batch64((4, 6), generator=generator), with_latent()
+    loss.value_estimator(batch)
+    out = loss(batch)
+    assert out["value_clip_fraction"] == 0.0
+    assert_close(out["loss_value"], batch["agents", "advantage"].square().mean())
+
+
+def test_estimator_reads_no_nan_behind_the_masks(generator):
+    """Under next nobody is there who was not there before, or whose episode is terminated."""
+    batch = make_batch((4, 6), dead_fraction=0.3, generator=generator)
+    batch["next", "agents", "mask"] &= batch["agents", "mask"]  # no one rises from the dead
+    died = (batch["agents", "mask"] & ~batch["next", "agents", "mask"]).unsqueeze(-1)
+    assert died.any()
+    for name in ("done", "terminated"):
+        batch["next", "agents", name] = died | batch["next", name].unsqueeze(-2)
+    there = batch["agents", "mask"] & ~batch["next", "agents", "terminated"].squeeze(-1)
+    loss, bad = make_value().make_value_estimator(), poisoned(batch)
+    bad["next", "agents", "observation"] = spoil(bad["next", "agents", "observation"], there)
+    loss.value_estimator(batch)
+    loss.value_estimator(bad)
+    for name in ("advantage", "value_target", "state_value"):
+        assert bad["agents", name].isfinite().all()
+        assert_close(bad["agents", name], batch["agents", name])
+
+
+def test_estimator_needs_a_named_mask_at_the_root_only(generator):
+    batch, loss = batch64((4, 6), generator=generator), with_latent()
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    batch["padding"] = torch.ones(4, 6, dtype=torch.bool)
+    loss.loss_mask_key = "padding"
+    assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
+
+
+def test_estimator_follows_renamed_keys(generator):
+    batch, loss = batch64((4, 6), generator=generator), with_latent()
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    loss.set_keys(advantage=("team", "adv"), reward=("team", "reward"))
+    batch["next", "team", "reward"] = batch["next", "agents"].pop("reward")
+    loss.value_estimator(batch)
+    assert_close(batch["team", "adv"], expected)
+
+
+def test_a_reward_of_the_team_is_that_of_each_agent(generator):
+    batch = batch64((4, 6), generator=generator)
+    earned = torch.randn(4, 6, 1, dtype=torch.float64, generator=generator)
+    each = batch.clone()
+    each["next", "agents", "reward"] = earned.unsqueeze(-2).expand(4, 6, N, 1).clone()
+    loss = plain()
+    expected = loss.value_estimator(each)["agents", "advantage"]
+    loss.set_keys(reward="team_reward")
+    batch["next", "team_reward"] = earned
+    assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
+
+
+def plain():
+    return ClipPPOValueLoss(heads("observation", factory.OBS, state_value=1)).double()
+
+
+class Summed(nn.Module):
+    """V of the agent's observation and of the sum of the foes'."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(factory.OBS, 1)
+
+    def forward(self, observation, foes):
+        return self.net(observation + foes.sum(-2, keepdim=True))
+
+
+def test_the_dead_of_another_group_stay_dead_where_next_has_no_mask(generator):
+    batch = batch64((4, 6), generator=generator)
+    foes = batch64((4, 6), n_agents=2, group="foes", dead_fraction=0.4, generator=generator)
+    batch.update(foes)
+    del batch["next", "foes", "mask"]
+    keys = [("agents", "observation"), ("foes", "observation")]
+    critic = TensorDictModule(Summed(), keys, [("agents", "state_value")])
+    loss, dead = ClipPPOValueLoss(critic).double(), ~batch["foes", "mask"]
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    assert dead.any()
+    for key in (("foes", "observation"), ("next", "foes", "observation")):
+        batch[key][dead] = torch.nan
+    assert_close(loss.value_estimator(batch)["agents", "advantage"], expected)
+
+
+@pytest.mark.parametrize("as_class", [True, False])
+def test_an_estimator_of_ones_own_is_used_with_the_keys_of_the_loss(as_class, generator):
+    batch, loss = batch64((4, 6), generator=generator), plain()
+    settings = {"gamma": 0.9, "lmbda": 0.7, "value_network": loss.critic_network}
+    loss.make_value_estimator(gamma=0.9, lmbda=0.7)
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    own = MultiAgentGAE if as_class else MultiAgentGAE(**settings)
+    loss.make_value_estimator(own, **(settings if as_class else {}))
+    assert type(loss.value_estimator) is MultiAgentGAE
+    del batch["agents", "state_value"]
+    found = loss.value_estimator(batch)["agents", "advantage"]
+    assert_close(found, expected, rtol=1e-5, atol=1e-6)  # 0.9 in float32

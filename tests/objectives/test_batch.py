@@ -15,7 +15,6 @@ from tests.objectives.factory import (
     A,
     N,
     batch64,
-    gradients,
     make_cvae,
     make_moa,
     make_policy,
@@ -30,7 +29,6 @@ from torchrl_moawm.modules import AgentGroup, make_critic, make_world_model
 from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.objectives.keys import Keys
 from torchrl_moawm.objectives.masks import get_flag
-from torchrl_moawm.testing import check_loss_module, make_batch
 
 GROUP = ("agents",)
 T, F = True, False
@@ -204,33 +202,6 @@ def test_which_pairs_count(waiting):
             for slot, j in enumerate(j for j in range(N) if j != i):
                 counts = agents["previous_alive"][i] and agents["mask"][j]
                 assert found[e, t, i, slot] == counts
-
-
-@pytest.mark.parametrize(
-    "make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy]
-)
-def test_what_is_not_real_changes_nothing(make, waiting):
-    """NaN in the observation of the dead and in the action of whoever waits."""
-    loss, bad, agents = make().double(), waiting.clone(), waiting["agents"]
-    for name in ("observation", "latent", "state_value", "value_target"):
-        bad["agents", name] = spoil(agents[name], agents["alive"])
-    for name in ("action", "action_log_prob", "advantage"):
-        bad["agents", name] = spoil(agents[name], agents["mask"])
-    bad["agents", "previous_action"] = spoil(agents["previous_action"], agents["previous_mask"])
-    seen = agents["previous_observation"]
-    bad["agents", "previous_observation"] = spoil(seen, agents["previous_alive"])
-    for name in ("observation", "reward"):
-        bad["next", "agents", name] = spoil(waiting["next", "agents", name], agents["alive"])
-    assert_close(loss(bad).to_dict(), loss(waiting).to_dict())
-    assert_close(gradients(loss, bad), gradients(loss, waiting))
-
-
-@pytest.mark.parametrize(
-    "make", [make_moa, make_world, make_cvae, make_vae, make_value, make_policy]
-)
-def test_the_contract_holds_where_some_wait(make, generator):
-    batch = make_batch((4, 6), dead_fraction=0.2, waiting_fraction=0.3, generator=generator)
-    check_loss_module(make(), batch)
 
 
 def test_normalised_are_those_who_act(waiting):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tensordict.nn import TensorDictModuleBase
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
@@ -11,7 +10,6 @@ from tests.objectives.factory import (
     ACTION_TYPES,
     OBS,
     Z,
-    assert_gradcheck,
     batch64,
     gradients,
     make_cvae,
@@ -19,7 +17,6 @@ from tests.objectives.factory import (
     masked,
     mean_of,
     module,
-    poisoned,
     reached,
     sequence,
     student,
@@ -215,37 +212,6 @@ class Head(nn.Module):
     def forward(self, observation):
         loc, raw = self.net(observation).chunk(2, -1)
         return loc, raw.exp()
-
-
-@both
-@types
-def test_gradcheck(name, action_type, generator):
-    loss, batch = LOSSES[name](action_type).double(), dead64(action_type, generator)
-    if name == "cvae":
-        loss = TeacherCVAELoss(loss.student, Frozen(loss.teacher))
-    assert_gradcheck(loss, batch)
-
-
-class Frozen(TensorDictModuleBase):
-    """A teacher whose parameters the loss does not list: it is detached."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.__dict__["network"] = network[0]
-        self.in_keys, self.out_keys = network[0].in_keys, network[0].out_keys
-
-    def forward(self, tensordict):
-        return self.network(tensordict)
-
-
-@both
-@types
-def test_nan_of_the_dead_changes_neither_value_nor_gradient(name, action_type, generator):
-    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    loss, bad = LOSSES[name](action_type), poisoned(batch)
-    assert bad["agents", "latent_noise"].isnan().any()
-    assert_close(loss(bad).to_dict(), loss(batch).to_dict())
-    assert_close(gradients(loss, bad), gradients(loss, batch))
 
 
 def test_what_another_did_at_the_previous_step_stands_behind_its_previous_mask_alone(generator):

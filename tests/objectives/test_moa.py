@@ -16,18 +16,13 @@ from tests.objectives.factory import (
     A,
     D,
     N,
-    assert_gradcheck,
     batch64,
-    gradients,
-    make_moa,
     masked,
     mean_of,
     module,
-    poisoned,
     valid_agents,
 )
 from torchrl_moawm import MOALoss
-from torchrl_moawm.testing import make_batch
 
 OBS = 5
 
@@ -112,11 +107,6 @@ def test_reductions_and_coefficient(make, generator, boolean):
     assert_close(loss(batch)["loss_moa"], expected.sum())
     loss.reduction = "mean"
     assert_close(loss(batch)["loss_moa"], expected.sum() / valid_pairs(batch).sum())
-
-
-def test_every_batch_dimension_counts_the_same(generator):
-    batch, loss = batch64((3, 4), dead_fraction=0.3, generator=generator), discrete()
-    assert_close(loss(batch)["loss_moa"], loss(batch.reshape(-1))["loss_moa"])
 
 
 def test_accuracy_is_the_share_of_valid_pairs_predicted(generator, boolean):
@@ -206,80 +196,9 @@ def test_of_another_group_of_one_agent(two_groups):
     assert loss(two_groups)["loss_moa"] > 0
 
 
-def test_nan_of_the_dead_of_another_group_is_harmless(two_groups):
-    loss = watching(Logits(2))
-    bad = poisoned(poisoned(two_groups), "foes")
-    assert_close(loss(bad).to_dict(), loss(two_groups).to_dict())
-    assert_close(gradients(loss, bad), gradients(loss, two_groups))
-
-
 def test_a_set_keys_back_to_the_default_finds_the_other_group(two_groups):
     loss = watching(Logits(2))
     before = loss(two_groups)["loss_moa"]
     loss.set_keys(action=("foes", "elsewhere"), target_mask=("foes", "alive"))
     loss.set_keys(action=None, target_mask=None)
     assert_close(loss(two_groups)["loss_moa"], before)
-
-
-# ----------------------------------------------------------------------- gradients
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_one_agent_has_nobody_to_predict(action_type):
-    loss = make_moa(action_type, n_agents=1)
-    out = loss(make_batch((5,), n_agents=1, action_type=action_type))
-    assert all(value == 0.0 for value in out.values())
-    grads = gradients(loss, make_batch((5,), n_agents=1, action_type=action_type))
-    assert all((grad == 0).all() for grad in grads.values())
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_nobody_alive_is_zero_with_zero_gradient(action_type):
-    batch = make_batch((5,), action_type=action_type)
-    batch["agents", "mask"] = torch.zeros(5, N, dtype=torch.bool)
-    loss = make_moa(action_type)
-    assert loss(batch)["loss_moa"] == 0.0
-    assert all((grad == 0).all() for grad in gradients(loss, batch).values())
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradient_reaches_every_parameter(action_type):
-    batch = make_batch((20,), action_type=action_type)
-    grads = gradients(make_moa(action_type), batch)
-    assert all((grad != 0).any() for grad in grads.values())
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradcheck(action_type, generator):
-    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    assert_gradcheck(make_moa(action_type).double(), batch)
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_nan_of_the_dead_changes_neither_value_nor_gradient(action_type, generator):
-    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    loss = make_moa(action_type)
-    bad = poisoned(batch)
-    assert bad["agents", "previous_observation"].isnan().any()
-    assert_close(loss(bad).to_dict(), loss(batch).to_dict())
-    assert_close(gradients(loss, bad), gradients(loss, batch))
-
-
-def test_permuting_the_agents_permutes_the_pairs(generator):
-    batch = batch64((9,), dead_fraction=0.3, generator=generator)
-    flipped = batch.clone()
-    flipped["agents"] = batch["agents"].flip(1)
-    loss = MOALoss(
-        module(
-            nn.Sequential(nn.Linear(OBS, A), Repeat()), ["previous_observation"], ["moa_logits"]
-        ),
-        reduction="none",
-    ).double()
-    assert_close(loss(flipped)["loss_moa"], loss(batch)["loss_moa"].flip(1, 2))
-
-
-class Repeat(nn.Module):
-    """The same prediction for every other agent."""
-
-    def forward(self, x):
-        return x.unsqueeze(-2).expand(*x.shape[:-1], N - 1, A)

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 from torch import nn
-from torch.distributions import Categorical
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
-from torchrl.modules import ProbabilisticActor
+from torchrl.modules import IndependentNormal, ProbabilisticActor
 from torchrl.objectives.multiagent import MAPPOLoss
 
 from tests.objectives.factory import (
@@ -15,14 +15,11 @@ from tests.objectives.factory import (
     A,
     N,
     actor,
-    assert_gradcheck,
     batch64,
     gradients,
     make_policy,
     masked,
     mean_of,
-    module,
-    poisoned,
     valid_agents,
 )
 from torchrl_moawm import ClipPPOPolicyLoss
@@ -147,96 +144,7 @@ def test_with_nobody_dead_it_is_mappo(action_type, generator):
 # ------------------------------------------------------------------------ the dead
 
 
-@pytest.mark.parametrize("action_type", DISCRETE)
-def test_the_dead_count_as_if_they_were_not_there(action_type, generator):
-    """One agent: the batch with the dead samples removed gives the same, gradient included."""
-    loss = make_policy(action_type, entropy_coeff=BETA).double()
-    batch = batch64(
-        (20,), action_type=action_type, n_agents=1, dead_fraction=0.4, generator=generator
-    )
-    living = batch[batch["agents", "mask"].squeeze(-1)]
-    del living["agents", "mask"]
-    assert 0 < len(living) < 20
-    assert_close(loss(batch).to_dict(), loss(living).to_dict())
-    assert_close(gradients(loss, batch), gradients(loss, living))
-
-
-def test_a_team_is_its_agents_one_by_one(generator):
-    loss = make_policy(entropy_coeff=BETA, reduction="sum").double()
-    batch = batch64((20,), dead_fraction=0.4, generator=generator)
-    whole = loss(batch)
-    total = 0.0
-    for i in range(N):
-        one = batch.clone()
-        one["agents"] = batch["agents"][:, i : i + 1].clone()
-        total += loss(one[one["agents", "mask"].squeeze(-1)])["loss_objective"]
-    assert_close(whole["loss_objective"], total)
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_nan_of_the_dead_changes_neither_value_nor_gradient(action_type, generator):
-    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    loss, bad = make_policy(action_type), poisoned(batch)
-    results = []
-    for td in (batch, bad):
-        torch.manual_seed(3)  # the entropy of TanhNormal is sampled
-        out = loss(td).to_dict()
-        torch.manual_seed(3)
-        results.append((out, gradients(loss, td)))
-    assert_close(*results)
-
-
-class Allowed(nn.Module):
-    """Minus infinity for what is forbidden: where everything is, no distribution is left."""
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(OBS, A)
-
-    def forward(self, observation, action_mask):
-        return self.net(observation) + torch.where(action_mask, 0.0, -torch.inf)
-
-
-def test_the_dead_may_have_no_allowed_action(generator):
-    batch = make_batch((8,), dead_fraction=0.3, generator=generator)
-    network = ProbabilisticActor(
-        module(Allowed(), ["observation", "action_mask"], ["logits"]),
-        in_keys={"logits": ("agents", "logits")},
-        out_keys=[("agents", "action")],
-        distribution_class=Categorical,
-    )
-    loss = ClipPPOPolicyLoss(network)
-    expected, expected_grads = loss(batch).to_dict(), gradients(loss, batch)
-    batch["agents", "action_mask"] &= batch["agents", "mask"].unsqueeze(-1)
-    assert_close(loss(batch).to_dict(), expected)
-    assert_close(gradients(loss, batch), expected_grads)
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_nobody_alive_is_zero_with_zero_gradient(action_type):
-    batch = make_batch((5,), action_type=action_type)
-    batch["agents", "mask"] = torch.zeros(5, N, dtype=torch.bool)
-    loss = make_policy(action_type)
-    assert all(value == 0.0 for value in loss(batch).values())
-    assert all((grad == 0).all() for grad in gradients(loss, batch).values())
-
-
 # ----------------------------------------------------------------------- gradients
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradient_reaches_every_parameter(action_type, generator):
-    grads = gradients(
-        make_policy(action_type), make_batch((20,), action_type=action_type, generator=generator)
-    )
-    assert all((grad != 0).any() for grad in grads.values())
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradcheck(action_type, generator):
-    coeff = 0.0 if action_type == "continuous" else BETA  # that entropy is sampled
-    loss = make_policy(action_type, entropy_coeff=coeff).double()
-    assert_gradcheck(loss, close_batch(action_type, generator, loss, dead_fraction=0.3))
 
 
 def test_the_gradient_of_the_first_update_is_the_policy_gradient(generator):
@@ -250,32 +158,6 @@ def test_the_gradient_of_the_first_update_is_the_policy_gradient(generator):
     assert_close(tuple(gradients(loss, batch).values()), expected)
 
 
-def test_the_latent_is_data(generator):
-    """A batch that still holds the graph of the encoder does not train it."""
-    batch = make_batch((9,), generator=generator)
-    batch["agents", "latent"] = batch["agents", "latent"].requires_grad_()
-    make_policy()(batch)["loss_objective"].backward()
-    assert batch["agents", "latent"].grad is None
-
-
-def test_advantage_and_stored_log_probability_are_data(generator):
-    batch = make_batch((9,), generator=generator)
-    for name in ("advantage", "action_log_prob"):
-        batch["agents", name] = batch["agents", name].requires_grad_()
-    make_policy()(batch)["loss_objective"].backward()
-    assert batch["agents", "advantage"].grad is None
-    assert batch["agents", "action_log_prob"].grad is None
-
-
-def test_permuting_the_agents_permutes_the_loss(generator):
-    loss = ClipPPOPolicyLoss(actor(), reduction="none").double()
-    batch = close_batch("categorical", generator, loss, dead_fraction=0.3)
-    flipped = batch.clone()
-    flipped["agents"] = batch["agents"].flip(1)
-    for name in ("loss_objective", "loss_entropy"):
-        assert_close(loss(flipped)[name], loss(batch)[name].flip(1))
-
-
 @pytest.mark.parametrize("action_type", ["categorical", "one-hot"])
 def test_the_last_action_may_be_taken_in_the_smallest_batch(action_type):
     batch = make_batch((2,), action_type=action_type)
@@ -283,3 +165,55 @@ def test_the_last_action_may_be_taken_in_the_smallest_batch(action_type):
     batch["agents", "action"] = one_hot(last, A) if action_type == "one-hot" else last
     losses = ClipPPOPolicyLoss(actor(action_type))(batch)
     assert all(value.isfinite() for value in losses.values())
+
+
+# --------------------------------------------------------------- the ratio at its edges
+
+
+@pytest.mark.parametrize(("ratio", "clipped"), [(1.21, 1), (1.19, 0), (0.81, 0), (0.79, 1)])
+def test_the_clip_fraction_is_of_the_ratio_and_not_of_its_logarithm(ratio, clipped, generator):
+    """log 1.21 = 0.19 is within 0.2, and log 0.81 = -0.21 is not."""
+    loss, batch = make_policy().double(), batch64((6,), generator=generator)
+    with torch.no_grad():
+        now = loss.actor_network.get_dist(batch.clone()).log_prob(batch["agents", "action"])
+    batch["agents", "action_log_prob"] = now - torch.tensor(ratio, dtype=now.dtype).log()
+    assert loss(batch)["clip_fraction"] == clipped
+
+
+class Sharp(nn.Module):
+    """A density of exp(332) at its mean, which is 0 for the dead."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(OBS, 40, bias=False)
+
+    def forward(self, observation):
+        loc = self.net(observation)
+        return loc, torch.full_like(loc, 1e-4)
+
+
+def test_a_density_that_overflows_at_the_dead_is_harmless(generator):
+    keys = [("agents", name) for name in ("loc", "scale")]
+    network = ProbabilisticActor(
+        TensorDictModule(Sharp(), [("agents", "observation")], keys),
+        in_keys=dict(zip(("loc", "scale"), keys, strict=True)),
+        out_keys=[("agents", "action")],
+        distribution_class=IndependentNormal,
+    )
+    batch = make_batch((6,), action_type="continuous", action_dim=40, dead_fraction=0.4)
+    dist = network.get_dist(batch.clone())
+    batch["agents", "action"] = dist.mean.detach()
+    batch["agents", "action_log_prob"] = dist.log_prob(dist.mean).detach()
+    batch["agents", "action_log_prob"][~batch["agents", "mask"]] = 0.0
+    loss = ClipPPOPolicyLoss(network, entropy_coeff=0.0)
+    assert_close(loss(batch)["kl_approx"], torch.tensor(0.0))
+    assert all(grad.isfinite().all() for grad in gradients(loss, batch).values())
+
+
+def test_the_overflow_is_a_share_of_the_living(generator):
+    """Two of three rows that live have a ratio beyond exp(20)."""
+    loss, batch = make_policy().double(), batch64((6,), generator=generator)
+    batch["agents", "mask"][3:] = False
+    batch["agents", "action_log_prob"][:] = 0.0
+    batch["agents", "action_log_prob"][:3:2] = -50.0
+    assert_close(loss(batch)["ratio_overflow"].item(), 2 / 3)

@@ -6,20 +6,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.objectives.factory import (
-    ACTION_TYPES,
     OBS,
-    assert_gradcheck,
     batch64,
-    gradients,
-    make_world,
     masked,
     mean_of,
     module,
-    poisoned,
     valid_agents,
 )
 from torchrl_moawm import WorldModelLoss
-from torchrl_moawm.testing import make_batch
 
 
 class Model(nn.Module):
@@ -105,58 +99,3 @@ def test_no_feature_is_zero_and_the_reward_remains(generator):
     batch["next", "agents", "observation_mask"] = torch.zeros(9, 3, OBS, dtype=torch.bool)
     assert loss(batch)["loss_obs"] == 0.0
     assert_close(loss(batch)["loss_reward"], before)
-
-
-def test_nan_behind_the_feature_mask_changes_neither_value_nor_gradient(generator):
-    batch, loss = batch64((9,), generator=generator), make()
-    bad, after = batch.clone(), batch["next", "agents"]
-    bad["next", "agents", "observation"] = torch.where(
-        after["observation_mask"], after["observation"], torch.nan
-    )
-    assert_close(loss(bad).to_dict(), loss(batch).to_dict())
-    assert_close(gradients(loss, bad), gradients(loss, batch))
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_nan_of_the_dead_changes_neither_value_nor_gradient(action_type, generator):
-    batch = make_batch((8,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    loss = make_world(action_type)
-    assert_close(loss(poisoned(batch)).to_dict(), loss(batch).to_dict())
-    assert_close(gradients(loss, poisoned(batch)), gradients(loss, batch))
-
-
-def test_rows_behind_the_loss_mask_may_hold_anything(generator):
-    batch, loss = batch64((9,), generator=generator), make()
-    rows = torch.cat(
-        [batch, batch[:4].apply(lambda x: x * torch.nan if x.is_floating_point() else x)]
-    )
-    rows["valid"] = torch.arange(13) < 9
-    loss.loss_mask_key = "valid"
-    out, grads = loss(rows), gradients(loss, rows)
-    loss.loss_mask_key = None
-    assert_close(out.to_dict(), loss(batch).to_dict())
-    assert_close(grads, gradients(loss, batch))
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradient_reaches_every_parameter(action_type):
-    loss = make_world(action_type)
-    grads = gradients(loss, make_batch((20,), action_type=action_type))
-    assert all((grad != 0).any() for grad in grads.values())
-
-
-@pytest.mark.parametrize("action_type", ACTION_TYPES)
-def test_gradcheck(action_type, generator):
-    batch = batch64((6,), action_type=action_type, dead_fraction=0.3, generator=generator)
-    assert_gradcheck(make_world(action_type).double(), batch)
-
-
-def test_permuting_the_agents_permutes_the_loss(generator):
-    batch, loss = batch64((9,), generator=generator), make(reduction="none")
-    flipped = batch.clone()
-    flipped["agents"], flipped["next", "agents"] = (
-        batch["agents"].flip(1),
-        batch["next", "agents"].flip(1),
-    )
-    out = loss(batch).apply(lambda x: x.flip(1))
-    assert_close(loss(flipped).to_dict(), out.to_dict())

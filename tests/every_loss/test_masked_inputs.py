@@ -8,18 +8,20 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     OBS,
+    PER_AGENT,
     A,
     N,
     Z,
     actor,
     batch64,
     gradients,
+    heads,
     make_moa,
     module,
+    own_student,
     right,
     sequence,
 )
-from tests.objectives.test_permutation import OTHER_LOSSES, heads, student
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
@@ -127,7 +129,7 @@ def test_a_mask_that_a_network_reads_is_required():
 
 @pytest.mark.parametrize("name", ["cvae", "vae"])
 def test_a_feature_that_is_read_stands_behind_the_mask(name, generator):
-    loss, batch = OTHER_LOSSES[name]().double(), batch64((6,), generator=generator)
+    loss, batch = PER_AGENT[name]().double(), batch64((6,), generator=generator)
     batch["agents", "mask"] = torch.rand(6, N, generator=generator) < 0.6
     key = ("agents", "feature" if name == "cvae" else "teacher_feature")
     assert key in loss.in_keys
@@ -137,11 +139,13 @@ def test_a_feature_that_is_read_stands_behind_the_mask(name, generator):
 @pytest.mark.parametrize("name", ["cvae", "vae"])
 def test_a_unit_is_active_by_its_mean_among_the_living(name, generator):
     """All who live see the same: no mean moves, whatever is drawn and whatever the dead see."""
-    loss, batch = OTHER_LOSSES[name]().double(), batch64((6,), generator=generator)
+    loss, batch = PER_AGENT[name]().double(), batch64((6,), generator=generator)
     batch["agents", "mask"] = torch.rand(6, N, generator=generator) < 0.6
     units = "active_units" if name == "cvae" else "teacher_active_units"
     assert loss(batch)[units] > 0
-    batch["agents", "observation"] = torch.ones_like(batch["agents", "observation"])
+    batch["agents", "previous_mask"][:] = True
+    for entry in ("observation", "previous_observation"):
+        batch["agents", entry] = torch.ones_like(batch["agents", entry])
     assert loss(batch)[units] == 0
 
 
@@ -156,7 +160,7 @@ def test_an_action_mask_that_allows_nothing_says_nothing(generator):
 def test_an_encoder_may_be_of_several_modules(generator):
     """A teacher's body and its head: the divergence is that of both in one."""
     batch = batch64((6,), generator=generator)
-    learner, whole = student(), heads("observation", OBS, teacher_loc=Z, teacher_scale=Z)
+    learner, whole = own_student(), heads("observation", OBS, teacher_loc=Z, teacher_scale=Z)
     net = whole.module.net
     body = module(net[:2], ["observation"], ["hidden"])
     last = heads("hidden", OBS, teacher_loc=Z, teacher_scale=Z)
@@ -176,7 +180,7 @@ class Direction(nn.Module):
 def test_a_feature_that_is_no_number_for_the_dead_is_harmless(generator):
     batch = batch64((6,), generator=generator)
     written = module(Direction(), ["observation"], ["feature"])
-    network = sequence(written, *student().module)
+    network = sequence(written, *own_student().module)
     loss = TeacherCVAELoss(network, heads("observation", OBS, teacher_loc=Z, teacher_scale=Z))
     loss.double()
     batch["agents", "mask"] = torch.rand(6, N, generator=generator) < 0.6

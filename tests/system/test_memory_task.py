@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from tests.memory_task import LENGTH, N_CUES, make_recall
+from tests.system.memory_task import LENGTH, N_CUES, make_recall
 from torchrl_moawm import MOAWM
 
 

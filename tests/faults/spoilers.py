@@ -26,7 +26,7 @@ def named_loss_mask(_, loss):
 
 
 MASKED = ("value", "policy", "moa", "world_model", "cvae", "vae", "total")
-WRONG = {
+SPOILED = {
     "value [B, N, 1] against target [B, N]": Refused(
         ("value", "total"),
         change((G, "value_target"), lambda x: x.squeeze(-1)),

@@ -376,7 +376,7 @@ def test_an_environment_that_truncates_itself_is_bootstrapped_as_by_a_step_count
 
 
 def test_the_documents_table_has_a_row_for_each():
-    text = (Path(__file__).parents[1] / "docs" / "pages" / "your_environment.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "pages" / "your_environment.md").read_text()
     table = text.split("## What `from_env` refuses")[1]
     rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if "|" in line]
     assert [row for row in rows if row in REFUSED] == list(REFUSED)

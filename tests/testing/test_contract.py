@@ -1,4 +1,4 @@
-"""The batch, the contract of our losses, and a broken loss for every rule of the contract."""
+"""The contract of our losses, and a broken loss for every rule of the contract."""
 
 from __future__ import annotations
 
@@ -10,109 +10,30 @@ from tensordict import NestedKey, TensorDict
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
+    TensorDictModule,
     dispatch,
 )
 from torch import nn
 from torchrl.modules import IndependentNormal
 from torchrl.objectives import LossModule
 
-from torchrl_moawm import LossSum, MOALoss
+from tests.objectives.factory import (
+    ACTION_TYPES,
+    CELLS,
+    LOSSES,
+    agent_group,
+    make_moa,
+    make_moawm,
+    make_total,
+    make_world,
+)
+from tests.testing.broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
+from torchrl_moawm import LossSum, MOALoss, WorldModelLoss
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
 from torchrl_moawm.testing.contract_probes import same
 from torchrl_moawm.testing.contract_values import pattern
-
-from .broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
-from .objectives.factory import ACTION_TYPES, CELLS, LOSSES, agent_group, make_moawm, make_total
-
-# ------------------------------------------------------------------- make_batch
-
-
-def test_batch_has_every_default_key_in_its_shape():
-    batch = make_batch((4, 6), n_agents=3, obs_dim=5, n_actions=4, latent_dim=2, dead_fraction=0.3)
-    seen = (3 - 1) * (5 + 4)  # everybody else's observation and action
-    flags, real = torch.bool, torch.float32
-    now = {
-        "observation": ((5,), real),
-        "action": ((), torch.int64),
-        "action_log_prob": ((), real),
-        "action_mask": ((4,), flags),
-        "mask": ((), flags),
-        "previous_observation": ((5,), real),
-        "previous_action": ((), torch.int64),
-        "previous_mask": ((), flags),
-        "feature": ((5,), real),
-        "latent": ((2,), real),
-        "latent_loc": ((2,), real),
-        "latent_scale": ((2,), real),
-        "latent_noise": ((2,), real),
-        "teacher_feature": ((seen,), real),
-        "state_value": ((1,), real),
-        "value_target": ((1,), real),
-        "advantage": ((1,), real),
-    }
-    then = {"observation": ((5,), real), "reward": ((1,), real), "observation_mask": ((5,), flags)}
-    expected = {("agents", name): entry for name, entry in now.items()}
-    expected |= {("next", "agents", name): entry for name, entry in then.items()}
-    for key, (features, dtype) in expected.items():
-        assert batch[key].shape == (4, 6, 3, *features), key
-        assert batch[key].dtype == dtype, key
-    for key in ("done", "terminated", "truncated"):
-        assert batch[key].shape == batch["next", key].shape == (4, 6, 1)
-    assert batch["agents"].batch_size == batch["next", "agents"].batch_size == (4, 6, 3)
-
-
-@pytest.mark.parametrize(
-    ("action_type", "features", "dtype"),
-    [
-        ("categorical", (), torch.int64),
-        ("one-hot", (7,), torch.int64),
-        ("continuous", (2,), torch.float32),
-    ],
-)
-def test_action_types(action_type, features, dtype):
-    batch = make_batch((2, 3), action_type=action_type, n_actions=7, action_dim=2)
-    for name in ("action", "previous_action"):
-        assert batch["agents", name].shape == (2, 3, 3, *features)
-        assert batch["agents", name].dtype == dtype
-    assert (("agents", "action_mask") in batch.keys(True)) == (action_type != "continuous")
-    if action_type == "one-hot":
-        assert (batch["agents", "action"].sum(-1) == 1).all()
-    if action_type == "continuous":
-        assert batch["agents", "action"].abs().max() < 1
-
-
-def test_unknown_action_type():
-    with pytest.raises(ValueError, match="'categorical', 'one-hot', 'continuous', got 'onehot'"):
-        make_batch(action_type="onehot")
-
-
-def test_same_generator_same_batch():
-    first, second, other = (
-        make_batch(dead_fraction=0.3, generator=torch.Generator().manual_seed(seed))
-        for seed in (1, 1, 2)
-    )
-    assert (first == second).all()
-    assert not first["agents", "observation"].equal(other["agents", "observation"])
-
-
-def test_batch_of_a_nested_group():
-    batch = make_batch((2,), group=("teams", "red"), dead_fraction=0.5)
-    assert batch["teams", "red", "observation"].shape == (2, 3, 5)
-    assert batch["next", "teams", "red", "reward"].shape == (2, 3, 1)
-    assert batch["teams", "red", "mask"].shape == (2, 3)
-
-
-def test_the_dead_read_zero_and_without_dead_all_live():
-    batch = make_batch((8, 8), dead_fraction=0.5)
-    dead = ~batch["agents", "mask"]
-    assert 0.3 < dead.float().mean() < 0.7
-    for key in ("observation", "action", "advantage", "latent"):
-        assert not batch["agents", key][dead].any()
-    assert not batch["next", "agents", "reward"][dead].any()
-    assert make_batch()["agents", "mask"].all()
-
 
 # --------------------------------------------------------------- our own losses
 
@@ -134,14 +55,18 @@ def gaussian_moa():
 CONTRACT = {**LOSSES, "moawm": make_moawm, "total": make_total}
 
 
-@pytest.mark.parametrize(
-    ("action_type", "dead_fraction"),
-    [("categorical", 0.0), *((action_type, 0.3) for action_type in ACTION_TYPES)],
-)
 @pytest.mark.parametrize("name", CONTRACT)
-def test_contract(name, action_type, dead_fraction, generator):
-    batch = make_batch(action_type=action_type, dead_fraction=dead_fraction, generator=generator)
-    check_loss_module(CONTRACT[name](action_type), batch)
+@pytest.mark.parametrize(
+    ("action_type", "dead", "waiting"),
+    [
+        ("categorical", 0.0, 0.0),
+        *((action_type, 0.3, 0.0) for action_type in ACTION_TYPES),
+        ("categorical", 0.2, 0.3),
+    ],
+)
+def test_contract(name, action_type, dead, waiting, generator):
+    settings = {"dead_fraction": dead, "waiting_fraction": waiting, "generator": generator}
+    check_loss_module(CONTRACT[name](action_type), make_batch(action_type=action_type, **settings))
 
 
 @pytest.mark.parametrize("dead_fraction", [0.0, 0.3])
@@ -233,11 +158,6 @@ def test_unknown_rule_lists_the_rules():
         check_loss_module(LOSSES["moa"](), make_batch(), skip={"typo"})
 
 
-def test_batch_without_batch_dimension():
-    with pytest.raises(ValueError, match="at least one batch dimension"):
-        check_loss_module(LOSSES["moa"](), make_batch()[0, 0])
-
-
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
@@ -279,17 +199,6 @@ def test_loss_batch_and_random_state_are_left_as_they_were():
 # --------------------------------------------------------------------- its own tools
 
 
-def test_who_waits_sees_and_does_nothing():
-    batch = make_batch((50,), action_type="continuous", dead_fraction=0.3, waiting_fraction=0.5)
-    agents = batch["agents"]
-    there, acts = agents["alive"], agents["mask"]
-    assert (there & ~acts).any()
-    for name in ("action", "action_log_prob", "advantage"):
-        assert torch.equal(agents[name].reshape(50, 3, -1).any(-1), acts), name
-    for name in ("observation", "state_value", "latent"):
-        assert torch.equal(agents[name].reshape(50, 3, -1).any(-1), there), name
-
-
 def test_the_same_is_so_bit_by_bit_where_nothing_else_is_asked_for():
     one, near = {"loss": torch.tensor(1.0)}, {"loss": torch.tensor(1.0 + 2.0**-23)}
     same(one, dict(one), "again")
@@ -305,14 +214,6 @@ def test_a_pattern_hides_every_third():
     assert pattern(torch.Size([5]), None).tolist() == [True, False, True, True, False]
 
 
-def test_the_sizes_of_a_batch_that_says_nothing():
-    batch = make_batch()
-    assert batch.shape == (4, 6)
-    assert batch["agents", "observation"].shape == (4, 6, 3, 5)
-    assert batch["agents", "latent"].shape == (4, 6, 3, 3)
-    assert batch["agents", "action_mask"].shape == (4, 6, 3, 4)
-
-
 def test_who_is_done_is_not_alive():
     """In the group that says so at the root, and where it does not say who is alive."""
     done = torch.tensor([[[True], [False]]])
@@ -323,3 +224,101 @@ def test_who_is_done_is_not_alive():
     assert torch.equal(found["two", "alive"], done[..., 0])
     assert "alive" not in found["next", "one"]
     assert "alive" not in batch["one"]
+
+
+class Functional(LossModule):
+    """A loss as TorchRL writes them: parameters apart from a network that is no module of it."""
+
+    @dataclass
+    class _AcceptedKeys:
+        target: str = "target"
+        prediction: str = "prediction"
+
+    default_keys = _AcceptedKeys
+    out_keys = ["loss"]
+    network: TensorDictModule
+    network_params: object
+    target_network_params: object
+
+    def __init__(self, network):
+        super().__init__()
+        self.convert_to_functional(network, "network")
+
+    def _forward_value_estimator_keys(self, **_):
+        pass
+
+    @property
+    def in_keys(self):
+        return [*self.network.in_keys, self.tensor_keys.target]
+
+    @in_keys.setter
+    def in_keys(self, keys):
+        pass
+
+    def forward(self, tensordict):
+        tensordict = tensordict.copy()
+        target = tensordict.get(self.tensor_keys.target, None)
+        if target is None:
+            raise KeyError(f"needs {self.tensor_keys.target!r}")
+        with self.network_params.to_module(self.network):
+            found = self.network(tensordict).get(self.tensor_keys.prediction, None)
+        if found is None:
+            raise KeyError(f"needs {self.tensor_keys.prediction!r}")
+        return TensorDict({"loss": (found - target).square().mean()})
+
+
+def test_a_functional_loss_can_pass_renamed_keys():
+    network = TensorDictModule(nn.Linear(3, 2), ["observation"], ["prediction"])
+    batch = TensorDict({"observation": torch.randn(8, 3), "target": torch.randn(8, 2)}, [8])
+    broken = check_loss_module(Functional(network), batch, report=True)
+    assert "renamed_keys" not in broken
+    assert "default_keys" not in broken
+
+
+def test_keys_that_were_set_are_not_taken_for_the_default():
+    loss, batch = make_world(), make_batch()
+    loss.set_keys(reward=("agents", "earned"))
+    batch["next", "agents", "earned"] = batch["next", "agents"].pop("reward")
+    assert check_loss_module(loss, batch) == {}
+    assert loss.tensor_keys.reward == ("agents", "earned")
+
+
+def test_every_broken_rule_is_told_with_the_entry_that_did_it():
+    class Two(WorldModelLoss):
+        def forward(self, tensordict):
+            out = super().forward(tensordict)
+            latent = tensordict["agents", "latent"]
+            return out.set("loss_obs", (out["loss_obs"] + latent.sum()).detach())
+
+    loss = Two(make_world().world_model)
+    broken = check_loss_module(loss, make_batch(), report=True)
+    assert {"in_keys", "terms_and_logs", "padding"} <= broken.keys()
+    with pytest.raises(AssertionError) as error:
+        check_loss_module(loss, make_batch(), skip=["in_keys"])
+    lines = str(error.value).split("\n")
+    assert [line.split(":")[0] for line in lines][:2] == ["terms_and_logs", "gradients"]
+
+
+def test_an_entry_outside_in_keys_is_named():
+    class Reads(WorldModelLoss):
+        def forward(self, tensordict):
+            out = super().forward(tensordict)
+            extra = tensordict.get(("agents", "latent"), None)
+            extra = 0.0 if extra is None else 0.0 * extra.nan_to_num(nan=1e9).sum().abs()
+            seen = tensordict.get(("agents", "latent"), None)
+            return out if seen is None or seen.isfinite().all() else out.apply(lambda x: x * 2.0)
+
+    broken = check_loss_module(Reads(make_world().world_model), make_batch(), report=True)
+    assert "other values in ('agents', 'latent')" in broken["in_keys"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "message"),
+    [
+        (make_moa, lambda: make_batch((3,)), "4 samples or more"),
+        (make_moa, lambda: make_batch()[0, 0], "at least one batch dimension"),
+    ],
+)
+def test_a_precondition_is_told_by_itself(loss, batch, message):
+    with pytest.raises(ValueError, match=message):
+        check_loss_module(loss(), batch())

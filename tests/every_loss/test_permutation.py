@@ -5,35 +5,23 @@ import itertools
 import pytest
 import torch
 from tensordict.nn import TensorDictModuleBase
-from torch import nn
 from torch.testing import assert_close
 
 from tests.objectives.factory import (
     ACTION_TYPES,
     CELLS,
     OBS,
+    PER_AGENT,
     A,
     D,
     N,
-    Z,
-    actor,
     agent_group,
-    assert_gradcheck,
     batch64,
     make_moa,
-    module,
-    sequence,
     shaken,
 )
-from torchrl_moawm import (
-    ClipPPOPolicyLoss,
-    ClipPPOValueLoss,
-    MOALoss,
-    TeacherCVAELoss,
-    TeacherVAELoss,
-    WorldModelLoss,
-)
-from torchrl_moawm.modules import AgentGroup, GaussianSampler, make_moa_network
+from torchrl_moawm import MOALoss
+from torchrl_moawm.modules import AgentGroup, make_moa_network
 
 B = 5
 ORDERS = list(itertools.permutations(range(N)))
@@ -49,10 +37,16 @@ def reordered(batch, order, group="agents"):
     return out
 
 
+def turned(n_agents):
+    """Two orders; the one after the other, they make every other."""
+    agents = [*range(n_agents)]
+    return agents[1::-1] + agents[2:], agents[1:] + agents[:1]
+
+
 def reordered_pairs(pairs, order):
     """Agents and slots ``[B, N, N - 1, ...]``: the slot of an agent follows it."""
     out = torch.zeros_like(pairs)
-    for i, j in itertools.permutations(range(N), 2):
+    for i, j in itertools.permutations(range(len(order)), 2):
         old_i, old_j = order[i], order[j]
         out[:, i, j - (j > i)] = pairs[:, old_i, old_j - (old_j > old_i)]
     return out
@@ -113,18 +107,22 @@ def test_permuting_agents_and_slots_permutes_the_pairs(action_type, generator):
 # ---------------------------------------------------------------------- the pairwise head
 
 
-def of_others(head, action_type, **settings):
-    network = shaken(make_moa_network(agent_group(action_type), head=head, **CELLS, **settings))
+def of_others(head, action_type, n_agents=N, **settings):
+    group = agent_group(action_type, n_agents)
+    network = shaken(make_moa_network(group, head=head, **CELLS, **settings))
     target = settings.get("target_group")
     return MOALoss(network, target_group=target, reduction="none").double()
 
 
-@action_types
-def test_the_pairwise_head_needs_no_permuted_slots(action_type, generator):
-    batch = agents_batch(action_type, generator)
-    loss = of_others("pairwise", action_type)
+@pytest.mark.parametrize(
+    ("action_type", "n_agents"),
+    [*((action_type, N) for action_type in ACTION_TYPES), ("categorical", 2), ("categorical", 5)],
+)
+def test_the_pairwise_head_needs_no_permuted_slots(action_type, n_agents, generator):
+    batch = agents_batch(action_type, generator, n_agents=n_agents)
+    loss = of_others("pairwise", action_type, n_agents)
     pairs = loss(batch)["loss_moa"]
-    for order in ORDERS:
+    for order in turned(n_agents):
         changed = reordered(batch, order)
         assert_close(loss(changed)["loss_moa"], reordered_pairs(pairs, order))
         assert_mean_unchanged(loss, batch, changed)
@@ -177,18 +175,10 @@ def test_the_order_of_other_groups_matters_to_slots(target, generator):
     assert (found - expected).abs().max() > 1e-3
 
 
-@action_types
-def test_the_pairwise_head_has_the_right_gradient(action_type, generator):
-    loss = of_others("pairwise", action_type)
-    loss.reduction = "mean"
-    assert_gradcheck(loss, agents_batch(action_type, generator))
-
-
-@action_types
-def test_the_pairwise_head_compiles(action_type, generator):
+def test_the_pairwise_head_compiles(generator):
     torch.compiler.reset()
-    loss = of_others("pairwise", action_type)
-    batch = agents_batch(action_type, generator)
+    loss = of_others("pairwise", "categorical")
+    batch = agents_batch("categorical", generator)
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     assert_close(compiled(batch).to_dict(), loss(batch).to_dict())
 
@@ -196,66 +186,17 @@ def test_the_pairwise_head_compiles(action_type, generator):
 # ------------------------------------------------------------------------ the other losses
 
 
-class Heads(nn.Module):
-    """An MLP per agent, its outputs split; those called scale are positive."""
-
-    def __init__(self, in_features, **widths):
-        super().__init__()
-        self.widths = widths
-        self.net = nn.Sequential(
-            nn.Linear(in_features, 8), nn.Tanh(), nn.Linear(8, sum(widths.values()))
-        )
-
-    def forward(self, x):
-        parts = self.net(x).split(list(self.widths.values()), -1)
-        named = zip(self.widths, parts, strict=True)
-        out = [part.exp() if "scale" in name else part for name, part in named]
-        return out[0] if len(out) == 1 else tuple(out)
-
-
-def heads(read, in_features, **widths):
-    return module(Heads(in_features, **widths), [read], list(widths))
-
-
-def autoencoder(prefix, out, width):
-    names = {"loc": f"{prefix}_loc", "scale": f"{prefix}_scale"}
-    latent = "latent" if prefix == "latent" else f"{prefix}_latent"
-    keys = [("agents", name) for name in (*names.values(), latent, "latent_noise")]
-    return sequence(
-        heads("observation", OBS, **dict.fromkeys(names.values(), Z)),
-        GaussianSampler(*keys),
-        heads(latent, Z, **{out: width}),
-    )
-
-
-def student():
-    return autoencoder("latent", "reconstruction", OBS)
-
-
-def teacher():
-    return autoencoder("teacher", "teacher_reconstruction", (N - 1) * (OBS + A))
-
-
-OTHER_LOSSES = {
-    "world_model": lambda: WorldModelLoss(
-        heads("observation", OBS, predicted_observation=OBS, predicted_reward=1)
-    ),
-    "cvae": lambda: TeacherCVAELoss(student(), teacher()),
-    "vae": lambda: TeacherVAELoss(teacher()),
-    "value": lambda: ClipPPOValueLoss(heads("observation", OBS, state_value=1)),
-    "policy": lambda: ClipPPOPolicyLoss(actor()),
-}
-
-
-@pytest.mark.parametrize("name", OTHER_LOSSES)
-def test_permuting_the_agents_permutes_the_loss(name, generator):
-    batch = agents_batch("categorical", generator)
-    loss = OTHER_LOSSES[name]().double()
-    for order in ORDERS:
+@pytest.mark.parametrize("n_agents", [1, 2, 3, 5])
+@pytest.mark.parametrize("name", PER_AGENT)
+def test_permuting_the_agents_permutes_the_loss(name, n_agents, generator):
+    n_agents += n_agents == 1 and name in ("cvae", "vae")  # its teacher has nobody to reconstruct
+    batch = agents_batch("categorical", generator, n_agents=n_agents)
+    loss = PER_AGENT[name](n_agents).double()
+    for order in turned(n_agents):
         changed = reordered(batch, order)
         loss.reduction = "none"
         expected, found = loss(batch), loss(changed)
         for term in (key for key in loss.out_keys if key.startswith("loss")):
-            assert expected[term].shape[:2] == (B, N)
-            assert_close(found[term], expected[term][:, list(order)])
+            assert expected[term].shape[:2] == (B, n_agents)
+            assert_close(found[term], expected[term][:, order])
         assert_mean_unchanged(loss, batch, changed)

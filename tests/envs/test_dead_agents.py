@@ -9,6 +9,7 @@ import torch
 from pettingzoo.butterfly import knights_archers_zombies_v11
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from tests.objectives.factory import poisoned, terms
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env
 
@@ -48,51 +49,29 @@ def test_somebody_dies_while_others_live(played):
         assert not batch[group, "previous_action"][0, 1:][~mask[:-1]].any()
 
 
-def total(terms):
-    return sum(value for name, value in terms.items() if name.startswith("loss"))
-
-
-def poisoned(batch):
-    """NaN, or another action, in every entry of the dead, now and under next."""
-    out = batch.clone()
-    for group in GROUPS:
-        dead = ~batch[group, "mask"]
-        before = ~batch[group, "previous_mask"]
-        for name, entry in out[group].items():
-            behind = before if name.startswith("previous_") else dead
-            if entry.is_floating_point():
-                entry[behind] = torch.nan
-            elif name in ("action", "previous_action"):
-                entry[behind] = 5
-        out["next", group, "reward"][dead] = torch.nan
-        out["next", group, "observation"][dead] = torch.nan
-        out["next", group, "previous_observation"][dead] = torch.nan
-    return out
-
-
 def test_their_entries_change_neither_advantage_nor_losses_nor_gradients(played):
     system, batch, expected = played
-    found = system.value_estimator(poisoned(batch))
+    found = system.value_estimator(poisoned(batch, *GROUPS))
     for group in GROUPS:
         alive = batch[group, "mask"]
         for name in ("advantage", "value_target"):
             assert found[group, name][alive].isfinite().all()
             assert torch.equal(found[group, name][alive], expected[group, name][alive]), name
     results = []
-    for data in (expected, poisoned(found)):
+    for data in (expected, poisoned(found, *GROUPS)):
         system.loss_module.zero_grad()
-        terms = system.loss_module(data)
-        total(terms).backward()
+        out = system.loss_module(data)
+        terms(out).backward()
         gradients = [p.grad.clone() for p in system.loss_module.parameters() if p.grad is not None]
-        results.append((terms, gradients))
-    (terms, gradients), (other_terms, other_gradients) = results
-    for name, value in terms.items():
+        results.append((out, gradients))
+    (out, gradients), (other, other_gradients) = results
+    for name, value in out.items():
         assert value.isfinite()
-        assert torch.equal(other_terms[name], value), name
+        assert torch.equal(other[name], value), name
     assert any(gradient.any() for gradient in gradients)
     for one, two in zip(gradients, other_gradients, strict=True):
         assert torch.equal(one, two)
-    assert max(abs(v) for name, v in terms.items() if name.startswith("kl_approx")) <= 1e-4
+    assert max(abs(v) for name, v in out.items() if name.startswith("kl_approx")) <= 1e-4
 
 
 def test_the_last_transition_of_the_dying_counts(played):

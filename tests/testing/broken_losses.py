@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from tensordict.nn import dispatch
 
+from tests.objectives.factory import right
 from torchrl_moawm import MOALoss, WorldModelLoss
 from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.objectives.masks import get_required
@@ -295,10 +296,6 @@ class CannotBePickled(Altered):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.activation = lambda x: x
-
-
-def right(mask, entry):
-    return mask.reshape(mask.shape + (1,) * (entry.ndim - mask.ndim)).expand_as(entry)
 
 
 BROKEN = {  # the rule that must speak first, and those broken by the same defect

@@ -21,8 +21,7 @@ from tests.objectives.factory import (
     make_world,
     module,
 )
-from torchrl_moawm import MOAWM, ClipPPOValueLoss, MOALoss, WorldModelLoss
-from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm import ClipPPOValueLoss, MOALoss, WorldModelLoss
 from torchrl_moawm.testing import make_batch
 
 
@@ -86,12 +85,6 @@ def test_a_network_that_writes_something_else_is_named(batch):
 
 
 # -------------------------------------------------------------------------- shapes
-
-
-def test_observations_of_another_size_are_refused(batch):
-    batch["next", "agents", "observation"] = torch.zeros(4, 3, OBS + 1)
-    with pytest.raises(ValueError, match=r"prediction \[4, 3, 5\], target \[4, 3, 6\]"):
-        make_world()(batch)
 
 
 @pytest.mark.parametrize("action_type", ACTION_TYPES)
@@ -202,17 +195,6 @@ def test_a_coefficient_of_several_numbers_is_refused():
 def test_in_keys_cannot_be_assigned(make):
     with pytest.raises(AttributeError):
         make().in_keys = ["x"]
-
-
-# -------------------------------------------------------------------------- system
-
-
-def test_an_unknown_group_is_refused():
-    env = make_vmas_env("navigation", num_envs=1, max_steps=2, seed=0, n_agents=2)
-    with pytest.raises(
-        ValueError, match=r"Unknown group 'nobody'; the environment has \['agents'\]"
-    ):
-        MOAWM.from_env(env, group="nobody")
 
 
 # --------------------------------------------------------------- nothing is accepted silently
