@@ -9,8 +9,6 @@ frame, of the policy and of a gradient it computes what more workers would give,
 Writes ``results/scale/speed.json`` and ``speed.md``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

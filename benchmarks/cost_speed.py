@@ -9,8 +9,6 @@ The same task, widths (two of 128), critic (one value for the team), epochs (15)
 Nothing else should run meanwhile.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

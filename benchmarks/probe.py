@@ -8,8 +8,6 @@ features of all that the student reads. *Open loop*: the world model fed with it
 and the actions that were taken, over copying the observation it started from.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

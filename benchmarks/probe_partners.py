@@ -10,8 +10,6 @@ Gaussian per step that knows nothing. *Projection*: the first two principal comp
 end of the episode. *Returns*: of the deterministic policy with both pools, in other episodes.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -9,8 +9,6 @@ taken up again. Each leaves one JSON in the schema of marl-eval under ``--out``,
 nothing else.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from studies.runs import Stages, run_study, train

@@ -8,8 +8,6 @@ Every row is the outcome of a run: TorchRL's ``check_env_specs``, two batches by
 episodes end, and a deterministic evaluation. What fails says so.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import multiprocessing

@@ -8,8 +8,6 @@ Tasks and pools are in ``tasks/partners.py``, agents in ``algorithms/partners.py
 ``--out``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from studies.runs import Run, Stages, run_study, train

@@ -6,8 +6,6 @@ Navigation, 150,000 frames, three seeds, the single collector against two worker
 each run's JSON, and the returns with their intervals, in ``results/scale/``.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

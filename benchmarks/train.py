@@ -8,8 +8,6 @@ receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.g
 ``summary.json``, and while it trains ``checkpoints/``, from which ``resume`` goes on.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Names of groups and of TorchRL's own entries."""
 
-from __future__ import annotations
-
 from tensordict import NestedKey, unravel_key
 
 TRAJECTORY = ("collector", "traj_ids")

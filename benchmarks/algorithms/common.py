@@ -1,7 +1,5 @@
 """The form of every algorithm of the benchmark, and the networks that they share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 

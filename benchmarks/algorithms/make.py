@@ -1,7 +1,5 @@
 """The algorithms by their kind."""
 
-from __future__ import annotations
-
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 

@@ -1,7 +1,5 @@
 """TorchRL's MAPPO with the framework's networks, without a latent."""
 
-from __future__ import annotations
-
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential

@@ -1,7 +1,5 @@
 """The whole framework: PPO with a latent, and models of the others and of the world."""
 
-from __future__ import annotations
-
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 

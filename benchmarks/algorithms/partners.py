@@ -1,7 +1,5 @@
 """Agents for hidden partners: without a model of them, with one, and told the truth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ every file. It is written beside its place and renamed, so there is a whole one 
 runs no pickle: only ``state.pt`` files are read, and those with ``weights_only``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

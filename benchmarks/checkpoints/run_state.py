@@ -1,7 +1,5 @@
 """State of a run beside its networks: collector, sampler, random states, world."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

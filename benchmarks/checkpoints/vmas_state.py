@@ -7,8 +7,6 @@ classes, spaces) is taken from the environment that the state is loaded into, wh
 the same configuration.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import Enum
 from types import FunctionType, MethodType

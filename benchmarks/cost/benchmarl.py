@@ -1,7 +1,5 @@
 """BenchMARL's MAPPO, timed; run by ``cost_speed.py`` in BenchMARL's own virtual environment."""
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

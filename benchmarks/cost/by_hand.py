@@ -4,8 +4,6 @@ The same networks, the same mathematics, the same logged figures; tensors instea
 no keys, no checks, no options, and of the masks only the one that is always there.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The table of a cost run: ``python benchmarks/cost/report.py cost.json > cost.md``."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

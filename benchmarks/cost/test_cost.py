@@ -7,8 +7,6 @@ The rival is timed in the set-up of each round, so that both are interleaved; th
 the medians. Nothing else should run meanwhile.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 

@@ -1,7 +1,5 @@
 """The logs of a run: CSV and TensorBoard, and the history that a resumed run takes over."""
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections import defaultdict

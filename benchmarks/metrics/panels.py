@@ -1,7 +1,5 @@
 """Which figures of a run are drawn together, and which question they answer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The curves and the film of a run."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path

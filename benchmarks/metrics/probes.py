@@ -1,7 +1,5 @@
 """Linear probes of a latent, and open-loop prediction by a world model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Figures of a collected batch and of an update, by name, for the logs."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDictBase, unravel_key
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Summary of a run, and its curves in the schema of marl-eval."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

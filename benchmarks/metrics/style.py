@@ -4,8 +4,6 @@ The colours are those of Okabe and Ito, which colour-blind people tell apart. A 
 as a README, about 850 pixels, where its smallest letters are 11 pixels high.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple

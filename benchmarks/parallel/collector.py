@@ -5,8 +5,6 @@ many frames as that of the single collector and the same shape, ``[envs, T]``: t
 workers is merged into that of the environments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -6,8 +6,6 @@ every step: K ranks take the step of one process on all their minibatches, and t
 equal. The first rank alone logs, evaluates and saves.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """A worker: its environment, its seed, and a collector that says what went wrong."""
 
-from __future__ import annotations
-
 import os
 import traceback
 from collections.abc import Callable, Iterator

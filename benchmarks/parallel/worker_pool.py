@@ -1,7 +1,5 @@
 """Many collectors as one: TorchRL's, with a bound on every wait, and workers that are replaced."""
 
-from __future__ import annotations
-
 import logging
 import os
 import queue

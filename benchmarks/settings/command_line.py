@@ -1,7 +1,5 @@
 """Checks of the command line: which overrides, and what a resumed run may change."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Every setting that there is; whatever is added to them is refused, for nothing reads it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The name, the scenario's settings and the blocks of features of the task that runs."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence

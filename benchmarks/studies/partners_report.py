@@ -5,8 +5,6 @@ PPO without a model of the partner, 1 an actor that reads its type. Its interval
 over the seeds of all three.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Curves of a study while it trains: mean and range over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ improvement. Returns are put on one scale per task for the aggregate over tasks:
 1 the highest return of any run of the task.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The runs of a study: a grid of tasks, algorithms and seeds."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

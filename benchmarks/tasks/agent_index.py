@@ -1,7 +1,5 @@
 """Telling agents apart."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The environment of a task."""
 
-from __future__ import annotations
-
 import importlib
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Scripted partners: one manner each, for every type; the type says what they are after."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Learners are the group ``agents``, the partner is the group ``partners``, whom
 :class:`~torchrl_moawm.transforms.PartnerPool` plays.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

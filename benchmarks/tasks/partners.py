@@ -1,7 +1,5 @@
 """The tasks of ``study_partners.py``: a world, and two pools of partners for it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Episodes that a team has not been trained on."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Hooks of the Trainer that measure models and returns while a team trains."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

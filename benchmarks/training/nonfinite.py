@@ -1,7 +1,5 @@
 """Steps whose loss or gradient is NaN or infinite: skipped, counted, named."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Beginning, resuming and stopping of a run."""
 
-from __future__ import annotations
-
 import errno
 import json
 import random

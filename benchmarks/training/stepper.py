@@ -1,7 +1,5 @@
 """The optimisation step of the benchmark's ``Trainer``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """TorchRL's Trainer with the hooks of PPO."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checks whose message names the argument and the shapes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Sequence
 

@@ -4,8 +4,6 @@ There are none where no value can be read: in compiled code, on the ``meta`` dev
 ``torch.vmap``.
 """
 
-from __future__ import annotations
-
 import math
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 

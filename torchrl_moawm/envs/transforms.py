@@ -1,7 +1,5 @@
 """The transforms that every environment gets."""
 
-from __future__ import annotations
-
 from tensordict import NestedKey, unravel_key
 from torchrl.envs import Compose, EnvBase, RewardSum, StepCounter, TransformedEnv
 

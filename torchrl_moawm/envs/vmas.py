@@ -1,7 +1,5 @@
 """VMAS."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

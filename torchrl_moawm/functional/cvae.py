@@ -1,7 +1,5 @@
 """Figures that show whether a latent is used: what shuffling costs, and active dimensions."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

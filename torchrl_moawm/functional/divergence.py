@@ -1,7 +1,5 @@
 """Divergences between distributions."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_floating, check_same_shape

@@ -1,7 +1,5 @@
 """Negative log-likelihood of the other agents' actions."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Gathers the other agents' entries."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """PPO's surrogate and the advantage it is fed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """The one reduction."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

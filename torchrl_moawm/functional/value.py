@@ -1,7 +1,5 @@
 """The value's distance from the return."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

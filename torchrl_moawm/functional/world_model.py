@@ -1,7 +1,5 @@
 """Squared prediction error."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

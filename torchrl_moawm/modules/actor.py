@@ -1,7 +1,5 @@
 """The actor, which reads the latent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

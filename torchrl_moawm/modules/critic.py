@@ -1,7 +1,5 @@
 """The critic, which reads the latent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

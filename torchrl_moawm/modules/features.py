@@ -1,7 +1,5 @@
 """Features that the networks read: observations, actions, and both of several groups."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

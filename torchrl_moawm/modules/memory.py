@@ -1,7 +1,5 @@
 """Memory over time for every agent."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The network of ``MOALoss``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

@@ -4,8 +4,6 @@ Everything that can be known before the first step is checked here, each with on
 says what to do.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

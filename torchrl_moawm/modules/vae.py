@@ -1,7 +1,5 @@
 """The networks of ``TeacherVAELoss``, and the sampler of both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

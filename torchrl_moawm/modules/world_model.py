@@ -1,7 +1,5 @@
 """The network of ``WorldModelLoss``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

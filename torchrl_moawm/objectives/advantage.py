@@ -1,7 +1,5 @@
 """The advantage of a critic that reads a latent."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

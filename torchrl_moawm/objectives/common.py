@@ -1,7 +1,5 @@
 """The base of every loss of a group of agents: its keys, its view of a batch, its reduction."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import Field, dataclass, fields
 from functools import partial

@@ -1,7 +1,5 @@
 """The student: a conditional VAE that sees what its agent sees, pulled towards the teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass

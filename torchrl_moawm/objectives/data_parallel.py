@@ -1,7 +1,5 @@
 """Data-parallel training: means over the batches of every rank."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

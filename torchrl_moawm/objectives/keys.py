@@ -1,7 +1,5 @@
 """The names that a loss has for the entries of a batch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Weighted sums of losses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass

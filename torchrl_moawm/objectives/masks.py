@@ -1,7 +1,5 @@
 """Entries that are there or named as missing; masks brought to shape; masked values zeroed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

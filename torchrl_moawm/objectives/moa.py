@@ -1,7 +1,5 @@
 """The model of the other agents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import Field, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The auxiliary losses together."""
 
-from __future__ import annotations
-
 from torchrl.objectives import LossModule
 
 from torchrl_moawm.objectives.loss_sum import LossSum, terms

@@ -1,7 +1,5 @@
 """The teacher: a VAE that sees everybody, and what the student's loss shares with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 

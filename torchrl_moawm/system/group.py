@@ -1,7 +1,5 @@
 """Networks, policy and losses of one group of agents."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """The default networks of a group."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """The contract of a LossModule: the table of its rules, and the call that checks them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 
 from tensordict import TensorDictBase

@@ -1,7 +1,5 @@
 """Rules about copies of a loss."""
 
-from __future__ import annotations
-
 import pickle
 from copy import deepcopy
 

@@ -1,7 +1,5 @@
 """Rules about entries: what is read, what is returned, and by which names."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDictBase
 from torchrl.objectives import LossModule

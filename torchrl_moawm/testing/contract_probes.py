@@ -1,7 +1,5 @@
 """Tools of the contract's rules: run a loss, change its batch, hide entries from it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields

@@ -1,7 +1,5 @@
 """Rules about numbers: what counts, and what carries gradient."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDictBase, is_tensor_collection, unravel_key
 from torch import Tensor

@@ -1,7 +1,5 @@
 """The groups of an environment: which they are, who is there, who acts, who is reset."""
 
-from __future__ import annotations
-
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from torch import Tensor
 from torchrl.envs import EnvBase

@@ -1,7 +1,5 @@
 """Partners never met before: some agents are played by whoever is drawn from a pool."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The previous step, beside the present one."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
