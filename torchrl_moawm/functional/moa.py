@@ -1,9 +1,7 @@
 """Negative log-likelihood of the other agents' actions."""
 
 import math
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import (
@@ -38,9 +36,8 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
         Learning", 2019 (the model of other agents).
 
     Note:
-        Not ``torch.nn.functional.cross_entropy``: the last dimension is short, and ``log_softmax``
-        is slow there on a CPU. The backward is written by hand, in one tensor: autograd's would
-        fill a second one with zeros for the chosen logits, and add it (``benchmarks/cost``).
+        Not ``torch.nn.functional.cross_entropy``: where there are few actions its ``log_softmax``
+        is slow on a CPU (``benchmarks/cost``).
 
     Example:
         >>> import math, torch
@@ -52,43 +49,8 @@ def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
     check_floating(logits=logits)
     check_integer(others_actions=others_actions)
     check_shape("others_actions", others_actions, logits.shape[:-1], "logits without actions")
-    if torch.compiler.is_compiling():  # no Function with a forward mode compiles; this is fused
-        chosen = logits.gather(-1, others_actions.long().unsqueeze(-1)).squeeze(-1)
-        return logits.logsumexp(-1) - chosen
-    apply: Any = _CrossEntropy.apply  # torch gives it no types
-    loss: Tensor = apply(logits, others_actions.long())[0]
-    return loss
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """``logsumexp_a(x) - x[a]``, and the ``logsumexp``; differentiable any number of times."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-        total = logits.logsumexp(-1)
-        return total - chosen, total
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, output[1])
-        ctx.save_for_forward(*inputs, output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        logits, actions, total = ctx.saved_tensors
-        grad_loss, grad_total = grads
-        softmax = (logits - total.unsqueeze(-1)).exp()
-        grad = softmax * (grad_loss + grad_total).unsqueeze(-1)
-        return grad.scatter_add(-1, actions.unsqueeze(-1), -grad_loss.unsqueeze(-1)), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> tuple[Tensor, Tensor]:
-        logits, actions, total = ctx.saved_tensors
-        along = ((logits - total.unsqueeze(-1)).exp() * tangent).sum(-1)
-        return along - tangent.gather(-1, actions.unsqueeze(-1)).squeeze(-1), along
+    chosen = logits.gather(-1, others_actions.long().unsqueeze(-1)).squeeze(-1)
+    return logits.logsumexp(-1) - chosen
 
 
 def diagonal_gaussian_nll(loc: Tensor, scale: Tensor, target: Tensor) -> Tensor:
