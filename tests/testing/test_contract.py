@@ -55,18 +55,18 @@ def gaussian_moa():
 CONTRACT = {**LOSSES, "moawm": make_moawm, "total": make_total}
 
 
-@pytest.mark.parametrize("name", CONTRACT)
-@pytest.mark.parametrize(
-    ("action_type", "dead", "waiting"),
-    [
-        ("categorical", 0.0, 0.0),
-        *((action_type, 0.3, 0.0) for action_type in ACTION_TYPES),
-        ("categorical", 0.2, 0.3),
-    ],
-)
-def test_contract(name, action_type, dead, waiting, generator):
-    settings = {"dead_fraction": dead, "waiting_fraction": waiting, "generator": generator}
-    check_loss_module(CONTRACT[name](action_type), make_batch(action_type=action_type, **settings))
+DEAD, WAITING = {"dead_fraction": 0.3}, {"dead_fraction": 0.2, "waiting_fraction": 0.3}
+CASES = [
+    *((name, "categorical", {}) for name in CONTRACT),
+    *((name, action_type, DEAD) for name in CONTRACT for action_type in ACTION_TYPES),
+    *((name, "categorical", WAITING) for name in LOSSES),
+]
+
+
+@pytest.mark.parametrize(("name", "action_type", "fractions"), CASES)
+def test_contract(name, action_type, fractions, generator):
+    batch = make_batch(action_type=action_type, generator=generator, **fractions)
+    check_loss_module(CONTRACT[name](action_type), batch)
 
 
 @pytest.mark.parametrize("dead_fraction", [0.0, 0.3])
