@@ -1,7 +1,5 @@
 """Seeds, and float64 numbers for the mathematics."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Every kind of team as one scripted environment, in the layout that PettingZoo has in TorchRL."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -15,8 +15,6 @@ whole package, each before the tests of its part (which have to pass without it)
 is to be looked at: either it changes nothing that anybody can see, or a test is missing.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import importlib

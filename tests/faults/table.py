@@ -1,7 +1,5 @@
 """What the tests of the faults share: the losses by name, and a register of the faults."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Gradients of a function."""
 
-from __future__ import annotations
-
 import torch
 
 

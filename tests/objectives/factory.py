@@ -1,7 +1,5 @@
 """Small losses, and what the tests ask of every one of them."""
 
-from __future__ import annotations
-
 import torch
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn

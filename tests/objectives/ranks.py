@@ -1,7 +1,5 @@
 """Losses and a batch that ranks divide among them, and what one of the ranks does."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """K ranks on K parts of a batch: exactly the gradient of one process on the whole."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.testing import assert_close

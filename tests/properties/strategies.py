@@ -1,7 +1,5 @@
 """What the properties are tried on."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A task that needs memory: a cue is shown at step 0 and asked for at step 10."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDict
 from torchrl.data import Categorical, Composite, Unbounded

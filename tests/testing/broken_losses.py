@@ -1,7 +1,5 @@
 """Losses with one defect each, and the rules of the contract that it breaks."""
 
-from __future__ import annotations
-
 import torch
 from tensordict.nn import dispatch
 

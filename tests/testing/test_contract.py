@@ -1,7 +1,5 @@
 """The contract of our losses, and a broken loss for every rule of the contract."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pytest

@@ -1,7 +1,5 @@
 """An environment whose every number tells its episode, step, agent and feature."""
 
-from __future__ import annotations
-
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
