@@ -1,4 +1,4 @@
-"""Files and functions of the package are short, and every public name says what it is."""
+"""Files and functions are short, public names say what they are, the benchmarks use just these."""
 
 import ast
 import importlib
@@ -73,6 +73,23 @@ def test_a_public_name_says_what_it_is(thing):
     assert first.endswith((".", "?"))
     assert len(first.split()) >= 3
     assert not LEANING.match(first)
+
+
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: "/".join(path.parts[-2:]))
+def test_a_file_of_the_benchmarks_imports_little_and_nothing_private(path):
+    """At most 30 names; what it needs of the library is public, and of its parts at the top."""
+    count = 0
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            count += len(node.names)
+            module = getattr(node, "module", None) or ""
+            if module.partition(".")[0] == "torchrl_moawm":
+                public = importlib.import_module(module).__all__
+                assert [each.name for each in node.names if each.name not in public] == []
+    assert count <= 30
 
 
 def test_lines_are_counted_without_docstrings_comments_and_blanks():

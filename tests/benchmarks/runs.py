@@ -31,6 +31,8 @@ SETTINGS = [
 ]
 
 
+OF_ALL = [each for each in SETTINGS if not each.startswith("algorithm.")]
+"""Settings that every algorithm has."""
 TINY = [
     "total_frames=400",
     "task.num_envs=4",

@@ -6,22 +6,9 @@ import json
 import pytest
 
 from settings.command_line import check_arguments
-from tests.benchmarks.runs import HANG, start, wait_for
+from tests.benchmarks.runs import HANG, OF_ALL, start, wait_for
 
-TINY = [
-    "total_frames=120",
-    "task.num_envs=6",
-    "task.max_steps=10",
-    "num_cells=[8]",
-    "epochs=1",
-    "minibatches=1",
-    "evaluation_envs=2",
-    "gif=false",
-    "progress_bar=false",
-    "threads=1",
-    "checkpoint.every=1",
-    "resume=auto",
-]
+TINY = [*OF_ALL, "total_frames=120", "epochs=1", "minibatches=1", "resume=auto"]
 TASKS, ALGORITHMS, SEEDS = ("vmas/navigation", "vmas/balance"), ("mappo", "moawm"), (1,)
 GRID = {"task": TASKS, "algorithm": ALGORITHMS, "seed": SEEDS}
 

@@ -21,7 +21,7 @@ from parallel.worker import WorkerError, WorkersLostError, make_worker_env, work
 from tasks.environment import make_env
 from tests.benchmarks.runs import (
     HANG,
-    SETTINGS,
+    OF_ALL,
     checkpoints,
     configuration,
     run_here,
@@ -294,8 +294,13 @@ def test_a_whole_run_trains(kind, tmp_path):
 @pytest.mark.parametrize(("kind", "name"), [("multi_sync", b"spawn_main"), SLOW_RAY_RUN])
 def test_a_run_stops_with_a_checkpoint_and_leaves_nobody_behind(kind, name, tmp_path):
     """A worker is killed; the run is resumed; Ctrl-C reaches everybody."""
-    settings = [each for each in SETTINGS if not each.startswith("algorithm.")]
-    settings += ["algorithm=mappo", f"collector={kind}", "num_collectors=1", "collector_restarts=0"]
+    settings = [
+        *OF_ALL,
+        "algorithm=mappo",
+        f"collector={kind}",
+        "num_collectors=1",
+        "collector_restarts=0",
+    ]
     settings.append(PATIENT)
     folder = tmp_path / "run"
     run = start(tmp_path, *settings, "total_frames=9000000", f"hydra.run.dir={folder}")
