@@ -22,7 +22,7 @@ class CollectorState:
 
     Args:
         collector: The collector.
-        exact: Whether the step is kept; else the environments begin anew.
+        exact: Whether the step is kept; else the environments begin again.
     """
 
     def __init__(self, collector: Collector, exact: bool) -> None:

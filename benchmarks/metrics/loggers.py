@@ -67,7 +67,7 @@ class Loggers:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes over the history and writes all logs anew from it: no gap, no row twice."""
+        """Takes over the history and writes all logs again from it: no gap, no row twice."""
 
         def pairs(columns: Sequence[torch.Tensor]) -> Curve:
             return list(zip(*(column.tolist() for column in columns), strict=True))

@@ -140,7 +140,7 @@ class Learners:
         return of_all
 
     def end(self) -> None:
-        """Nobody waits for another any more."""
+        """Leaves the process group."""
         if self.count > 1:
             dist.destroy_process_group()
 

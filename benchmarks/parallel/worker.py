@@ -87,7 +87,7 @@ class FirstCome(MultiAsyncCollector):
     """TorchRL's, that throws nothing away.
 
     There one place is in the queue: while the learner is busy the second worker waits a second for
-    it, and then collects anew over what it has.
+    it, and then collects again over what it has.
     """
 
     @property

@@ -43,7 +43,7 @@ ADJUSTABLE = (
 )
 """What a resumed run may change: nothing here has a part in a single step of the training.
 
-With several collectors, whose environments begin anew, their number neither.
+With several collectors, whose environments begin again, their number neither.
 """
 
 

@@ -20,7 +20,7 @@ from settings.command_line import resumed
 from training.nonfinite import NonFiniteError
 
 SEEDS_OF_RESUMED = 10_000_000
-"""Offset of the seeds of environments that a checkpoint cannot hold, and that begin anew."""
+"""Offset of the seeds of environments that a checkpoint cannot hold, and that begin again."""
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -57,7 +57,7 @@ def is_exact(config: DictConfig) -> bool:
 
 
 def seed_offset(config: DictConfig, source: Path | None, frames: int) -> int:
-    """Offset of the seed where a resumed run's environments begin anew."""
+    """Offset of the seed where a resumed run's environments begin again."""
     return 0 if source is None or is_exact(config) else SEEDS_OF_RESUMED + frames
 
 

@@ -1,4 +1,4 @@
-"""What cannot be meant is refused, by one message that names it: a row a fault."""
+"""Invalid values raise one error that names the entry: a row for each fault."""
 
 from contextlib import suppress
 

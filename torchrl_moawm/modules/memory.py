@@ -26,7 +26,7 @@ class AgentGRU(TensorDictModuleBase):
     - *In a loss* (TorchRL's ``recurrent_mode``, which every ``LossModule`` sets), the last batch
       dimension is time: it runs over the sequence from the stored state of its first step, whatever
       ``is_init`` says there (after a reset it is 0, and ``SliceSampler`` marks every slice so). It
-      starts anew at every ``is_init`` within, and from the stored state where
+      starts again at every ``is_init`` within, and from the stored state where
       ``("collector", "traj_ids")`` change. Minibatches are whole sequences ``[*B, T]``; what
       comes behind a reset has no influence on what is before it, nor the other way round.
 

@@ -120,7 +120,7 @@ class LossSum(ScheduledLoss):
                 loss.reduction = reduction
 
     def reset_parameters_recursive(self, parameters: Any = None) -> None:
-        """Draws the parameters of every network of every loss anew."""
+        """Draws new parameters for every network of every loss."""
         for loss in self._parts():
             loss.reset_parameters_recursive()
 

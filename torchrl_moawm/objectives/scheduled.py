@@ -83,7 +83,7 @@ class ScheduledLoss(LossModule):
         return TensorDict(entries if selected is None else {key: entries[key] for key in selected})
 
     def reset_parameters_recursive(self, parameters: Any = None) -> None:
-        """Draws the parameters of every network anew, children before the modules that hold them.
+        """Draws new parameters for every network, children before the modules that hold them.
 
         A network whose first weights are special has a ``reset_parameters`` of its own, which runs
         after that of its layers. What holds no parameter, or cannot be reset, stays as it is.

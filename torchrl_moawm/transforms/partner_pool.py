@@ -27,7 +27,7 @@ class Partner(NamedTuple):
 
 
 class PartnerPool(Transform):
-    """Plays a group of agents by partners drawn from a pool, anew for every episode.
+    """Plays a group of agents by partners drawn from a pool, again for every episode.
 
     The group's action is no longer asked of the policy, and its reward is dropped: nobody here
     learns from it. Every agent of the group, in every environment, draws its own partner, uniformly
@@ -61,7 +61,7 @@ class PartnerPool(Transform):
         show_type: Whether the partners' observation ends with their type.
         generator: Of the draws; ``None`` is torch's global one. In several workers each pool draws
             for itself, also where a factory gives all of them the same seed; and
-            ``env.set_seed(seed)`` seeds it anew.
+            ``env.set_seed(seed)`` seeds it again.
 
     Raises:
         ValueError: The pool is empty, or a type is not in ``0 .. n_types - 1``.
@@ -133,7 +133,7 @@ class PartnerPool(Transform):
     def _reset_on_native_autoreset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:
-        """The environment has reset itself, in some places: there partners are drawn anew."""
+        """The environment has reset itself, in some places: there partners are drawn again."""
         before = tensordict_reset.get((self.group, "member"))
         reset = reset_mask(tensordict, (self.group, "member"))
         member = self._draw()

@@ -62,7 +62,7 @@ class PreviousStep(Transform):
         self._planned: list[tuple[Path, Path, Path, bool]] | None = None
 
     def set_container(self, container: Transform | EnvBase) -> None:
-        """Joins an environment, in which the keys are found anew."""
+        """Joins an environment, in which the keys are found again."""
         super().set_container(container)
         self._planned = None
 
