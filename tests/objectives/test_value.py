@@ -1,4 +1,4 @@
-"""ClipPPOValueLoss and its value estimator."""
+"""ClipPPOValueLoss; its value estimator is in test_advantage.py."""
 
 import pytest
 import torch
