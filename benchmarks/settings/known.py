@@ -84,15 +84,16 @@ def values(argument: str) -> list[str]:
 
 
 def load(group: str, name: str) -> dict[str, Any]:
-    """One configuration as its file has it."""
-    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    """One configuration as its file has it; ``/name@_here_`` is one of another group."""
+    place = name[1:].partition("@")[0] if name.startswith("/") else f"{group}/{name}"
+    return OmegaConf.to_container(OmegaConf.load(CONF / f"{place}.yaml"))
 
 
 def settings_of(group: str, name: str) -> list[str]:
     """The settings of one configuration, and of those it begins from."""
     own = load(group, name)
     names = [each for each in own.pop("defaults", []) if each != "_self_"]
-    return [*(key for each in names for key in settings_of(group, each)), *own]
+    return [*own, *(key for each in names for key in settings_of(group, each))]
 
 
 def parents(key: str) -> list[str]:
