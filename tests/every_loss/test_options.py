@@ -38,6 +38,7 @@ from torchrl_moawm import (
     WorldModelLoss,
 )
 from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.modules import make_world_model
 from torchrl_moawm.testing import make_batch
 
@@ -217,6 +218,12 @@ def test_the_advantage_in_half_precision(generator):
     loss.latent_network.to(torch.bfloat16)  # not among the loss's own modules
     found = loss.to(torch.bfloat16).value_estimator(half)["agents", "advantage"]
     assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_large_advantages_of_float16_are_standardised_in_float32():
+    advantage = torch.tensor([[[300.0]], [[-300.0]], [[600.0]]], dtype=torch.float16)
+    assert_close(normalized_advantage(advantage), normalized_advantage(advantage.float()))
+    assert normalized_advantage(advantage).dtype == torch.float32
 
 
 # ------------------------------------------------------------------------------- errors
