@@ -63,7 +63,7 @@ def test_your_own_network_is_trained_alone_and_in_the_framework(capsys):
     assert capsys.readouterr().out.count("nats") == 2
 
 
-@pytest.mark.parametrize("settings", [[], ["--recurrent"]])
+@pytest.mark.parametrize("settings", [["--recurrent"]])
 def test_pettingzoo_trains_every_group(settings, capsys):
     """Each group models both, but for the prey's own group of one."""
     sizes = ["--total-frames=400", "--num-envs=4", "--steps=25", "--minibatches=2"]

@@ -7,13 +7,13 @@ from torch.testing import assert_close
 from torchrl_moawm import set_data_parallel
 
 from .factory import make_moa, terms
-from .ranks import LOSSES, ROWS, make, make_whole, outcome, part_of, run_ranks, steps
+from .ranks import LOSSES, make, make_whole, outcome, part_of, run_ranks, steps
 
 LOCAL = ("z_gap", "teacher_z_gap", "active_units", "teacher_active_units", "explained_variance")
 EXACT = {"rtol": 1e-6, "atol": 1e-12}
 
 
-@pytest.fixture(scope="module", params=ROWS)
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def ranks(request, tmp_path_factory):
     """What every rank found; gloo on this machine, each rank a process."""
     return run_ranks(request.param, tmp_path_factory.mktemp("ranks"))

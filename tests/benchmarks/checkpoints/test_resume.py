@@ -105,11 +105,10 @@ def arguments(folder, frames):
     return [*SETTINGS, "task=vmas/balance", f"total_frames={frames}", f"hydra.run.dir={folder}"]
 
 
-def test_two_kills_change_nothing(whole, tmp_path):
-    folder, draw = tmp_path / "run", random.Random(0)
-    for after in (FRAMES, 3 * FRAMES):
-        kill_in_time(tmp_path, folder, draw.uniform(0.0, 0.2), after)
-    assert f"resume={folder}" in (tmp_path / "asked/.hydra/overrides.yaml").read_text()
+def test_a_kill_changes_nothing(whole, tmp_path):
+    """Many kills, also of runs that go on: slowly, below."""
+    folder = tmp_path / "run"
+    kill_in_time(tmp_path, folder, random.Random(0).uniform(0.0, 0.2), FRAMES)
     beginning = [*SETTINGS, "task=vmas/balance", f"total_frames={BATCHES * FRAMES}"]
     process = start(tmp_path, *beginning, f"hydra.run.dir={folder}", f"resume={folder}")
     output, _ = process.communicate()

@@ -147,8 +147,7 @@ def test_a_rank_that_hangs_ends_the_run_within_the_timeout(tmp_path):
 RANK_SCRIPT = """
 import torch
 from tensordict import TensorDict
-from parallel.ranks import Learners, rank_zero_run_dir
-from train import main
+from parallel.ranks import Learners
 
 ranks = Learners(timeout={HANG})
 torch.manual_seed(ranks.rank)

@@ -283,7 +283,7 @@ def named(pid, *names):
     return alive(pid) and any(name in command.read_bytes() for name in names)
 
 
-@pytest.mark.parametrize("kind", ["multi_async", SLOW_RAY])  # multi_sync is below
+@pytest.mark.parametrize("kind", [SLOW_ASYNC, SLOW_RAY])  # multi_sync is below
 def test_a_whole_run_trains(kind, tmp_path):
     workers = [PATIENT, f"collector={kind}", "num_collectors=2"]
     folder = run_here(tmp_path / "run", *workers, "total_frames=120")
