@@ -182,7 +182,7 @@ def benchmarl(
             [*pip, "torchrl==0.11.1", "tensordict==0.11.0", "hydra-core", "tqdm", "pandas", "vmas"]
         )
         subprocess.check_call([*pip, "--no-deps", "benchmarl==1.5.2"])
-    command = [str(python), str(HERE / "cost/benchmarl.py"), task, str(n_envs), str(batches)]
+    command = [str(python), str(HERE / "cost_speed_benchmarl.py"), task, str(n_envs), str(batches)]
     command += [str(EPOCHS), str(MINIBATCHES), str(STEPS), str(torch.get_num_threads())]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     seconds, needed = json.loads(out.strip().splitlines()[-1])
