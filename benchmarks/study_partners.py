@@ -26,7 +26,7 @@ SETTINGS = {
     "opposite": ("total_frames=184320", "lr=3e-3"),
     "simple_tag": ("total_frames=245760", "lr=2e-3"),
 }
-"""Of all agents alike."""
+"""Settings of a task, the same for all agents."""
 
 
 def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Which figures of a run are drawn together, and which question they answer."""
+"""Panels of a run: figures that are drawn together, by the question that they answer."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping

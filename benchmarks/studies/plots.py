@@ -38,7 +38,7 @@ OF_THE_MODELS = {
     "KL of the student\nto the teacher, nats": {"student_kl": ("moawm", look("moawm"))},
     "active dimensions\nof z, of 16": {"active_units": ("moawm", look("moawm"))},
 }
-"""Of each row of ``models.png`` the unit, and labels and looks of its figures."""
+"""Rows of ``models.png``: the unit, and labels and looks of the figures."""
 
 
 def curve(

@@ -55,7 +55,7 @@ def compose_config(*overrides):
 
 
 def configuration(*overrides):
-    """The same, of a run of seconds with a checkpoint after every batch."""
+    """A configuration of a run of seconds, with a checkpoint after every batch."""
     return compose_config(*SETTINGS, *overrides)
 
 

@@ -48,7 +48,7 @@ def test_an_environment_says_the_sizes():
     ],
 )
 def test_loose_sizes_serve_for_one_release(name, loose, settings):
-    """The same network, bit for bit, with a warning that says what to write."""
+    """Loose sizes give the same network, bit for bit, and a warning that says what to write."""
     make = getattr(modules, name)
     torch.manual_seed(0)
     network = make(agent_group(name="foes"), **settings)

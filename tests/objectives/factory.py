@@ -142,7 +142,7 @@ class Heads(nn.Module):
 
 
 def heads(read, in_features, **widths):
-    """Of each agent by itself, like all of ``PER_AGENT``."""
+    """A network that sees each agent by itself, like all of ``PER_AGENT``."""
     return module(Heads(in_features, **widths), read.split(), list(widths))
 
 

@@ -34,7 +34,7 @@ def test_the_continuous_baselines_are_gaussians(normal):
 
 @pytest.mark.parametrize("n_actions", [None, 4])
 def test_the_baselines_are_fitted_to_the_living(n_actions, normal, generator):
-    """As to the samples of each agent in which it acted, taken out one by one."""
+    """The fit is that to the samples of each agent in which it acted, taken out one by one."""
     if n_actions is None:
         action, previous = normal(50, 2, 3), normal(50, 2, 3)
     else:

@@ -117,7 +117,7 @@ def test_two_networks_with_one_parameter():
 
 
 def test_a_parameter_that_nothing_would_train():
-    """As where an optimizer is made for each loss, and one is forgotten."""
+    """A parameter is forgotten where an optimizer is made for each loss."""
     losses = nn.ModuleDict({"actor": nn.Linear(1, 1), "critic": nn.Linear(1, 1)})
     check_trained(losses, dict(losses))
     with pytest.raises(ValueError, match=r"critic\.weight belongs to none of \['actor'\]"):
