@@ -145,6 +145,9 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         recurrent=True,
         act_on="mean",
         num_cells=list(config.num_cells),
+        auxiliary_cells=list(config.num_cells),
+        decoder_cells=list(config.num_cells),
+        standardize=False,
         **{key: task[key] for key in shared},
         **{key: algorithm[key] for key in own},
     )

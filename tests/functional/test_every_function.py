@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from tests.functional.checks import gradients
 from torchrl_moawm import functional
 
-FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow them
+FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow them (or are named)
     "active_units": ("xa", ()),
     "clipped_policy_loss": ("xx", (0.2,)),
     "clipped_value": ("xx", (0.7,)),
@@ -18,6 +18,7 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "diagonal_gaussian_nll": ("xsx", ()),
     "explained_variance": ("xxm", ()),
     "gather_others": ("x", (-2,)),
+    "huber_error_norm": ("xxm", {"delta": 0.7}),
     "masked_mean": ("xm", ()),
     "moa_cross_entropy": ("xi", ()),
     "normalized_advantage": ("xm", ()),
@@ -55,6 +56,8 @@ def draw(normal, boolean, generator):
 def called(name):
     """The function of its arguments alone."""
     function, rest = getattr(functional, name), FUNCTIONS[name][1]
+    if isinstance(rest, dict):
+        return functools.partial(function, **rest)
     return lambda *args: function(*args, *rest)
 
 
@@ -77,8 +80,10 @@ def test_gradient_is_the_numeric_one_in_every_argument(name, letters, draw):
 def test_eager_vmap_and_compiled_agree(name, letters, draw):
     """On each slice; a clip may be a number for each of them."""
     function, rest = getattr(functional, name), FUNCTIONS[name][1]
+    if isinstance(rest, dict):
+        function, rest = called(name), ()
     clips = [torch.full((3,), x).double() for x in rest if isinstance(x, float)]
-    fixed = {} if clips or not rest else {"agent_dim": rest[0]}
+    fixed = {} if clips or not rest else {"agent_dim": -2}
     function = functools.partial(function, **fixed)
     args = [*draw(letters, 3, 6, 2, 4), *clips]
     expected = torch.stack([function(*(arg[k] for arg in args)) for k in range(3)])

@@ -1,4 +1,6 @@
-"""squared_error_norm."""
+"""squared_error_norm and huber_error_norm."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.testing import assert_close
 from tests.functional.checks import (
     gradients,
 )
-from torchrl_moawm.functional import squared_error_norm
+from torchrl_moawm.functional import huber_error_norm, squared_error_norm
 
 
 @pytest.fixture
@@ -66,3 +68,40 @@ def test_wrong_dtypes_are_refused():
         squared_error_norm(x, x.long())
     with pytest.raises(TypeError, match=r"Expected mask of dtype torch.bool, got torch.float32"):
         squared_error_norm(x, x, x)
+
+
+# --------------------------------------------------------------------- weights and Huber
+
+
+def test_weights_by_hand():
+    prediction, target = torch.tensor([[3.0, 4.0, 7.0]]), torch.tensor([[1.0, 1.0, 1.0]])
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    assert squared_error_norm(prediction, target, weight=weight).item() == 83.0  # 2 + 9 + 72
+    mask = torch.tensor([[True, True, False]])
+    assert squared_error_norm(prediction, target, mask, weight).item() == 11.0
+    # errors 2 sqrt(.5), 3 and 6 sqrt(2) in weighted units; the last two are beyond 2
+    expected = 2.0 + 2 * (2 * 3 - 2) + 2 * (2 * 6 * 2**0.5 - 2)
+    value = huber_error_norm(prediction, target, weight=weight, delta=2.0)
+    assert_close(value.item(), expected)
+
+
+def test_one_over_the_variance_counts_standard_deviations(pair):
+    std = torch.tensor([0.1, 1.0, 2.0, 5.0, 30.0], dtype=torch.float64)
+    weight, standard = std**-2, tuple(x / std for x in pair)
+    assert_close(squared_error_norm(*pair, weight=weight), squared_error_norm(*standard))
+    ours = huber_error_norm(*pair, weight=weight, delta=0.5)
+    assert_close(ours, huber_error_norm(*standard, delta=0.5))
+
+
+def test_huber_is_twice_torchs_and_squared_where_no_error_is_large(pair):
+    expected = 2 * torch.nn.functional.huber_loss(*pair, reduction="none", delta=0.7).sum(-1)
+    assert_close(huber_error_norm(*pair, delta=0.7), expected)
+    assert_close(huber_error_norm(*pair, delta=1e3), squared_error_norm(*pair))
+
+
+def test_a_weight_of_another_size_and_no_delta_are_refused(pair):
+    for function in (squared_error_norm, partial(huber_error_norm, delta=1.0)):
+        with pytest.raises(ValueError, match="weight"):
+            function(*pair, weight=torch.ones(1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="Expected delta above 0"):
+        huber_error_norm(*pair, delta=0.0)

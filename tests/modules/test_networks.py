@@ -242,6 +242,17 @@ def test_an_untrained_world_model_is_persistence_without_reward():
     assert not agents["predicted_reward"].any()
 
 
+def test_what_is_linear_a_world_model_predicts_without_its_mlp():
+    batch, network = make_batch(), make_world_model(agent_group())
+    with torch.no_grad():
+        network.module.linear.weight[0, 1] = 2.0  # from the second feature to the first
+        network.module.linear.weight[-1, 0] = 3.0
+    agents, seen = network(batch.clone())["agents"], batch["agents", "observation"]
+    change = agents["predicted_observation"] - seen
+    torch.testing.assert_close(change[..., 0], 2.0 * seen[..., 1])
+    torch.testing.assert_close(agents["predicted_reward"][..., 0], 3.0 * seen[..., 0])
+
+
 def test_untrained_actor_and_critic_ignore_the_latent():
     """It has to earn its influence; the gradient reaches it from the first update."""
     batch = make_batch(action_type="continuous")

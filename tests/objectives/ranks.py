@@ -11,8 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrl.modules import PopArtValueNorm, RunningValueNorm
 
 from torchrl_moawm import LossSum, TeacherCVAELoss, TeacherVAELoss, set_data_parallel
+from torchrl_moawm.modules import GroupStatistics
 
 from .factory import (
+    agent_group,
     batch64,
     make_cvae,
     make_moa,
@@ -64,6 +66,7 @@ LOSSES = {
     "moa, continuous": lambda: make_moa("continuous"),
     "moa, summed": lambda: make_moa(reduction="sum"),
     "world model": make_world,
+    "world model, statistics": lambda: make_world(statistics=GroupStatistics(agent_group())),
     "cvae, teacher frozen": lambda: frozen(make_cvae()),
     "cvae, teacher pulled": pulled,
     "teacher vae": make_vae,
@@ -115,8 +118,15 @@ def outcome(loss, outputs):
     return {"grads": grads, "logs": logs, "buffers": dict(loss.named_buffers())}
 
 
+def updated(loss, batch):
+    """The loss, which has taken the batch into its statistics where it has any."""
+    if hasattr(loss, "update_statistics"):
+        loss.update_statistics(batch)
+    return loss
+
+
 def by_ddp(name, batch):
-    loss = set_data_parallel(make(name))
+    loss = updated(set_data_parallel(make(name)), batch)
     parallel = DistributedDataParallel(loss)  # must live until the backward pass
     outputs = parallel(batch)
     terms(outputs).backward()
@@ -124,7 +134,7 @@ def by_ddp(name, batch):
 
 
 def by_hand(name, batch):
-    loss = set_data_parallel(make(name))
+    loss = updated(set_data_parallel(make(name)), batch)
     outputs = loss(batch)
     terms(outputs).backward()
     average(loss)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from torchrl_moawm import set_data_parallel
 
 from .factory import make_moa, terms
-from .ranks import LOSSES, make, make_whole, outcome, part_of, run_ranks, steps
+from .ranks import LOSSES, make, make_whole, outcome, part_of, run_ranks, steps, updated
 
 LOCAL = ("z_gap", "teacher_z_gap", "active_units", "teacher_active_units", "explained_variance")
 EXACT = {"rtol": 1e-6, "atol": 1e-12}
@@ -20,8 +20,9 @@ def ranks(request, tmp_path_factory):
 
 
 def alone(name, nobody=False):
-    loss = make(name)
-    outputs = loss(make_whole(name, nobody=nobody))
+    batch = make_whole(name, nobody=nobody)
+    loss = updated(make(name), batch)
+    outputs = loss(batch)
     terms(outputs).backward()
     return outcome(loss, outputs)
 

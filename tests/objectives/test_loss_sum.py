@@ -188,3 +188,26 @@ def test_a_coefficient_of_no_term_is_refused():
         make_total(coeffs={"loss_valeu": 0.5})
     with pytest.raises(KeyError, match="coeffs names the term 'moa_accuracy'"):
         make_total(coeffs={"moa_accuracy": 0.5})  # a log, not a term
+
+
+# --------------------------------------------------------------------- rows
+
+
+def test_a_loss_may_read_a_share_of_the_rows(batch):
+    parts = {"moa": make_moa(), "world": make_world()}
+    total = LossSum(parts, rows={"world": 0.3})
+    out, n = total(batch), round(0.3 * len(batch))
+    assert 0 < n < len(batch)
+    assert_close(out["loss_obs"], parts["world"](batch[:n])["loss_obs"])
+    assert_close(out["loss_moa"], parts["moa"](batch)["loss_moa"])
+    single = LossSum(parts, rows={"world": 1e-6})(batch)  # at least one
+    assert_close(single["loss_obs"], parts["world"](batch[:1])["loss_obs"])
+
+
+def test_a_share_of_no_loss_or_no_share_is_refused():
+    parts = {"moa": make_moa(), "world": make_world()}
+    with pytest.raises(KeyError, match="rows names the loss 'word'; there are"):
+        LossSum(parts, rows={"word": 0.5})
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=r"Expected a share of the rows in \(0, 1\]"):
+            LossSum(parts, rows={"world": share})

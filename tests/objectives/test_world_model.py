@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     OBS,
+    agent_group,
     batch64,
     masked,
     mean_of,
@@ -14,6 +15,7 @@ from tests.objectives.factory import (
     valid_agents,
 )
 from torchrl_moawm import WorldModelLoss
+from torchrl_moawm.modules import GroupStatistics
 
 
 class Model(nn.Module):
@@ -99,3 +101,71 @@ def test_no_feature_is_zero_and_the_reward_remains(generator):
     batch["next", "agents", "observation_mask"] = torch.zeros(9, 3, OBS, dtype=torch.bool)
     assert loss(batch)["loss_obs"] == 0.0
     assert_close(loss(batch)["loss_reward"], before)
+
+
+# --------------------------------------------------------------------- statistics
+
+
+def with_statistics(**settings):
+    return make(statistics=GroupStatistics(agent_group()), **settings)
+
+
+def test_errors_count_in_standard_deviations(generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, "mask")
+    loss, plain = with_statistics(reduction="none"), make(reduction="none")
+    plain.load_state_dict(loss.state_dict(), strict=False)
+    assert_close(loss(batch).to_dict(), plain(batch).to_dict())  # before there are any
+    loss.update_statistics(batch)
+    valid, there = valid_agents(batch), batch["next", "agents", "observation_mask"].all(-1)
+    rows = [
+        x[valid & there]
+        for x in (batch["agents", "observation"], batch["next", "agents", "observation"])
+    ]
+    change = (rows[1] - rows[0]).std(0, correction=0)
+    reward = batch["next", "agents", "reward"][valid & there].std(0, correction=0)
+    assert_close(loss.statistics.change.scale(), change)
+    out = loss.world_model(batch.clone())["agents"]
+    error = (out["predicted_observation"] - batch["next", "agents", "observation"]) / change
+    error = torch.where(batch["next", "agents", "observation_mask"], error, 0.0).square().sum(-1)
+    assert_close(loss(batch)["loss_obs"], torch.where(valid, error, 0.0))
+    error = (out["predicted_reward"] - batch["next", "agents", "reward"]) / reward
+    assert_close(loss(batch)["loss_reward"], torch.where(valid, error.square()[..., 0], 0.0))
+
+
+def test_statistics_are_of_those_who_are_there(generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, "mask")
+    del batch["next", "agents", "observation_mask"]
+    loss, spoilt = with_statistics(), batch.clone()
+    valid = valid_agents(batch)
+    for entry in (("agents", "observation"), ("next", "agents", "observation")):
+        spoilt[entry][~valid] = torch.nan
+    spoilt["next", "agents", "reward"][~valid] = torch.inf
+    loss.update_statistics(spoilt)
+    observation = batch["agents", "observation"][valid]
+    assert loss.statistics.observation.count == valid.sum()
+    assert_close(loss.statistics.observation.mean, observation.mean(0))
+
+
+def test_a_minibatch_does_not_change_the_statistics(generator):
+    batch, loss = batch64((9,), generator=generator), with_statistics()
+    loss(batch)
+    assert loss.statistics.observation.count == 0
+    make().update_statistics(batch)  # nothing without any
+
+
+def test_an_observation_that_is_not_finite_is_refused_by_name(generator):
+    batch, loss = batch64((9,), generator=generator), with_statistics()
+    del batch["next", "agents", "observation_mask"]
+    batch["agents", "observation"][0, 0] = torch.nan
+    with pytest.raises(ValueError, match="observation"):
+        loss.update_statistics(batch)
+
+
+def test_large_errors_of_the_reward_count_linearly(generator):
+    batch, loss = batch64((9,), generator=generator), make(reduction="none", reward_delta=0.3)
+    _, squared = errors(loss, batch)
+    size = squared.sqrt()
+    expected = torch.where(size <= 0.3, squared, 0.3 * (2 * size - 0.3))
+    assert_close(loss(batch)["loss_reward"], expected)
+    assert (size > 0.3).any()
+    assert (size < 0.3).any()

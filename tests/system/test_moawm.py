@@ -360,6 +360,24 @@ def test_every_weight_and_discount_reaches_its_loss():
     assert [float(x) for x in found] == pytest.approx(list(given.values()))
 
 
+def test_the_estimator_takes_the_batch_into_the_statistics_and_they_reach_every_model():
+    system = MOAWM.from_env(make_env(), num_cells=(8,), auxiliary_rows=0.25, reward_delta=2.0)
+    with torch.no_grad():
+        batch = make_env().rollout(6, system.policy)
+    system.value_estimator(batch)
+    statistics, observation = system["agents"].statistics, batch["agents", "observation"]
+    torch.testing.assert_close(statistics.observation.mean, observation.flatten(0, -2).mean(0))
+    assert system.world_model.module.statistics is statistics
+    assert system.moa_network.module.previous.eye.norm is statistics.observation
+    world_model = system.loss_module["moawm"]["world_model"]
+    assert world_model.statistics is statistics
+    assert world_model.reward_delta == 2.0
+    assert system.loss_module.rows == {"moawm": 0.25, "teacher": 0.25}
+    plain = MOAWM.from_env(make_env(), num_cells=(8,), standardize=False)
+    assert plain["agents"].statistics is None
+    assert plain.loss_module["moawm"]["world_model"].statistics is None
+
+
 def test_acting_on_the_mean_of_z():
     """While exploring, too; its value at t is then of the same kind as that at t+1."""
     batches = {}

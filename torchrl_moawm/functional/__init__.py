@@ -7,7 +7,7 @@ from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.reduction import masked_mean
 from torchrl_moawm.functional.value import clipped_value, clipped_value_loss, explained_variance
-from torchrl_moawm.functional.world_model import squared_error_norm
+from torchrl_moawm.functional.world_model import huber_error_norm, squared_error_norm
 
 __all__ = [
     "active_units",
@@ -18,6 +18,7 @@ __all__ = [
     "diagonal_gaussian_nll",
     "explained_variance",
     "gather_others",
+    "huber_error_norm",
     "masked_mean",
     "moa_cross_entropy",
     "normalized_advantage",

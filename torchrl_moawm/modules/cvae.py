@@ -96,7 +96,8 @@ def make_student(
     *,
     latent_dim: int,
     other_groups: Sequence[AgentGroup] = (),
-    num_cells: Sequence[int] = (128, 128),
+    num_cells: Sequence[int] = (128,),
+    decoder_cells: Sequence[int] = (64,),
     min_scale: float = 0.1,
     recurrent: bool = False,
     reconstruct_groups: Sequence[AgentGroup] = (),
@@ -111,7 +112,8 @@ def make_student(
     Keyword Args:
         latent_dim: ``Z``.
         other_groups: Groups whose previous actions it reads as well.
-        num_cells: Widths of the hidden layers.
+        num_cells: Widths of the encoder's hidden layers.
+        decoder_cells: Widths of the decoder's.
         min_scale: Floor of the posterior's standard deviation.
         recurrent: Whether the encoder also reads an ``AgentGRU`` over all earlier steps.
         reconstruct_groups: Groups whose (o_t, a_t) is x_t, what is reconstructed, in place of the
@@ -140,7 +142,7 @@ def make_student(
         target = [TensorDictModule(others, [*group.keys("latent"), *others.in_keys], out_keys[-1:])]
         target_dim = others.features
         out_keys[-1] = "_"  # what the agent sees is not what is reconstructed
-    decoder = make_decoder(latent_dim, target_dim, num_cells)
+    decoder = make_decoder(latent_dim, target_dim, decoder_cells)
     return TensorDictSequential(
         *memory,
         TensorDictModule(encoder, in_keys, out_keys),

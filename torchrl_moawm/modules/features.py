@@ -14,12 +14,17 @@ from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.group import AgentGroup, ObsDim, shape_of
 
 
-def make_mlp(in_features: int, out_features: int, num_cells: Sequence[int]) -> MLP:
-    """A tanh MLP on the last dimension, shared by all agents.
+def make_mlp(
+    in_features: int,
+    out_features: int,
+    num_cells: Sequence[int],
+    activation: type[nn.Module] = nn.Tanh,
+) -> MLP:
+    """An MLP on the last dimension, shared by all agents.
 
     TorchRL's ``MLP`` rather than its ``MultiAgentMLP``, which breaks ``fullgraph`` compilation.
     """
-    return MLP(in_features, out_features, num_cells=list(num_cells), activation_class=nn.Tanh)
+    return MLP(in_features, out_features, num_cells=list(num_cells), activation_class=activation)
 
 
 class ObservationEncoder(nn.Module):
@@ -28,11 +33,15 @@ class ObservationEncoder(nn.Module):
     Args:
         obs_dim: Features of an observation, or its shape.
         n_agents: ``N``; ``None`` for any.
+        norm: Standardises the observation before it is read; ``None`` leaves it as it is.
     """
 
-    def __init__(self, obs_dim: ObsDim, n_agents: int | None = None) -> None:
+    def __init__(
+        self, obs_dim: ObsDim, n_agents: int | None = None, norm: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.n_agents = n_agents
+        self.norm = norm
         self.shape = shape_of(obs_dim)
         self.features = math.prod(self.shape)
         self.net: nn.Module = nn.Flatten(-len(self.shape))
@@ -54,7 +63,7 @@ class ObservationEncoder(nn.Module):
                 f"Expected {name} of shape [*B, {', '.join(map(str, expected))}] (agents, features:"
                 f" what the network was built for), got {list(observation.shape)}."
             )
-        return self.net(observation)
+        return self.net(observation if self.norm is None else self.norm(observation))
 
 
 class PreviousStepFeatures(nn.Module):
@@ -66,10 +75,15 @@ class PreviousStepFeatures(nn.Module):
 
     names = ("previous_observation", "previous_action", "previous_mask")
 
-    def __init__(self, group: AgentGroup, other_groups: Sequence[AgentGroup]) -> None:
+    def __init__(
+        self,
+        group: AgentGroup,
+        other_groups: Sequence[AgentGroup],
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.groups = [group, *other_groups]
-        self.eye = ObservationEncoder(group.obs_dim, group.n_agents)
+        self.eye = ObservationEncoder(group.obs_dim, group.n_agents, norm)
         joint = sum(each.n_agents * (each.action_dim + 1) for each in self.groups)
         self.features = self.eye.features + joint
 

@@ -19,6 +19,7 @@ from torchrl_moawm.modules.features import (
 )
 from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.memory import AgentGRU
+from torchrl_moawm.modules.statistics import GroupStatistics
 
 
 class MOANet(nn.Module):
@@ -38,6 +39,7 @@ class MOANet(nn.Module):
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation.
         unseen_groups: Groups that are predicted without being seen.
+        norm: Standardises the observer's previous observation.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class MOANet(nn.Module):
         num_cells: Sequence[int],
         min_scale: float,
         unseen_groups: Sequence[AgentGroup] = (),
+        norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.previous = PreviousStepFeatures(group, other_groups)
+        self.previous = PreviousStepFeatures(group, other_groups, norm)
         self.target = target
         self.n_entries = len(self.previous.in_keys)
         self.target_group = predicted = [*self.previous.groups, *unseen_groups][target]
@@ -133,10 +136,11 @@ def make_moa_network(
     other_groups: Sequence[AgentGroup] = (),
     target_group: NestedKey | None = None,
     unseen_groups: Sequence[AgentGroup] = (),
-    num_cells: Sequence[int] = (128, 128),
+    num_cells: Sequence[int] = (128,),
     min_scale: float = 0.05,
     head: Literal["slots", "pairwise"] = "slots",
     recurrent: bool = False,
+    statistics: GroupStatistics | None = None,
 ) -> TensorDictModuleBase:
     """A model of the other agents, for :class:`~torchrl_moawm.objectives.MOALoss`.
 
@@ -158,6 +162,7 @@ def make_moa_network(
             has one head for all pairs, which reads what the other did: permuting the agents
             permutes its predictions.
         recurrent: Whether it also reads an ``AgentGRU`` over all earlier steps.
+        statistics: Units in which it reads ``previous_observation``.
 
     Returns:
         A module that writes ``moa_logits`` ``[*B, N, M, A]``, or ``moa_loc`` and ``moa_scale``
@@ -175,7 +180,8 @@ def make_moa_network(
     if target > len(other_groups) and head == "pairwise":
         raise ValueError(f"head 'pairwise' reads what {target_group!r} did, which is unseen.")
     suffix = f"_{name_of(names[target])}" if target else ""
-    features = PreviousStepFeatures(group, other_groups)
+    norm = None if statistics is None else statistics.observation
+    features = PreviousStepFeatures(group, other_groups, norm)
     in_keys: list[NestedKey] = list(features.in_keys)
     memory: list[TensorDictModuleBase] = []
     if recurrent:
@@ -184,7 +190,7 @@ def make_moa_network(
         in_keys += memory[0].out_keys[:1]
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
-    net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups)
+    net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups, norm)
     discrete = net.target_group.n_actions is not None
     written = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
     module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))

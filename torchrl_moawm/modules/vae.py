@@ -131,7 +131,8 @@ def make_teacher(
     *,
     latent_dim: int,
     other_groups: Sequence[AgentGroup] = (),
-    num_cells: Sequence[int] = (128, 128),
+    num_cells: Sequence[int] = (128,),
+    decoder_cells: Sequence[int] = (64,),
     min_scale: float = 0.1,
 ) -> TensorDictSequential:
     """The teacher: encoder, sampler, decoder; sees everybody, at training time only.
@@ -142,7 +143,8 @@ def make_teacher(
     Keyword Args:
         latent_dim: ``Z``, the student's.
         other_groups: Groups whose observations and actions it sees, and reconstructs, as well.
-        num_cells: Widths of the hidden layers.
+        num_cells: Widths of the encoder's hidden layers.
+        decoder_cells: Widths of the decoder's.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens
             and the student's KL runs away.
 
@@ -161,7 +163,7 @@ def make_teacher(
             *group.keys("teacher_loc", "teacher_scale", "teacher_latent", "latent_noise")
         ),
         TensorDictModule(
-            make_decoder(latent_dim, n_targets, num_cells) if n_targets else EmptyDecoder(),
+            make_decoder(latent_dim, n_targets, decoder_cells) if n_targets else EmptyDecoder(),
             group.keys("teacher_latent"),
             group.keys("teacher_reconstruction"),
         ),

@@ -8,28 +8,39 @@ from torch import Tensor, nn
 
 from torchrl_moawm.modules.features import ObservationEncoder, joint_features, make_mlp
 from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.statistics import GroupStatistics
 
 
 class WorldModelNet(nn.Module):
-    """Predicts the change of the observation, and the reward.
+    """Predicts the change of the observation, and the reward: an MLP beside a linear map.
 
-    Its last layer starts at zero: untrained, it copies the observation and expects no reward.
+    The linear map takes what is linear, such as the motion by the velocity, from the MLP. Its last
+    layers start at zero: untrained, it copies the observation and expects no reward (with
+    statistics it expects their means).
     """
 
     def __init__(
-        self, group: AgentGroup, other_groups: Sequence[AgentGroup], num_cells: Sequence[int]
+        self,
+        group: AgentGroup,
+        other_groups: Sequence[AgentGroup],
+        num_cells: Sequence[int],
+        statistics: GroupStatistics | None,
     ) -> None:
         super().__init__()
         self.groups = [group, *other_groups]
-        self.eye = ObservationEncoder(group.obs_dim, group.n_agents)
-        joint = sum(each.n_agents * each.action_dim for each in self.groups)
-        self.net = make_mlp(self.eye.features + joint, group.n_features + 1, num_cells)
+        self.statistics = statistics
+        norm = None if statistics is None else statistics.observation
+        self.eye = ObservationEncoder(group.obs_dim, group.n_agents, norm)
+        inputs = self.eye.features + sum(g.n_agents * g.action_dim for g in self.groups)
+        outputs = group.n_features + 1
+        self.net = make_mlp(inputs, outputs, num_cells, nn.SiLU)
+        self.linear = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Sets the last of layers that were just drawn to zero."""
-        nn.init.zeros_(self.net[-1].weight)
-        nn.init.zeros_(self.net[-1].bias)
+        for zeroed in (self.net[-1].weight, self.net[-1].bias, self.linear.weight):
+            nn.init.zeros_(zeroed)
 
     def forward(self, observation: Tensor, *actions: Tensor) -> tuple[Tensor, Tensor]:
         """Predicted ``o_{t+1}`` ``[*B, N, D]`` (flat) and ``r_{t+1}`` ``[*B, N, 1]``."""
@@ -37,7 +48,11 @@ class WorldModelNet(nn.Module):
         features = self.eye(observation)
         pairs = zip(self.groups, actions, strict=True)
         joint = joint_features(*(each.action_features(action, features) for each, action in pairs))
-        change, reward = self.net(torch.cat([features, joint], -1)).split([group.n_features, 1], -1)
+        inputs = torch.cat([features, joint], -1)
+        change, reward = (self.net(inputs) + self.linear(inputs)).split([group.n_features, 1], -1)
+        if self.statistics is not None:
+            change = self.statistics.change.denormalize(change)
+            reward = self.statistics.reward.denormalize(reward)
         return group.flat(observation) + change, reward
 
 
@@ -46,7 +61,8 @@ def make_world_model(
     group: AgentGroup,
     *,
     other_groups: Sequence[AgentGroup] = (),
-    num_cells: Sequence[int] = (128, 128),
+    num_cells: Sequence[int] = (128,),
+    statistics: GroupStatistics | None = None,
 ) -> TensorDictModule:
     """A world model, for :class:`~torchrl_moawm.objectives.WorldModelLoss`.
 
@@ -58,13 +74,15 @@ def make_world_model(
     Keyword Args:
         other_groups: Groups whose actions it reads as well.
         num_cells: Widths of the hidden layers.
+        statistics: Units in which it reads the observation and predicts; ``None`` for the
+            environment's own.
 
     Returns:
         A module that writes ``predicted_observation`` and ``predicted_reward``.
     """
     actions = [key for each in (group, *other_groups) for key in each.keys("action")]
     return TensorDictModule(
-        WorldModelNet(group, other_groups, num_cells),
+        WorldModelNet(group, other_groups, num_cells, statistics),
         in_keys=[*group.keys("observation"), *actions],
         out_keys=group.keys("predicted_observation", "predicted_reward"),
     )

@@ -26,13 +26,18 @@ class LossSum(ScheduledLoss):
     Keyword Args:
         coeffs: Weight by output term, ``{"loss_value": 0.5}``; 1 where none is given. Each is a
             buffer ``<term>_coeff`` that can be scheduled: ``total.loss_value_coeff = 0.1``.
+        rows: Share of the batch that a loss reads, by its name, ``{"moawm": 0.25}``: the first rows
+            of the first dimension, which are a sample of it where minibatches are shuffled. 1 where
+            none is given.
 
     Returns:
         Every output of every loss.
 
     Raises:
-        KeyError: A coefficient names a term that no loss returns.
-        ValueError: A coefficient is negative or not finite, or two outputs get one name.
+        KeyError: A coefficient names a term that no loss returns, or a share a loss that is not
+            there.
+        ValueError: A coefficient is negative or not finite, a share is not in (0, 1], or two
+            outputs get one name.
 
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
@@ -53,10 +58,14 @@ class LossSum(ScheduledLoss):
         """Keys are those of the losses summed."""
 
     def __init__(
-        self, losses: Mapping[str, LossModule], coeffs: Mapping[str, float] | None = None
+        self,
+        losses: Mapping[str, LossModule],
+        coeffs: Mapping[str, float] | None = None,
+        rows: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         check_names(losses)
+        self.rows = check_rows(rows or {}, losses)
         self.losses: Any = nn.ModuleDict(losses)
         self._names = output_names(losses)
         self._coeff_names: dict[str, str] = {}
@@ -147,7 +156,7 @@ class LossSum(ScheduledLoss):
         out = {}
         with checked_once():
             for name, outputs in self._names.items():
-                losses = self.losses[name](tensordict)
+                losses = self.losses[name](first_rows(tensordict, self.rows.get(name, 1.0)))
                 for key, new in outputs.items():
                     value = losses.get(key, None)
                     if value is None:  # of a loss whose out_keys were selected
@@ -170,6 +179,26 @@ def check_names(losses: Mapping[str, LossModule]) -> None:
                 f"{name!r} cannot be the name of a loss (or of a group that has one): expected a "
                 "word without a dot that torch's modules do not use themselves."
             )
+
+
+def check_rows(rows: Mapping[str, float], losses: Mapping[str, LossModule]) -> dict[str, float]:
+    """Refuses a share that is none, or of a loss that is not there.
+
+    Raises:
+        KeyError: A name is of no loss.
+        ValueError: A share is not above 0 and at most 1.
+    """
+    for name, share in rows.items():
+        if name not in losses:
+            raise KeyError(f"rows names the loss {name!r}; there are {list(losses)}.")
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"Expected a share of the rows in (0, 1], got {share} for {name!r}.")
+    return dict(rows)
+
+
+def first_rows(batch: TensorDictBase, share: float) -> TensorDictBase:
+    """The first rows of a batch: at least one."""
+    return batch if share == 1.0 else batch[: max(round(share * batch.shape[0]), 1)]
 
 
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:

@@ -2,16 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm.functional import squared_error_norm
+from torchrl_moawm.functional import huber_error_norm, squared_error_norm
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
+from torchrl_moawm.objectives.data_parallel import gather_rows
 from torchrl_moawm.objectives.keys import key
-from torchrl_moawm.objectives.masks import get_required, mask_and, mask_and_detach
+from torchrl_moawm.objectives.masks import (
+    broadcast_mask,
+    get_required,
+    mask_and,
+    mask_and_detach,
+)
 
 
 class WorldModelLoss(MultiAgentLoss):
@@ -36,6 +44,12 @@ class WorldModelLoss(MultiAgentLoss):
         group: The agents.
         obs_coeff: Weight of the observation term.
         reward_coeff: Weight of the reward term.
+        statistics: A :class:`~torchrl_moawm.modules.GroupStatistics`: errors then count in
+            standard deviations of the change and of the reward, ``w_d = 1 / std_d^2``, and
+            :meth:`update_statistics` keeps them. ``None`` counts in the environment's own units.
+        reward_delta: Where the reward's error turns from squared to linear, by
+            :func:`~torchrl_moawm.functional.huber_error_norm`, for rewards with rare large values;
+            in standard deviations where there are statistics. ``None`` squares every error.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
 
     Every agent counts that is there at t, be it its turn or not. A reward of the whole group,
@@ -79,10 +93,14 @@ class WorldModelLoss(MultiAgentLoss):
         group: NestedKey = "agents",
         obs_coeff: float = 1.0,
         reward_coeff: float = 1.0,
+        statistics: Any = None,
+        reward_delta: float | None = None,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(group=group, reduction=reduction)
         self.world_model = world_model
+        self.statistics = statistics
+        self.reward_delta = reward_delta
         self._register_coeff("obs_coeff", obs_coeff)
         self._register_coeff("reward_coeff", reward_coeff)
 
@@ -107,14 +125,56 @@ class WorldModelLoss(MultiAgentLoss):
         features = view.mask("observation_mask")
         features = None if features is None else flat(features, predicted)
         observation = mask_and_detach(name, observation, mask_and(there, features))
-        loss_obs = squared_error_norm(predicted, observation, features)
-        loss_reward = squared_error_norm(predicted_reward, self._earned(view, predicted_reward))
+        loss_obs = squared_error_norm(predicted, observation, features, self._weight("change"))
+        loss_reward = self._reward_error(predicted_reward, self._earned(view, predicted_reward))
         return self._out(
             {
                 "loss_obs": self.obs_coeff * self._reduce(loss_obs, there),
                 "loss_reward": self.reward_coeff * self._reduce(loss_reward, there),
             }
         )
+
+    def _weight(self, name: str) -> Tensor | None:
+        """One over the variance of each feature, where there are statistics."""
+        if self.statistics is None:
+            return None
+        return getattr(self.statistics, name).scale().square().reciprocal()
+
+    def _reward_error(self, predicted: Tensor, reward: Tensor) -> Tensor:
+        weight = self._weight("reward")
+        if self.reward_delta is None:
+            return squared_error_norm(predicted, reward, weight=weight)
+        return huber_error_norm(predicted, reward, weight=weight, delta=self.reward_delta)
+
+    @torch.no_grad()
+    def update_statistics(self, tensordict: TensorDictBase) -> None:
+        """Takes a collected batch into the statistics: once per batch, behind the advantage.
+
+        Those who are there count, over all ranks under
+        :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its features do. Not
+        within ``forward``: the loss of a minibatch must not depend on the minibatches before it.
+        Does nothing where the loss has no statistics.
+        """
+        if self.statistics is None:
+            return
+        view, key = self._view(tensordict), self.tensor_keys.observation
+        there = view.there()
+        after = view.get("observation")
+        now = get_required(tensordict, key, f"{self._keys.owner} (observation)")
+        agents = (*tensordict.batch_size, now.shape[tensordict.ndim])
+        valid = now.new_ones(agents, dtype=torch.bool)
+        if there is not None:
+            valid = broadcast_mask(there, agents, "the agents")
+        features = view.mask("observation_mask")
+        if features is not None:
+            valid = valid & features.flatten(len(agents)).all(-1)
+        reward = self._earned(view, now.new_empty(*agents, 1))
+        now = mask_and_detach(key, now, there)
+        after = mask_and_detach(self._key("observation"), after, valid)
+        rows = [x[valid] for x in (now, after, reward)]
+        if self.data_parallel:
+            rows = [gather_rows(x) for x in rows]
+        self.statistics.update(*rows)
 
     def _earned(self, view: BatchView, predicted: Tensor) -> Tensor:
         """The reward of each agent; one of the whole group, ``[*B, 1]``, is that of each."""

@@ -2,6 +2,6 @@
 
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.moawm import MOAWM
-from torchrl_moawm.system.settings import LossSettings
+from torchrl_moawm.system.settings import LossSettings, NetworkSettings
 
-__all__ = ["MOAWM", "PARTS", "GroupSystem", "LossSettings"]
+__all__ = ["MOAWM", "PARTS", "GroupSystem", "LossSettings", "NetworkSettings"]

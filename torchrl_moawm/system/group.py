@@ -10,7 +10,7 @@ from torch import nn
 
 from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.modules import AgentGRU, StoredActionLogProb
+from torchrl_moawm.modules import AgentGRU, GroupStatistics, StoredActionLogProb
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
 from torchrl_moawm.system.settings import LossSettings
 
@@ -28,6 +28,7 @@ class GroupSystem:
         world_model: Next observation and reward.
         student: Encoder, sampler and decoder of z.
         teacher: The same, seeing everybody.
+        statistics: The units of the models of others and world; ``None`` for the environment's.
         policy: Encoder, sampler, actor; writes z, action and log-probability.
         settings: The :class:`LossSettings`, given as keywords.
         targets: The groups that are predicted, by name.
@@ -44,10 +45,11 @@ class GroupSystem:
         world_model: TensorDictModuleBase,
         student: TensorDictModuleBase,
         teacher: TensorDictModuleBase,
+        statistics: GroupStatistics | None = None,
         group: NestedKey = "agents",
         **settings: Any,
     ) -> None:
-        self.settings = LossSettings.from_keywords(settings)
+        self.settings = LossSettings(**settings)
         self.group = group
         self.actor = actor
         self.critic = critic
@@ -56,6 +58,7 @@ class GroupSystem:
         self.world_model = world_model
         self.student = student
         self.teacher = teacher
+        self.statistics = statistics
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
@@ -122,7 +125,12 @@ class GroupSystem:
             target: objectives.MOALoss(network, target_group=self.targets[target], **group)
             for target, network in self.moa_networks.items()
         }
-        world_model = objectives.WorldModelLoss(self.world_model, **group)
+        world_model = objectives.WorldModelLoss(
+            self.world_model,
+            statistics=self.statistics,
+            **self._chosen("reward_delta"),
+            **group,
+        )
         world_model.set_keys(**self._reward)
         cvae = objectives.TeacherCVAELoss(
             self.student, self.teacher, kl_coeff=s.student_kl_coeff, **group
@@ -142,7 +150,8 @@ class GroupSystem:
                 "teacher": objectives.TeacherVAELoss(
                     self.teacher, kl_coeff=s.teacher_kl_coeff, **group
                 ),
-            }
+            },
+            rows=dict.fromkeys(("moawm", "teacher"), s.auxiliary_rows),
         )
 
     def _value_loss(self) -> ClipPPOValueLoss:

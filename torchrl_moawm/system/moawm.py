@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -12,12 +12,17 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import name_of
-from torchrl_moawm.modules import AgentGroup, append_memory_transforms, groups_of
+from torchrl_moawm.modules import (
+    AgentGroup,
+    GroupStatistics,
+    append_memory_transforms,
+    groups_of,
+)
 from torchrl_moawm.modules.specs import state_dim
 from torchrl_moawm.objectives import LossSum
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.networks import make_networks
-from torchrl_moawm.system.settings import LossSettings, group_settings
+from torchrl_moawm.system.settings import group_settings, split_settings
 
 
 class MOAWM:
@@ -92,12 +97,6 @@ class MOAWM:
         *,
         group: NestedKey | None = None,
         privileged: Sequence[NestedKey] = (),
-        reconstruct: Literal["own", "privileged"] = "own",
-        latent_dim: int = 16,
-        num_cells: Sequence[int] = (128, 128),
-        recurrent: bool = False,
-        moa_head: Literal["slots", "pairwise"] = "slots",
-        shared_value: bool = False,
         critic_state: NestedKey | None = None,
         **settings: Any,
     ) -> MOAWM:
@@ -116,22 +115,13 @@ class MOAWM:
                 training only: the teacher reads their observations and actions, and the models of
                 the others predict their actions. Student, actor, critic, world model and the inputs
                 of the models of the others see nothing of them.
-            reconstruct: What the student's decoder reconstructs: ``"own"``, the agent's own
-                observation, or ``"privileged"``, the observations and actions of the privileged
-                groups, as LIAM does. The encoder sees the same in both.
-            latent_dim: Dimensions of z.
-            num_cells: Widths of the hidden layers of every network; the last one is also the size
-                of a hidden state.
-            recurrent: Whether the student and the models of the others have a memory
-                (:class:`~torchrl_moawm.modules.AgentGRU`). Minibatches are then sequences
-                ``[*B, T]``.
-            moa_head: Of the models of the others, see ``make_moa_network``.
-            shared_value: Whether the agents of a group have one value in common, see
-                ``make_critic``.
             critic_state: An entry of the whole environment that the critic reads beside all
                 observations, such as SMACv2's ``"state"``; at training time only.
-            **settings: Settings of the losses, the fields of
-                :class:`~torchrl_moawm.system.LossSettings` with their defaults: ``gamma=0.99``.
+            **settings: Settings of the networks and of the losses, the fields of
+                :class:`~torchrl_moawm.system.NetworkSettings` and
+                :class:`~torchrl_moawm.system.LossSettings` with their defaults:
+                ``latent_dim=16``, ``num_cells=(128, 128)``, ``recurrent=False``, ``gamma=0.99``.
+                With ``recurrent`` the environment is changed.
 
         Returns:
             The system, on the environment's device.
@@ -142,28 +132,22 @@ class MOAWM:
                 entries behind it, or an observation, action or reward is of a kind that the default
                 networks and losses cannot read; the message names the entry and says what to do.
         """
-        LossSettings.from_keywords(settings)
+        networks, losses = split_settings(settings)
         names = groups_of(env) if group is None else [group]
         groups = [AgentGroup.from_env(env, name) for name in names]
         hidden = [AgentGroup.from_env(env, name, privileged=True) for name in privileged]
         state = {} if critic_state is None else {critic_state: state_dim(env, critic_state)}
-        networks: dict[str, Any] = {
-            "reconstruct": reconstruct,
-            "latent_dim": latent_dim,
-            "num_cells": num_cells,
-            "recurrent": recurrent,
-            "moa_head": moa_head,
-            "shared_value": shared_value,
-            "critic_state": state,
-        }
         systems = {}
         for own in groups:
             others = [other for other in groups if other != own]
-            parts = make_networks(env, own, others, hidden, **networks)
-            given = group_settings(env, own.group, settings, several=len(groups) > 1)
-            systems[name_of(own.group)] = GroupSystem(**parts, group=own.group, **given)
+            statistics = GroupStatistics(own).to(env.device) if networks.standardize else None
+            parts = make_networks(env, own, others, hidden, networks, statistics, state)
+            given = group_settings(env, own.group, losses, several=len(groups) > 1)
+            systems[name_of(own.group)] = GroupSystem(
+                **parts, statistics=statistics, group=own.group, **given
+            )
         system = cls(systems)
-        if recurrent:
+        if networks.recurrent:
             system.add_memory(env)
         return system
 
@@ -208,7 +192,11 @@ class MOAWM:
 
     @torch.no_grad()
     def value_estimator(self, batch: TensorDictBase) -> TensorDictBase:
-        """Writes advantage, value target and V_old of every group, once per collected batch."""
+        """Writes advantage, value target and V_old of every group, once per collected batch.
+
+        Behind it the batch is taken into the running statistics of what the groups see and earn.
+        """
         for system in self.groups.values():
             system.loss_module["value"].value_estimator(batch)
+            system.loss_module["moawm"]["world_model"].update_statistics(batch)
         return batch

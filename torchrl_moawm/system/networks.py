@@ -1,14 +1,14 @@
 """The default networks of a group."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from tensordict import NestedKey
 from torchrl.envs import EnvBase
 
 from torchrl_moawm import modules
-from torchrl_moawm._checks.tensors import check_option
-from torchrl_moawm.modules import AgentGroup, action_settings
+from torchrl_moawm.modules import AgentGroup, GroupStatistics, action_settings
+from torchrl_moawm.system.settings import NetworkSettings
 
 
 def make_networks(
@@ -16,13 +16,8 @@ def make_networks(
     group: AgentGroup,
     others: Sequence[AgentGroup],
     privileged: Sequence[AgentGroup],
-    *,
-    latent_dim: int,
-    num_cells: Sequence[int],
-    reconstruct: Literal["own", "privileged"],
-    recurrent: bool,
-    moa_head: Literal["slots", "pairwise"],
-    shared_value: bool,
+    settings: NetworkSettings,
+    statistics: GroupStatistics | None,
     critic_state: Mapping[NestedKey, int],
 ) -> dict[str, Any]:
     """The default networks of a group, as keywords of ``GroupSystem``, on the device of the env.
@@ -32,37 +27,36 @@ def make_networks(
         group: The agents.
         others: The other groups that act.
         privileged: The groups that are known in training only.
-
-    Keyword Args:
-        latent_dim: This and the others are those of ``MOAWM.from_env``.
-        num_cells: Widths of the hidden layers.
-        reconstruct: What the student reconstructs.
-        recurrent: Whether there is a memory.
-        moa_head: Head of the models of groups that are seen.
-        shared_value: Whether the agents have one value in common.
+        settings: Of the networks.
+        statistics: The units of the models of others and world, if not the environment's.
         critic_state: Entries of the whole environment, with their number of features.
     """
-    check_option("reconstruct", reconstruct, ("own", "privileged"))
-    if reconstruct == "privileged" and not privileged:
+    hidden = privileged if settings.reconstruct == "privileged" else ()
+    if settings.reconstruct == "privileged" and not privileged:
         raise ValueError("There is no privileged group that the student could reconstruct.")
-    latent: Any = {"latent_dim": latent_dim, "num_cells": num_cells}
-    seen: Any = {"other_groups": others, **latent}
-    critic: Any = {"shared_value": shared_value, "state": critic_state}
-    hidden = privileged if reconstruct == "privileged" else ()
-    student: Any = {"recurrent": recurrent, "reconstruct_groups": hidden}
+    head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
+    model: Any = {"num_cells": settings.auxiliary_cells, "statistics": statistics}
+    coder: Any = {**head, "num_cells": settings.auxiliary_cells}
+    coder["decoder_cells"] = settings.decoder_cells
+    critic: Any = {"shared_value": settings.shared_value, "state": critic_state}
+    student: Any = {"recurrent": settings.recurrent, "reconstruct_groups": hidden}
     parts: dict[str, Any] = {
-        "actor": modules.make_actor(group, **action_settings(env, group.group), **latent),
-        "critic": modules.make_critic(group, **critic, **seen),
-        "world_model": modules.make_world_model(group, other_groups=others, num_cells=num_cells),
-        "student": modules.make_student(group, **student, **seen),
-        "teacher": modules.make_teacher(group, other_groups=[*others, *privileged], **latent),
+        "actor": modules.make_actor(group, **action_settings(env, group.group), **head),
+        "critic": modules.make_critic(group, other_groups=others, **critic, **head),
+        "world_model": modules.make_world_model(group, other_groups=others, **model),
+        "student": modules.make_student(group, other_groups=others, **student, **coder),
+        "teacher": modules.make_teacher(group, other_groups=[*others, *privileged], **coder),
     }
-    moa: Any = {"other_groups": others, "unseen_groups": privileged, "num_cells": num_cells}
     models = {}
     for target in (group, *others, *privileged):
-        head = "slots" if target in privileged else moa_head
-        model = modules.make_moa_network(
-            group, target_group=target.group, head=head, recurrent=recurrent, **moa
+        network = modules.make_moa_network(
+            group,
+            other_groups=others,
+            unseen_groups=privileged,
+            target_group=target.group,
+            head="slots" if target in privileged else settings.moa_head,
+            recurrent=settings.recurrent,
+            **model,
         )
-        models[target.group] = model.to(env.device)
+        models[target.group] = network.to(env.device)
     return {**{name: x.to(env.device) for name, x in parts.items()}, "moa_networks": models}

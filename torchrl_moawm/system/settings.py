@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -13,6 +13,44 @@ from torchrl.modules import ValueNorm
 
 from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import path_of
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Settings of the default networks; ``MOAWM.from_env`` takes each of them as a keyword.
+
+    Example:
+        >>> NetworkSettings(latent_dim=8).num_cells
+        (128, 128)
+    """
+
+    latent_dim: int = 16
+    """Dimensions of z."""
+    num_cells: Sequence[int] = (128, 128)
+    """Widths of the hidden layers of actor and critic."""
+    auxiliary_cells: Sequence[int] = (128,)
+    """Widths of the hidden layers of the other networks; the last one is also the size of a hidden
+    state."""
+    decoder_cells: Sequence[int] = (64,)
+    """Widths of the hidden layers of the decoders of student and teacher."""
+    standardize: bool = True
+    """Whether the models of others and world read observations, and the world model predicts and is
+    judged, in standard deviations (:class:`~torchrl_moawm.modules.GroupStatistics`, which
+    ``value_estimator`` updates). Else in the environment's own units."""
+    recurrent: bool = False
+    """Whether the student and the models of the others have a memory
+    (:class:`~torchrl_moawm.modules.AgentGRU`). Minibatches are then sequences ``[*B, T]``."""
+    reconstruct: Literal["own", "privileged"] = "own"
+    """What the student's decoder reconstructs: the agent's own observation, or the observations and
+    actions of the privileged groups, as LIAM does. The encoder sees the same in both."""
+    moa_head: Literal["slots", "pairwise"] = "slots"
+    """Head of the models of the others, see ``make_moa_network``."""
+    shared_value: bool = False
+    """Whether the agents of a group have one value in common, see ``make_critic``."""
+
+    def __post_init__(self) -> None:
+        check_option("reconstruct", self.reconstruct, ("own", "privileged"))
+        check_option("moa_head", self.moa_head, ("slots", "pairwise"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +89,12 @@ class LossSettings:
     """Weight of the KL divergence from student to teacher within the student's terms, alpha."""
     teacher_kl_coeff: float = 1.0
     """Weight of the KL divergence from teacher to prior within the teacher's loss, beta."""
+    reward_delta: float | None = None
+    """Where the error of the world model's reward turns from squared to linear (Huber); in standard
+    deviations where rewards are standardised. ``None`` squares every error."""
+    auxiliary_rows: float = 1.0
+    """Share of each minibatch that the models of others and world, student and teacher learn from;
+    it has to be shuffled, as in a replay buffer."""
     act_on: Literal["sample", "mean"] = "sample"
     """Whether the actor reads a sample of the student's posterior or its mean. With the mean actor
     and critic read no noise, when exploring too, and V(s_t, z_t) is of the same kind as
@@ -66,18 +110,21 @@ class LossSettings:
     def __post_init__(self) -> None:
         check_option("act_on", self.act_on, ("sample", "mean"))
 
-    @classmethod
-    def from_keywords(cls, settings: Mapping[str, Any]) -> LossSettings:
-        """The settings that were given, and the defaults of the others.
 
-        Raises:
-            TypeError: One is unknown; the message lists those there are.
-        """
-        names = [field.name for field in fields(cls)]
-        unknown = [name for name in settings if name not in names]
-        if unknown:
-            raise TypeError(f"Unknown setting {unknown[0]!r}; there are {', '.join(names)}.")
-        return cls(**settings)
+def split_settings(given: Mapping[str, Any]) -> tuple[NetworkSettings, dict[str, Any]]:
+    """The settings of the networks, and those that were given of the losses, checked.
+
+    Raises:
+        TypeError: One is unknown; the message lists those there are.
+    """
+    of_networks, of_losses = ([f.name for f in fields(c)] for c in (NetworkSettings, LossSettings))
+    unknown = [name for name in given if name not in (*of_networks, *of_losses)]
+    if unknown:
+        there = ", ".join((*of_networks, *of_losses))
+        raise TypeError(f"Unknown setting {unknown[0]!r}; there are {there}.")
+    losses = {name: given[name] for name in given if name in of_losses}
+    LossSettings(**losses)
+    return NetworkSettings(**{n: given[n] for n in given if n in of_networks}), losses
 
 
 def group_settings(
