@@ -140,15 +140,16 @@ def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> 
 
 
 def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
-    """Learning rate of a network: constant for actors and critics, else falling to 0 over the run.
+    """Learning rate of a network: falls linearly to 0 over the run.
 
-    What actor and critic read, z, moves with the student. So the student is slower than the other
-    networks, and stands still in the end.
+    That of actors and critics stays as it is where ``anneal_lr`` is False. What they read, z, moves
+    with the student. So the student is slower than the other networks, and stands still in the end.
     """
+    left = max(1.0 - frames / config.total_frames, 0.0)
     if network.startswith(("actor", "critic")):
-        return config.lr
+        return config.lr * (left if config.anneal_lr else 1.0)
     name = "student_lr" if network.startswith("student") else "auxiliary_lr"
-    return config.algorithm[name] * max(1.0 - frames / config.total_frames, 0.0)
+    return config.algorithm[name] * left
 
 
 def make_stepper(

@@ -163,7 +163,7 @@ def test_an_environment_without_groups_is_refused():
 
 
 def test_an_unknown_setting_lists_those_there_are():
-    with pytest.raises(TypeError, match="Unknown setting 'gama'; there are gamma, lmbda"):
+    with pytest.raises(TypeError, match="Unknown setting 'gama'; there are latent_dim, num_cells"):
         MOAWM.from_env(stub(), gama=0.9)
 
 
