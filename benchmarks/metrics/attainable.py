@@ -231,7 +231,7 @@ def compare(
     Args:
         system: The models.
         env: What they act in, for the sizes of the groups.
-        fitted: On-policy data with stochastic actions that the regressions are fitted to, ``[E, T]``.
+        fitted: On-policy data with stochastic actions, ``[E, T]``, to fit the regressions to.
         held_out: Such data of other environments, on which both are judged.
         blocks: Names for ranges of features, of a single group.
         settings: How the regressions are fitted.

@@ -131,7 +131,8 @@ def judge(
         else who is there, be it its turn or not. With several groups the name of the group stands
         behind each; for the models of others ``_<predicted>_<observers>``.
     """
-    figures, several = {}, len(system.groups) > 1
+    figures: dict[str, float] = {}
+    several = len(system.groups) > 1
     for group, one in system.groups.items():
         for target in one.moa_networks:
             of_others = judge_moa(one, target, batch, training_batch)

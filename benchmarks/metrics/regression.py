@@ -24,10 +24,10 @@ class FitSettings:
 
 
 class Standardised(nn.Module):
-    """Mean and deviation of each feature over samples, ``[S, ...]``; a constant one has deviation 1.
+    """Mean and deviation of each feature over samples; a constant one has deviation 1.
 
     Args:
-        x: The samples.
+        x: The samples, ``[S, ...]``.
         valid: True ``[S, ...]`` for the entries that count, of fewer dimensions than ``x``.
     """
 
