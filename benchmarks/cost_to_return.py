@@ -99,7 +99,13 @@ def torchrl(config: DictConfig, settings: PPOSettings, watch: Watch) -> None:
     env = make_env(config, settings.n_envs, config.seed)
     algorithm = make_algorithm(config, env)
     frames = settings.n_envs * settings.steps
-    collector = Collector(env, algorithm.policy, frames_per_batch=frames, total_frames=-1)
+    collector = Collector(
+        env,
+        algorithm.policy,
+        frames_per_batch=frames,
+        total_frames=-1,
+        auto_register_policy_transforms=False,
+    )
     watch.start()
     for count in train(collector, algorithm, settings):
         if watch(count, lambda: evaluate(algorithm)):

@@ -23,7 +23,18 @@ def interpreter(folder: Path) -> Path:
 
 
 def run(folder: Path, script: str, arguments: Sequence[str]) -> str:
-    """The last line that a script of ``benchmarks/`` prints there."""
+    """The last line that a script of ``benchmarks/`` prints there.
+
+    Args:
+        folder: The environment's.
+        script: The script's name.
+        arguments: Its command line.
+
+    Raises:
+        RuntimeError: It failed; the message has the end of what it said.
+    """
     command = [str(interpreter(folder)), str(HERE / script), *arguments]
-    out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return out.strip().splitlines()[-1]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{script} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.strip().splitlines()[-1]

@@ -14,11 +14,12 @@ from metrics.model_quality import (
     moa_nll,
     renamed,
     rewards,
+    skill,
     who,
     without_self,
     world_model_skill,
 )
-from metrics.regression import FitSettings, Standardised, fit
+from metrics.regression import FitSettings, LeastSquares, Standardised, fit
 from torchrl_moawm import MOAWM
 from torchrl_moawm.functional import diagonal_gaussian_nll, gather_others, moa_cross_entropy
 from torchrl_moawm.modules import AgentGroup, groups_of, own_features_first, path_of
@@ -35,7 +36,7 @@ Row = dict[str, float]
 """``run``, ``attainable``, and ``ratio`` or ``difference``."""
 
 
-class Features(nn.Module):
+class Features(TensorDictModuleBase):
     """What a model of a group reads, as features of each agent: its own first, as the library does.
 
     Args:
@@ -54,6 +55,7 @@ class Features(nn.Module):
     ) -> None:
         super().__init__()
         known = (*OBSERVATIONS, *ACTIONS, *MASKS)
+        self.out_keys: list[NestedKey] = []
         self.in_keys = [key for key in map(unravel_key, keys) if key[-1] in known]
         self.own = own
         self.groups = {path_of(each.group): each for each in groups}
@@ -62,10 +64,11 @@ class Features(nn.Module):
 
     def forward(self, tensordict: TensorDictBase) -> Tensor:
         """``[*B, N, F]``."""
-        seen = next(key for key in self.in_keys if key[-1] in OBSERVATIONS)
-        like, parts = self.own.flat(tensordict[seen]), []
+        path = path_of(self.own.group)
+        seen = [key for key in self.in_keys if key[:-1] == path and key[-1] in OBSERVATIONS]
+        like, parts = self.own.flat(tensordict[seen[0]]), []
         for key in self.in_keys:
-            is_own = key[:-1] == path_of(self.own.group)
+            is_own = key[:-1] == path
             entry = self._features(self.groups[key[:-1]], key[-1], tensordict[key], like)
             if is_own and (self.everybody or key[-1] not in OBSERVATIONS):
                 entry = own_features_first(entry)
@@ -95,27 +98,20 @@ class WorldModelRegression(TensorDictModuleBase):
         self.out_keys = [(*self.group, name) for name in names]
 
     def fit(self, batch: TensorDictBase, settings: FitSettings) -> "WorldModelRegression":
-        """Fits to every agent that is there, by the squared error of standardised targets."""
-        there = who("there", batch, self.group)
-        own = self.features.own
+        """Fits to every agent that is there, one network to the change, another to the reward."""
+        there, own = who("there", batch, self.group), self.features.own
         now, after = (own.flat(x[(*self.group, "observation")]) for x in (batch, batch["next"]))
-        target = torch.cat([after - now, rewards(batch, self.group, there)], -1)[there]
-        self.unit = Standardised(target)
-        target = self.unit(target)
-        x = self.features(BatchView.of_group(batch, self.group).inputs(self))[there]
-
-        def loss(out: Tensor, rows: Tensor) -> Tensor:
-            return (out - target[rows]).square().mean()
-
-        self.network = fit(x, target.shape[-1], loss, settings)
+        x = self.features(BatchView.of_group(batch, self.group).inputs(self.features))[there]
+        self.change = LeastSquares(x, (after - now)[there], settings)
+        self.reward = LeastSquares(x, rewards(batch, self.group, there)[there], settings)
         return self
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes ``predicted_observation`` (flat) and ``predicted_reward``."""
-        out = self.network(self.features(tensordict)) * self.unit.std + self.unit.mean
-        change, reward = out.split([out.shape[-1] - 1, 1], -1)
+        x = self.features(tensordict)
         now = self.features.own.flat(tensordict[(*self.group, "observation")])
-        for key, each in zip(self.out_keys, (now + change, reward), strict=True):
+        predicted = now + self.change(x), self.reward(x)
+        for key, each in zip(self.out_keys, predicted, strict=True):
             tensordict[key] = each
         return tensordict
 
@@ -145,7 +141,7 @@ class MOARegression(TensorDictModuleBase):
         batch = batch.reshape(-1)
         pairs = judged_pairs(batch, group, target)
         rows = pairs.any(-1)
-        x = self.features(BatchView.of_group(batch, group).inputs(self))[rows]
+        x = self.features(BatchView.of_group(batch, group).inputs(self.features))[rows]
         valid = without_self(pairs, self.n_others)[rows]
         action = batch[(*target, "action")]
         if self.target.n_actions is not None and action.ndim == 3:  # one-hot
@@ -254,6 +250,12 @@ def compare(
     return table
 
 
+def everybody_keys(groups: Sequence[AgentGroup]) -> list[NestedKey]:
+    """Observation and action of every group."""
+    names = ("observation", "action")
+    return [(*path_of(group.group), name) for group in groups for name in names]
+
+
 def compare_world_model(
     system: GroupSystem,
     groups: Mapping[tuple[str, ...], AgentGroup],
@@ -264,18 +266,9 @@ def compare_world_model(
 ) -> dict[str, Row]:
     """The world model of one group beside a regression, and the reward from what everybody sees."""
     own, read = groups[path_of(system.group)], list(groups.values())
-    plain = Features(system.world_model.in_keys, own, read)
-    names = ("observation", "action")
-    acting = [each for each in read if path_of(each.group) in plain.read_groups]
-    keys = [(*path_of(each.group), name) for each in acting for name in names]
-    informed = Features(keys, own, read, everybody=True)
-    run = world_model_skill(system, held_out, blocks)
-    best, most = (
-        world_model_skill(
-            system, held_out, blocks, WorldModelRegression(features).fit(fitted, settings)
-        )
-        for features in (plain, informed)
-    )
+    features = Features(system.world_model.in_keys, own, read)
+    regression = WorldModelRegression(features).fit(fitted, settings)
+    run, best = (world_model_skill(system, held_out, blocks, each) for each in (None, regression))
     rows = {
         name: {
             "run": run[name],
@@ -284,8 +277,29 @@ def compare_world_model(
         }
         for name, figure in best.items()
     }
-    rows["reward_skill_everybody"] = {"attainable": most["reward_skill"]}
+    keys = everybody_keys([each for each in read if path_of(each.group) in features.read_groups])
+    informed = Features(keys, own, read, everybody=True)
+    rows["reward_skill_everybody"] = {
+        "attainable": reward_skill(informed, fitted, held_out, settings)
+    }
     return rows
+
+
+def reward_skill(
+    features: Features, fitted: TensorDictBase, held_out: TensorDictBase, settings: FitSettings
+) -> float:
+    """Skill of a regression of the reward on other features than the world model's."""
+    group = path_of(features.own.group)
+
+    def data(batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        view = BatchView.of_group(batch, group).inputs(features)
+        there = who("there", batch, group)
+        return features(view)[there], rewards(batch, group, there)[there]
+
+    predict = LeastSquares(*data(fitted), settings)
+    x, reward = data(held_out)
+    error, reference = (reward - each for each in (predict(x), reward.mean()))
+    return skill(error.square().sum(), reference.square().sum())
 
 
 def compare_moa(

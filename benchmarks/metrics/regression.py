@@ -11,11 +11,11 @@ from torch import Tensor, nn
 class FitSettings:
     """Settings of a fit."""
 
-    passes: int = 10
+    passes: int = 6
     """Passes over the samples."""
-    minibatch: int = 1000
+    minibatch: int = 500
     """Samples of an agent in a minibatch."""
-    lr: float = 2e-3
+    lr: float = 4e-3
     """Adam's learning rate, which falls to zero."""
     num_cells: int = 256
     """Width of the two hidden layers."""
@@ -106,3 +106,27 @@ def fit(
                 optimizer.step()
                 schedule.step()
     return network.requires_grad_(False)
+
+
+class LeastSquares(nn.Module):
+    """A regression to the mean of targets, fitted by the squared error of standardised ones.
+
+    Args:
+        x: Inputs ``[S, F]``.
+        target: What follows from them, ``[S, K]``.
+        settings: How it is fitted.
+    """
+
+    def __init__(self, x: Tensor, target: Tensor, settings: FitSettings) -> None:
+        super().__init__()
+        self.unit = Standardised(target)
+        scaled = self.unit(target)
+
+        def loss(out: Tensor, rows: Tensor) -> Tensor:
+            return (out - scaled[rows]).square().mean()
+
+        self.network = fit(x, target.shape[-1], loss, settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., F]`` -> ``[..., K]``, in the unit of the target."""
+        return self.network(x) * self.unit.std + self.unit.mean
