@@ -13,8 +13,9 @@ run meanwhile.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torchrl.collectors import Collector
-from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType
 
-from algorithms.common import Algorithm
 from algorithms.make import make_algorithm
 from cost import benchmarl_venv
 from cost.ppo import BENCHMARL_TUNED, TORCHRL_EXAMPLE, PPOSettings, train
 from cost.watch import Watch
-from metrics.returns import first_return
 from parallel.ranks import Learners
 from settings.known import CONF
 from settings.scenario import settled
 from tasks.environment import make_env
-from training.evaluation import play
+from training.evaluation import deterministic_return
 from training.hooks import ModelQualityHook
 from training.start import prepare
 from training.trainer import make_trainer
@@ -56,30 +53,18 @@ def configure(task: str, algorithm: str, seed: int, *more: str) -> DictConfig:
         return settled(compose("config", overrides))
 
 
-def evaluator(config: DictConfig) -> Callable[[Algorithm], float]:
-    """Plays the deterministic policy in environments of its own, and returns its return.
-
-    They are made before those of the training, whose seed VMAS then has.
-    """
-    env: EnvBase = make_env(config, EVALUATION_ENVS, EVALUATION_SEED)
-
-    def evaluate(algorithm: Algorithm) -> float:
-        batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)
-        return first_return(batch)["evaluation_return"]
-
-    return evaluate
-
-
 def ours(config: DictConfig, watch: Watch) -> None:
     """Our trainer, with every hook of ``train.py`` but the logs and checkpoints."""
     prepare(config, Learners())
-    evaluate = evaluator(config)
+    held_out = make_env(config, EVALUATION_ENVS, EVALUATION_SEED)  # first: VMAS has one seed
     env = make_env(config, config.task.num_envs, config.seed)
     algorithm = make_algorithm(config, env)
     trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
 
+    evaluate = partial(deterministic_return, config, algorithm, held_out)
+
     def look() -> None:
-        if watch(trainer.collected_frames, lambda: evaluate(algorithm)):
+        if watch(trainer.collected_frames, evaluate):
             trainer.request_stop()
 
     trainer.register_op("post_steps", look)
@@ -95,7 +80,7 @@ def torchrl(config: DictConfig, settings: PPOSettings, watch: Watch) -> None:
     }
     config = OmegaConf.merge(config, more)
     prepare(config, Learners())
-    evaluate = evaluator(config)
+    held_out = make_env(config, EVALUATION_ENVS, EVALUATION_SEED)  # first: VMAS has one seed
     env = make_env(config, settings.n_envs, config.seed)
     algorithm = make_algorithm(config, env)
     frames = settings.n_envs * settings.steps
@@ -106,9 +91,10 @@ def torchrl(config: DictConfig, settings: PPOSettings, watch: Watch) -> None:
         total_frames=-1,
         auto_register_policy_transforms=False,
     )
+    evaluate = partial(deterministic_return, config, algorithm, held_out)
     watch.start()
     for count in train(collector, algorithm, settings):
-        if watch(count, lambda: evaluate(algorithm)):
+        if watch(count, evaluate):
             break
     collector.shutdown()
 

@@ -5,14 +5,10 @@ import math
 import pytest
 import torch
 
-from metrics.attainable import (
-    Features,
-    MOARegression,
-    WorldModelRegression,
-    compare,
-    everybody_keys,
-    read_groups,
-)
+from metrics.attainable import compare
+from metrics.features import Features, everybody_keys, read_groups
+from metrics.model_quality import who
+from metrics.regressed import MOARegression, WorldModelRegression
 from metrics.regression import FitSettings
 from tests import kinds
 from tests.kinds import make_kind
@@ -129,7 +125,7 @@ def test_the_features_are_the_own_first(world):
     "kind", ["dying", "in turns", "pausing", "several groups", "nested groups"]
 )
 def test_what_is_not_real_changes_nothing(kind, continuous):
-    """NaN in the observations of whoever is not there, at the same seeds."""
+    """NaN in the observation of whoever is not there, and in the action of who does not act."""
     torch.manual_seed(0)
     env = make_kind(kind, num_envs=3, continuous=continuous, seed=0)
     system = MOAWM.from_env(env, num_cells=(8,))
@@ -140,7 +136,11 @@ def test_what_is_not_real_changes_nothing(kind, continuous):
         for one in system.groups.values():
             team = batch[path_of(one.group)]
             absent = ~kinds.there(batch, path_of(one.group))
+            rests = ~who("acts", batch, one.group)
+            assert rests.any()
             team["observation"][absent] = float("nan")
+            if continuous:
+                team["action"][rests] = float("nan")
     again = compare(system, env, *spoiled, {}, ONCE)
     assert again.keys() == table.keys()
     for name, row in table.items():
