@@ -78,7 +78,8 @@ def table(rows: Mapping[str, Row]) -> str:
     """The figures as a Markdown table."""
     lines = [f"| figure | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, row in rows.items():
-        cells = [f"{row[column]:.3f}" if column in row else "" for column in COLUMNS]
+        given = {column: figure for column, figure in row.items() if figure == figure}  # no NaN
+        cells = [f"{given[column]:.3f}" if column in given else "" for column in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -53,7 +53,7 @@ def compare(
         ``attainable`` and the ``ratio``, of ``moa_nll`` the ``difference`` (nats);
         ``reward_skill_everybody`` is the regression's alone, from everybody's observation.
     """
-    groups = read_groups(env, system)
+    groups = read_groups(env)
     table: dict[str, Row] = {}
     several = len(system.groups) > 1
     for name, one in system.groups.items():

@@ -8,7 +8,6 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGroup, groups_of, own_features_first, path_of
 
 OBSERVATIONS = ("observation", "previous_observation")
@@ -72,13 +71,6 @@ def everybody_keys(groups: Sequence[AgentGroup]) -> list[NestedKey]:
     return [(*path_of(group.group), name) for group in groups for name in names]
 
 
-def read_groups(env: EnvBase, system: MOAWM) -> dict[tuple[str, ...], AgentGroup]:
-    """Every group that the models read or predict, those that nobody here acts for included."""
-    acting = {path_of(group) for group in groups_of(env)}
-    named = {path_of(group): group for group in groups_of(env)}
-    for one in system.groups.values():
-        named |= {path_of(target): target for target in one.targets.values()}
-    return {
-        path: AgentGroup.from_env(env, group, privileged=path not in acting)
-        for path, group in named.items()
-    }
+def read_groups(env: EnvBase) -> dict[tuple[str, ...], AgentGroup]:
+    """Every group of agents that acts in an environment, by its path."""
+    return {path_of(group): AgentGroup.from_env(env, group) for group in groups_of(env)}

@@ -41,13 +41,14 @@ def test_a_run_gets_a_table_and_a_file(tmp_path, monkeypatch, capsys):
         assert moa["difference"] == pytest.approx(moa["run"] - moa["attainable"])
 
 
-def test_what_has_no_ratio_is_null(tmp_path, monkeypatch):
+def test_what_has_no_ratio_is_null_or_empty(tmp_path, monkeypatch, capsys):
     folder = run_here(tmp_path, "total_frames=60")
     rows = {"reward_skill": {"run": 0.1, "attainable": -0.2, "ratio": float("nan")}}
     monkeypatch.setattr(attainable, "compare", lambda *_: rows)
     call(monkeypatch, folder)
     kept = json.loads((folder / "attainable.json").read_text())
     assert kept["figures"]["reward_skill"]["ratio"] is None
+    assert "| reward_skill | 0.100 | -0.200 |  |  |" in capsys.readouterr().out
 
 
 def test_a_run_without_models_is_refused(tmp_path, monkeypatch, capsys):
@@ -57,3 +58,11 @@ def test_a_run_without_models_is_refused(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         call(monkeypatch, folder)
     assert "needs a run of moawm" in capsys.readouterr().err
+
+
+def test_a_memory_is_left_out(tmp_path, monkeypatch):
+    settings = ["algorithm.recurrent=true", "algorithm.sequence_length=5", "total_frames=60"]
+    folder = run_here(tmp_path, *settings)
+    call(monkeypatch, folder)
+    figures = json.loads((folder / "attainable.json").read_text())["figures"]
+    assert all(math.isfinite(row["attainable"]) for row in figures.values())

@@ -84,7 +84,7 @@ def test_a_linear_world_is_predicted_as_far_as_its_inputs_say(world):
 
 def test_a_model_that_is_the_regression_has_a_ratio_of_one(world):
     env, system, fitted, held_out = world
-    groups = read_groups(env, system)
+    groups = read_groups(env)
     own, read = groups["agents",], list(groups.values())
     networks = system.world_model, system.moa_network
     model, moa = (Features(network.in_keys, own, read) for network in networks)
@@ -105,7 +105,7 @@ def test_a_model_that_is_the_regression_has_a_ratio_of_one(world):
 
 def test_the_features_are_the_own_first(world):
     env, system, batch, _ = world
-    groups = read_groups(env, system)
+    groups = read_groups(env)
     own = groups["agents",]
     features = Features(system.world_model.in_keys, own, [own])(batch)
     team = batch["agents"]
