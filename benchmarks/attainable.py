@@ -54,11 +54,11 @@ def attainable(
         settings: How the regressions are fitted.
 
     Raises:
-        ValueError: The run has no models of others and world.
+        SystemExit: The run has no models of others and world.
     """
     config, algorithm, env = load_run(folder, envs, seed_offset=SEEDS[0])
     if algorithm.system is None:
-        raise ValueError(f"{folder}: needs a run of moawm.")
+        raise SystemExit(f"{folder}: needs a run of moawm.")
     held_out_env = make_env(config, envs, config.seed + SEEDS[1])
     torch.manual_seed(config.seed)
     fitted = play_steps(config, algorithm, env, steps)
@@ -99,10 +99,7 @@ def main() -> None:
     settings = FitSettings(given.passes, given.minibatch, given.lr)
     for folder in given.folders:
         start = time.perf_counter()
-        try:
-            rows = attainable(folder, given.envs, given.steps, given.held_out, settings)
-        except ValueError as error:
-            parser.error(str(error))
+        rows = attainable(folder, given.envs, given.steps, given.held_out, settings)
         print(f"\n{folder}, {time.perf_counter() - start:.0f} s\n\n{table(rows)}", flush=True)
 
 

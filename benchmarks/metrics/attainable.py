@@ -127,7 +127,8 @@ def compare_moa(
     if not pairs.any() or not judged_pairs(fitted, own.group, predicted.group).any():
         return {}
     features = Features(network.in_keys, own, list(groups.values()))
-    outputs = [key for key in network.out_keys if "moa_" in unravel_key(key)[-1]]
+    written = ("moa_logits", "moa_loc", "moa_scale")
+    outputs = [key for key in network.out_keys if unravel_key(key)[-1].startswith(written)]
     regression = MOARegression(features, predicted, outputs).fit(fitted, settings)
     plain = MOALoss(regression, group=own.group, target_group=predicted.group)
     run, best = (moa_nll(each, held_out, pairs) for each in (loss, plain))
