@@ -7,13 +7,16 @@ The same task, widths (two of 128), critic (one value for the team), epochs (15)
 ``ClipPPOLoss``; BenchMARL's MAPPO, in a virtual environment of its own that this script makes
 (``--benchmarl`` names its folder). The first two batches warm up, and compile, and are not counted.
 Nothing else should run meanwhile.
+
+    python benchmarks/cost_speed.py --to-return --tasks navigation
+
+measures seconds and frames until a return is reached instead, see ``cost_to_return.py``.
 """
 
 import argparse
 import json
-import subprocess
+import sys
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +27,13 @@ from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch.utils.flop_counter import FlopCounterMode
 from torchrl.collectors import Collector
-from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
-from torchrl.objectives import ClipPPOLoss
-from torchrl.objectives.utils import ValueEstimators
 
+import cost_to_return
 from algorithms.common import Algorithm
 from algorithms.make import make_algorithm
 from algorithms.mappo import make_mappo
+from cost import benchmarl_venv
+from cost.ppo import PPOSettings, train
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
 from training.trainer import make_trainer
@@ -124,47 +127,14 @@ def torchrl_loop(task: str, n_envs: int, batches: int) -> tuple[list[tuple[float
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_mappo(config, env)
-    loss = ClipPPOLoss(
-        algorithm.loss_module.actor_network,
-        algorithm.loss_module.critic_network,
-        functional=False,
-        entropy_coeff=0.0,
-        loss_critic_type="l2",
-    )
-    names = ("action", "advantage", "value_target", "reward")
-    loss.set_keys(
-        value=("agents", "state_value"),
-        sample_log_prob=("agents", "action_log_prob"),
-        done=("agents", "done"),
-        terminated=("agents", "terminated"),
-        **{name: ("agents", name) for name in names},
-    )
-    loss.make_value_estimator(ValueEstimators.GAE, gamma=0.99, lmbda=0.95)
+    settings = PPOSettings.of_config(config)
     frames = n_envs * STEPS
     collector = Collector(
         env, algorithm.policy, frames_per_batch=frames, total_frames=batches * frames
     )
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(frames),
-        sampler=SamplerWithoutReplacement(),
-        batch_size=frames // MINIBATCHES,
-    )
-    optimizer = torch.optim.Adam(loss.parameters(), lr=7e-4)
     timed = Timed(collector)
-    for batch in timed:
-        shape = batch["next", "agents", "reward"].shape
-        for name in ("done", "terminated"):  # as in the tutorial: of each agent
-            ends = batch["next", name].unsqueeze(-2).expand(shape)
-            batch["next", "agents", name] = ends
-        with torch.no_grad():
-            loss.value_estimator(batch)
-        buffer.extend(batch.reshape(-1))
-        for _ in range(EPOCHS * MINIBATCHES):
-            losses = loss(buffer.sample())
-            sum(v for k, v in losses.items() if k.startswith("loss")).backward()
-            torch.nn.utils.clip_grad_norm_(loss.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+    for _ in train(timed, algorithm, settings):
+        pass
     collector.shutdown()
     return timed.seconds, operations(config, algorithm, n_envs)
 
@@ -173,19 +143,9 @@ def benchmarl(
     task: str, n_envs: int, batches: int, folder: Path
 ) -> tuple[list[tuple[float, float]], float]:
     """BenchMARL's MAPPO, by an interpreter of its own."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        pip = [str(python), "-m", "pip", "install", "-q"]
-        subprocess.check_call([*pip, "torch==2.13.0"])
-        subprocess.check_call(
-            [*pip, "torchrl==0.11.1", "tensordict==0.11.0", "hydra-core", "tqdm", "pandas", "vmas"]
-        )
-        subprocess.check_call([*pip, "--no-deps", "benchmarl==1.5.2"])
-    command = [str(python), str(HERE / "cost_speed_benchmarl.py"), task, str(n_envs), str(batches)]
-    command += [str(EPOCHS), str(MINIBATCHES), str(STEPS), str(torch.get_num_threads())]
-    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    seconds, needed = json.loads(out.strip().splitlines()[-1])
+    numbers = (n_envs, batches, EPOCHS, MINIBATCHES, STEPS, torch.get_num_threads())
+    line = benchmarl_venv.run(folder, "cost_speed_benchmarl.py", [task, *map(str, numbers)])
+    seconds, needed = json.loads(line)
     return [tuple(pair) for pair in seconds], needed
 
 
@@ -202,12 +162,20 @@ def matrix_rate(rows: int) -> float:
 
 def main() -> None:
     """Measures and prints a Markdown table."""
+    if "--to-return" in sys.argv:
+        cost_to_return.main([each for each in sys.argv[1:] if each != "--to-return"])
+        return
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tasks", nargs="+", default=["navigation", "balance"])
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 256, 600])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--batches", type=int, default=5, help="the first two are not counted")
     parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
+    parser.add_argument(
+        "--to-return",
+        action="store_true",
+        help="measure seconds until a return instead; the other options are cost_to_return.py's",
+    )
     arguments = parser.parse_args()
     print(f"{torch.get_num_threads()} threads, {EPOCHS} epochs of {MINIBATCHES} minibatches\n")
     print(

@@ -12,14 +12,11 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-from omegaconf import OmegaConf
 from torchrl.envs.utils import ExplorationType
 
-from algorithms.make import make_algorithm
+from checkpoints.trained import load_run
 from metrics.probes import open_loop, probe
 from settings.scenario import fitting_blocks
-from tasks.environment import make_env
 from training.evaluation import play
 
 
@@ -30,11 +27,7 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=100, help="episodes, half of them held out")
     arguments = parser.parse_args()
     for folder in arguments.folders:
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-        config = OmegaConf.create(saved["config"])
-        env = make_env(config, num_envs=arguments.envs, seed=config.seed + 2_000_000)
-        algorithm = make_algorithm(config, env)
-        algorithm.loss_module.load_state_dict(saved["loss_module"])
+        config, algorithm, env = load_run(folder, arguments.envs)
         system = algorithm.system
         if system is None or len(system.groups) > 1:
             parser.error(f"{folder}: needs a run of moawm with one group of agents.")

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
 from algorithms.common import Algorithm
-from algorithms.make import make_algorithm
 from algorithms.partners import GROUP, PARTNERS
+from checkpoints.trained import load_run
 from metrics.probes import ridge
 from metrics.returns import first_return
 from tasks.environment import make_env
@@ -82,16 +81,14 @@ def projection(z: Tensor, kind: Tensor) -> dict[str, list[Any]]:
     }
 
 
-def judge(config: Any, saved: dict[str, Any], envs: int) -> dict[str, Any]:
-    """All tables of one run."""
+def judge(folder: Path, envs: int) -> dict[str, Any]:
+    """All tables of the run of a folder."""
+    config, algorithm, fit = load_run(folder, envs, pool="train")
+    torch.set_num_threads(config.threads or torch.get_num_threads())
     seed = config.seed + 2_000_000
-    pools = {"fit": "train", "train": "train", "held_out": "held_out"}
-    made = {
-        name: make_env(config, envs, seed + k, pool=pool)
-        for k, (name, pool) in enumerate(pools.items())
-    }
-    algorithm = make_algorithm(config, made["fit"])
-    algorithm.loss_module.load_state_dict(saved["loss_module"])
+    pools = ("train", "held_out")
+    made = {pool: make_env(config, envs, seed + 1 + k, pool=pool) for k, pool in enumerate(pools)}
+    made = {"fit": fit, **made}
     played = {
         name: play(config, algorithm, env, ExplorationType.RANDOM) for name, env in made.items()
     }
@@ -99,17 +96,15 @@ def judge(config: Any, saved: dict[str, Any], envs: int) -> dict[str, Any]:
     name, z = features(played["train"])
     kind = played["train"][PARTNERS, "type"][:, -1, 0]
     returns = {}
-    for pool in ("train", "held_out"):
+    for pool in pools:
         batch = play(config, algorithm, made[pool], ExplorationType.DETERMINISTIC)
         returns[pool] = first_return(batch)["evaluation_return"]
     return {
         "returns": returns,
         "reads": name,
         "chance": 1.0 / n_types,
-        "accuracy": {
-            pool: accuracy(played["fit"], played[pool], n_types) for pool in ("train", "held_out")
-        },
-        "moa": {pool: moa_curve(algorithm, played[pool]) for pool in ("train", "held_out")},
+        "accuracy": {pool: accuracy(played["fit"], played[pool], n_types) for pool in pools},
+        "moa": {pool: moa_curve(algorithm, played[pool]) for pool in pools},
         "projection": projection(z[:, -1, 0], kind),
     }
 
@@ -121,10 +116,7 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=512, help="episodes of each of three batches")
     arguments = parser.parse_args()
     for folder in arguments.folders:
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-        config = OmegaConf.create(saved["config"])
-        torch.set_num_threads(config.threads or torch.get_num_threads())
-        tables = judge(config, saved, arguments.envs)
+        tables = judge(folder, arguments.envs)
         (folder / "probe.json").write_text(json.dumps(tables) + "\n")
         for pool, values in tables["accuracy"].items():
             print(folder.name, tables["reads"], pool, " ".join(f"{x:.2f}" for x in values))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
 from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
 from torchrl_moawm.modules import path_of
-from torchrl_moawm.objectives import BatchView
+from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
+
+Figure = TypeVar("Figure")
 
 
 @dataclass
@@ -127,14 +131,12 @@ def judge(
         else who is there, be it its turn or not. With several groups the name of the group stands
         behind each; for the models of others ``_<predicted>_<observers>``.
     """
-    figures = {}
+    figures: dict[str, float] = {}
+    several = len(system.groups) > 1
     for group, one in system.groups.items():
-        several = len(system.groups) > 1
         for target in one.moa_networks:
-            suffix = f"_{target}_{group}" if several else ""
-            for name, figure in judge_moa(one, target, batch, training_batch).items():
-                figures[f"{name}{suffix}"] = figure
-        suffix = f"_{group}" if several else ""
+            of_others = judge_moa(one, target, batch, training_batch)
+            figures |= renamed(of_others, f"_{target}_{group}" if several else "")
         latent = one.loss_module["moawm"]["cvae"](batch)
         rest = {
             **world_model_skill(one, batch, {} if several else blocks),
@@ -142,10 +144,17 @@ def judge(
             "active_units": float(latent["active_units"]),
             "student_kl": student_kl(one, batch),
         }
-        for name, figure in rest.items():
-            stem, slash, block = name.partition("/")
-            figures[f"{stem}{suffix}{slash}{block}"] = figure
+        figures |= renamed(rest, f"_{group}" if several else "")
     return figures
+
+
+def renamed(figures: Mapping[str, Figure], suffix: str) -> dict[str, Figure]:
+    """Figures with a suffix behind their names, before that of a block of features."""
+    parts = {name: name.partition("/") for name in figures}
+    return {
+        f"{stem}{suffix}{slash}{block}": figures[name]
+        for name, (stem, slash, block) in parts.items()
+    }
 
 
 def judge_moa(
@@ -157,16 +166,10 @@ def judge_moa(
     ``MOALoss`` asks, and j acts at t and acted at t-1, for ``repeat`` needs its previous action. So
     where nobody acts twice in a row, in games of two in turns, there are no figures.
     """
-    moa = system.loss_module["moawm"]["moa"]
-    moa = moa[target] if len(system.moa_networks) > 1 else moa
     predicted_group = path_of(system.targets.get(target, target))
-    own = predicted_group == path_of(system.group)
     fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, predicted_group)
-    action, previous, valid, n_actions = acted(batch, predicted_group)
-    watched = who("was_there", batch.reshape(-1), system.group)
-    pairs = watched.unsqueeze(-1) & valid.unsqueeze(-2)
-    if own:
-        pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    action, previous, _, n_actions = acted(batch, predicted_group)
+    pairs = judged_pairs(batch, system.group, predicted_group)
     if not pairs.any():
         return {}
     n_actions = n_actions and max(n_actions, n_fitted or 0)
@@ -177,20 +180,46 @@ def judge_moa(
     def mean(nll: Tensor) -> float:
         return float(masked_mean(nll.unsqueeze(-2).expand(pairs.shape), pairs))
 
-    moa.reduction = "none"
-    predicted = moa(batch)["loss_moa"].reshape(len(pairs), pairs.shape[1], -1) / moa.moa_coeff
-    moa.reduction = "mean"
-    if own:
-        others = ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
-        compared = pairs[:, others].view(predicted.shape)
-    else:
-        compared = pairs
     return {
-        "moa_nll": float(masked_mean(predicted, compared)),
+        "moa_nll": moa_nll(moa_loss(system, target), batch, pairs),
         "moa_nll_marginal": mean(marginal),
         "moa_nll_repeat": mean(repeat),
         "moa_nll_oracle": mean(oracle),
     }
+
+
+def moa_loss(system: GroupSystem, target: str) -> MOALoss:
+    """The loss of the model of one group by the agents of another (or the same)."""
+    moa = system.loss_module["moawm"]["moa"]
+    return moa[target] if len(system.moa_networks) > 1 else moa
+
+
+def judged_pairs(batch: TensorDictBase, group: NestedKey, predicted_group: NestedKey) -> Tensor:
+    """True ``[S, N, N_p]`` where the model of observer i by what j does is judged.
+
+    The observer was there at t-1, and j acts at t and acted at t-1; nobody observes itself.
+    """
+    watched = who("was_there", batch.reshape(-1), group)
+    pairs = watched.unsqueeze(-1) & acted(batch, predicted_group)[2].unsqueeze(-2)
+    if path_of(group) == path_of(predicted_group):
+        pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    return pairs
+
+
+def moa_nll(moa: MOALoss, batch: TensorDictBase, pairs: Tensor) -> float:
+    """Mean negative log-likelihood over the pairs of :func:`judged_pairs`, nats."""
+    moa.reduction = "none"
+    predicted = moa(batch)["loss_moa"].reshape(*pairs.shape[:2], -1) / moa.moa_coeff
+    moa.reduction = "mean"
+    return float(masked_mean(predicted, without_self(pairs, predicted.shape[-1])))
+
+
+def without_self(pairs: Tensor, n_others: int) -> Tensor:
+    """``[S, N, N_p, ...]`` as ``[S, N, M, ...]``: without the diagonal where M = N - 1."""
+    if n_others == pairs.shape[2]:
+        return pairs
+    others = ~torch.eye(pairs.shape[2], dtype=torch.bool, device=pairs.device)
+    return pairs[:, others].unflatten(1, (pairs.shape[1], n_others))
 
 
 def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
@@ -207,11 +236,18 @@ def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
 
 
 def world_model_skill(
-    system: GroupSystem | MOAWM, batch: TensorDictBase, blocks: Mapping[str, Sequence[int]]
+    system: GroupSystem | MOAWM,
+    batch: TensorDictBase,
+    blocks: Mapping[str, Sequence[int]],
+    world_model: TensorDictModuleBase | None = None,
 ) -> dict[str, float]:
-    """Skill over persistence, whole and by block of features, of who is there."""
+    """Skill over persistence, whole and by block of features, of who is there.
+
+    Another ``world_model`` may be judged in the place of the system's own.
+    """
+    world_model = world_model or system.world_model
     group, there = path_of(system.group), who("there", batch, system.group)
-    predicted = system.world_model(batch.copy())[group]
+    predicted = world_model(BatchView.of_group(batch, group).inputs(world_model))[group]
     now, after = (x[(*group, "observation")] for x in (batch, batch["next"]))
     now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
     error = (predicted["predicted_observation"][there] - after).square().sum(0)

@@ -30,6 +30,12 @@ def play(
     return batch.reshape(-1, config.task.max_steps)
 
 
+def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> float:
+    """Return of the deterministic policy: mean over agents and environments, one episode each."""
+    batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)
+    return first_return(batch)["evaluation_return"]
+
+
 def evaluate(
     config: DictConfig,
     algorithm: Algorithm,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Normal
 
@@ -275,18 +276,18 @@ def test_an_untrained_world_model_has_no_skill_and_a_perfect_one_all():
     assert copying["world_model_skill"] == 0.0  # a world model starts at persistence
     assert copying["world_model_skill_by_block/position"] == 0.0
     after = batch["next", "agents"]
-    system.world_model = lambda td: td.set(
-        "agents",
-        {"predicted_observation": after["observation"], "predicted_reward": after["reward"]},
-    )
+    keys = [("agents", f"predicted_{name}") for name in ("observation", "reward")]
+
+    def says(*predicted):
+        return TensorDictModule(lambda _: predicted, [("agents", "observation")], keys)
+
+    system.world_model = says(after["observation"], after["reward"])
     perfect = world_model_skill(system, batch, blocks)
     assert set(perfect.values()) == {1.0}
     assert len(perfect) == 4
     wrong_goal = after["observation"].clone()
     wrong_goal[..., 4:6] = batch["agents", "observation"][..., 4:6]  # as copying
-    system.world_model = lambda td: td.set(
-        "agents", {"predicted_observation": wrong_goal, "predicted_reward": after["reward"]}
-    )
+    system.world_model = says(wrong_goal, after["reward"])
     by_block = world_model_skill(system, batch, blocks)
     assert by_block["world_model_skill_by_block/position"] == 1.0
     assert by_block["world_model_skill_by_block/goal"] == 0.0

@@ -1,0 +1,135 @@
+"""What a plain regression attains on what the models of others and world read, beside them."""
+
+from collections.abc import Mapping
+
+import torch
+from tensordict import TensorDictBase, unravel_key
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from metrics.features import Features, everybody_keys, read_groups
+from metrics.model_quality import (
+    judged_pairs,
+    moa_loss,
+    moa_nll,
+    renamed,
+    rewards,
+    skill,
+    who,
+    world_model_skill,
+)
+from metrics.regressed import MOARegression, WorldModelRegression
+from metrics.regression import FitSettings, LeastSquares
+from torchrl_moawm import MOAWM
+from torchrl_moawm.modules import AgentGroup, path_of
+from torchrl_moawm.objectives import BatchView, MOALoss
+from torchrl_moawm.system import GroupSystem
+
+Row = dict[str, float]
+"""``run``, ``attainable``, and ``ratio`` or ``difference``."""
+
+
+@torch.no_grad()
+def compare(
+    system: MOAWM,
+    env: EnvBase,
+    fitted: TensorDictBase,
+    held_out: TensorDictBase,
+    blocks: Mapping[str, list[int]],
+    settings: FitSettings,
+) -> dict[str, Row]:
+    """The models of a system beside regressions on the same inputs, judged on the same data.
+
+    Args:
+        system: The models.
+        env: What they act in, for the sizes of the groups.
+        fitted: On-policy data with stochastic actions, ``[E, T]``, to fit the regressions to.
+        held_out: Such data of other environments, on which both are judged.
+        blocks: Names for ranges of features, of a single group.
+        settings: How the regressions are fitted.
+
+    Returns:
+        By figure, as :func:`~metrics.model_quality.judge` names them, the values of ``run`` and
+        ``attainable`` and the ``ratio``, of ``moa_nll`` the ``difference`` (nats);
+        ``reward_skill_everybody`` is the regression's alone, from everybody's observation.
+    """
+    groups = read_groups(env)
+    table: dict[str, Row] = {}
+    several = len(system.groups) > 1
+    for name, one in system.groups.items():
+        own = {} if several else blocks
+        rows = compare_world_model(one, groups, fitted, held_out, own, settings)
+        table |= renamed(rows, f"_{name}" if several else "")
+        for target in one.moa_networks:
+            rows = compare_moa(one, target, groups, fitted, held_out, settings)
+            table |= renamed(rows, f"_{target}_{name}" if several else "")
+    return table
+
+
+def compare_world_model(
+    system: GroupSystem,
+    groups: Mapping[tuple[str, ...], AgentGroup],
+    fitted: TensorDictBase,
+    held_out: TensorDictBase,
+    blocks: Mapping[str, list[int]],
+    settings: FitSettings,
+) -> dict[str, Row]:
+    """The world model of one group beside a regression, and the reward from what everybody sees."""
+    own, read = groups[path_of(system.group)], list(groups.values())
+    features = Features(system.world_model.in_keys, own, read)
+    regression = WorldModelRegression(features).fit(fitted, settings)
+    run, best = (world_model_skill(system, held_out, blocks, each) for each in (None, regression))
+    rows = {
+        name: {
+            "run": run[name],
+            "attainable": figure,
+            "ratio": run[name] / figure if figure > 0 else float("nan"),
+        }
+        for name, figure in best.items()
+    }
+    keys = everybody_keys([each for each in read if path_of(each.group) in features.read_groups])
+    informed = Features(keys, own, read, everybody=True)
+    rows["reward_skill_everybody"] = {
+        "attainable": reward_skill(informed, fitted, held_out, settings)
+    }
+    return rows
+
+
+def reward_skill(
+    features: Features, fitted: TensorDictBase, held_out: TensorDictBase, settings: FitSettings
+) -> float:
+    """Skill of a regression of the reward on other features than the world model's."""
+    group = path_of(features.own.group)
+
+    def data(batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        view = BatchView.of_group(batch, group).inputs(features)
+        there = who("there", batch, group)
+        return features(view)[there], rewards(batch, group, there)[there]
+
+    predict = LeastSquares(*data(fitted), settings)
+    x, reward = data(held_out)
+    error, reference = (reward - each for each in (predict(x), reward.mean()))
+    return skill(error.square().sum(), reference.square().sum())
+
+
+def compare_moa(
+    system: GroupSystem,
+    target: str,
+    groups: Mapping[tuple[str, ...], AgentGroup],
+    fitted: TensorDictBase,
+    held_out: TensorDictBase,
+    settings: FitSettings,
+) -> dict[str, Row]:
+    """The model of one group by the agents of another (or the same) beside a regression."""
+    loss, network = moa_loss(system, target), system.moa_networks[target]
+    own, predicted = (groups[path_of(each)] for each in (system.group, system.targets[target]))
+    pairs = judged_pairs(held_out, own.group, predicted.group)
+    if not pairs.any() or not judged_pairs(fitted, own.group, predicted.group).any():
+        return {}
+    features = Features(network.in_keys, own, list(groups.values()))
+    written = ("moa_logits", "moa_loc", "moa_scale")
+    outputs = [key for key in network.out_keys if unravel_key(key)[-1].startswith(written)]
+    regression = MOARegression(features, predicted, outputs).fit(fitted, settings)
+    plain = MOALoss(regression, group=own.group, target_group=predicted.group)
+    run, best = (moa_nll(each, held_out, pairs) for each in (loss, plain))
+    return {"moa_nll": {"run": run, "attainable": best, "difference": run - best}}
