@@ -113,7 +113,7 @@ def test_loss_over_by_hand(benchmark, name, size, threads):
         benchmark,
         lambda: total(loss(batch)).backward(),
         lambda: by_hand().backward(),
-        target=1.3 if size == 256 else 1.05,
+        target=1.25 if size == 256 else 1.05,
     )
 
 
@@ -199,25 +199,30 @@ def test_teacher_vae_over_torchrl_act_loss(benchmark, size, threads):
     )
 
 
+@pytest.mark.parametrize("n_actions", [2, 5, 9, 20, 100])
+@pytest.mark.parametrize("shape", [(256, 4, 3), (256, 16, 15)], ids=["4 agents", "16 agents"])
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_cross_entropy_over_torch(benchmark, compiled, threads):
-    n, a = 16, 9
+def test_cross_entropy_over_torch(benchmark, compiled, shape, n_actions, threads):
+    """Torch's function gives a value per pair too; both are compiled, or none."""
     torch.manual_seed(0)
-    logits = torch.randn(256, n, n - 1, a, requires_grad=True)
-    actions = torch.randint(a, logits.shape[:-1])
-    weight = torch.rand(actions.shape)
-    function = torch.compile(moa_cross_entropy, fullgraph=True) if compiled else moa_cross_entropy
+    logits = torch.randn(*shape, n_actions, requires_grad=True)
+    actions, weight = torch.randint(n_actions, shape), torch.rand(shape)
 
-    def ours():
-        logits.grad = None
-        function(logits, actions).backward(weight)
-
-    def theirs():
-        logits.grad = None
+    def flat(logits, actions):
         out = cross_entropy(logits.flatten(0, -2), actions.flatten(), reduction="none")
-        out.backward(weight.flatten())
+        return out.view(actions.shape)
 
-    compare(benchmark, ours, theirs, target=1.0)
+    steps = []
+    for function in (moa_cross_entropy, flat):
+        torch._dynamo.reset()
+        function = torch.compile(function, fullgraph=True) if compiled else function
+
+        def step(function=function):
+            logits.grad = None
+            function(logits, actions).backward(weight)
+
+        steps.append(step)
+    compare(benchmark, *steps, target=1.0)
 
 
 @pytest.mark.parametrize("size", [256, 4096])

@@ -15,14 +15,19 @@ from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
 B, N, M, A = 4, 3, 2, 5
 
 
-@pytest.fixture
-def logits(normal):
-    return 3.0 * normal(B, N, M, A) + 1.0  # not normalised
+@pytest.fixture(params=[A, 20], ids=["few", "many"])  # each is computed in its own way
+def n_actions(request):
+    return request.param
 
 
 @pytest.fixture
-def actions(generator):
-    return torch.randint(A, (B, N, M), generator=generator)
+def logits(normal, n_actions):
+    return 3.0 * normal(B, N, M, n_actions) + 1.0  # not normalised
+
+
+@pytest.fixture
+def actions(generator, n_actions):
+    return torch.randint(n_actions, (B, N, M), generator=generator)
 
 
 @pytest.fixture
@@ -41,7 +46,6 @@ def test_cross_entropy_by_hand():
 
 
 def test_cross_entropy_twice_differentiable(logits, actions):
-    """Its backward is written by hand."""
     x = logits[:2].requires_grad_()
 
     def function(x):
@@ -66,9 +70,9 @@ def test_cross_entropy_against_torch(logits, actions):
     assert_close(value.mean(), flat)
 
 
-def test_equal_logits_give_the_logarithm_of_the_number_of_actions(actions):
-    uniform = torch.full((B, N, M, A), 2.0)
-    assert_close(moa_cross_entropy(uniform, actions), torch.full((B, N, M), math.log(A)))
+def test_equal_logits_give_the_logarithm_of_the_number_of_actions(actions, n_actions):
+    uniform = torch.full((B, N, M, n_actions), 2.0)
+    assert_close(moa_cross_entropy(uniform, actions), torch.full((B, N, M), math.log(n_actions)))
 
 
 def test_logits_shifted_together_give_the_same(logits, actions):
@@ -83,7 +87,24 @@ def test_huge_logits_stay_finite():
 
 def test_gradient_is_softmax_minus_one_hot(logits, actions):
     (grad,) = gradients(lambda x: moa_cross_entropy(x, actions), logits)
-    assert_close(grad, logits.softmax(-1) - torch.nn.functional.one_hot(actions, A))
+    assert_close(grad, logits.softmax(-1) - torch.nn.functional.one_hot(actions, grad.shape[-1]))
+
+
+@pytest.mark.parametrize("bad", [-100, -1, 20])
+def test_no_index_is_ignored(logits, actions, bad):
+    """Torch's cross entropy gives 0 for -100."""
+    actions[0, 0, 0] = bad
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        moa_cross_entropy(logits, actions)
+
+
+def test_forbidden_actions_have_no_part_in_the_sum(logits, actions, n_actions):
+    """What a mask has set to ``-inf``: the rest is a distribution, and the gradient is finite."""
+    allowed = torch.arange(n_actions) >= actions.unsqueeze(-1)
+    masked = logits.masked_fill(~allowed, -torch.inf)
+    assert_close(moa_cross_entropy(masked, actions), -Categorical(logits=masked).log_prob(actions))
+    (grad,) = gradients(lambda x: moa_cross_entropy(x, actions), masked)
+    assert_close(grad, masked.softmax(-1) - torch.nn.functional.one_hot(actions, n_actions))
 
 
 def test_narrow_integers_are_class_indices_too(logits, actions):
@@ -174,15 +195,15 @@ def test_nll_refuses_discrete_targets():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
-def test_the_cross_entropy_has_a_forward_mode_and_a_hessian(normal):
+def test_the_cross_entropy_has_a_forward_mode_and_a_hessian(normal, n_actions):
     """``diag(p) - p p^T``, whatever was done."""
-    logits, actions = normal(1, 1, 5), torch.tensor([[3]])
+    logits, actions = normal(1, 1, n_actions), torch.tensor([[3]])
 
     def f(x):
         return moa_cross_entropy(x, actions)
 
     p = logits.softmax(-1).flatten()
-    hessian = torch.func.hessian(lambda x: f(x).sum())(logits).view(5, 5)
+    hessian = torch.func.hessian(lambda x: f(x).sum())(logits).view(n_actions, n_actions)
     assert_close(hessian, p.diag() - torch.outer(p, p))
     assert_close(torch.func.jacfwd(f)(logits), torch.func.jacrev(f)(logits))
     assert torch.autograd.gradcheck(f, logits.requires_grad_(), check_forward_ad=True)

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_mask, check_same_shape
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
     """bfloat16 and float16 as float32, others as they are: what is summed and exponentiated.
@@ -20,8 +22,7 @@ def full_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
         >>> full_precision(torch.ones(1, dtype=torch.bfloat16))
         (tensor([1.]),)
     """
-    half = (torch.bfloat16, torch.float16)
-    return tuple(x.float() if x.dtype in half else x for x in tensors)
+    return tuple(x.float() if x.dtype in HALF else x for x in tensors)
 
 
 def masked_mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
