@@ -30,7 +30,9 @@ def row(one: dict[str, Any], processor: str) -> str:
         target = "per pair 1.5, 1"
     elif target is not None and info["ratio"] > target:
         ratio = f"**{ratio}** (missed)"
-    return f"| {name} | {ours:.2f} | {info['rival_ms']:.2f} | {ratio} | {target or ''} | {processor} |"
+    return (
+        f"| {name} | {ours:.2f} | {info['rival_ms']:.2f} | {ratio} | {target or ''} | {processor} |"
+    )
 
 
 def main(*paths: str) -> None:

@@ -1,4 +1,4 @@
-"""diagonal_gaussian_kl."""
+"""diagonal_gaussian_kl and free_nats."""
 
 import math
 
@@ -13,6 +13,7 @@ from tests.functional.checks import (
 from torchrl_moawm.functional import (
     diagonal_gaussian_kl,
     diagonal_gaussian_nll,
+    free_nats,
     squared_error_norm,
 )
 
@@ -108,3 +109,30 @@ def test_integers_are_refused():
     one = torch.ones(2)
     with pytest.raises(TypeError, match=r"Expected scale_q of a floating dtype, got torch.int64"):
         diagonal_gaussian_kl(one, one, one, one.long())
+
+
+# ------------------------------------------------------------------------ free_nats
+
+
+def test_free_nats_by_hand():
+    """Gradient 1 from the threshold on, 0 below."""
+    kl = torch.tensor([0.5, 1.0, 2.0])
+    assert_close(free_nats(kl, 1.0), torch.tensor([1.0, 1.0, 2.0]), rtol=0, atol=0)
+    assert_close(gradients(lambda x: free_nats(x, 1.0), kl)[0], torch.tensor([0.0, 1.0, 1.0]))
+
+
+def test_free_nats_of_nothing_are_the_divergence(gaussians):
+    kl = diagonal_gaussian_kl(*gaussians)
+    assert torch.equal(free_nats(kl, 0.0), kl)
+
+
+def test_free_nats_are_of_the_sum_over_dimensions():
+    """0.6 nats in each of two dimensions: 1.2 are above a threshold of 1, each alone is not."""
+    zero, one = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    kl = diagonal_gaussian_kl(one * math.sqrt(1.2), one, zero, one)
+    assert_close(free_nats(kl, 1.0).item(), 1.2)
+
+
+def test_free_nats_refuse_integers():
+    with pytest.raises(TypeError, match=r"Expected kl of a floating dtype, got torch.int64"):
+        free_nats(torch.ones(2).long(), 1.0)

@@ -17,6 +17,7 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "diagonal_gaussian_kl": ("xsxs", ()),
     "diagonal_gaussian_nll": ("xsx", ()),
     "explained_variance": ("xxm", ()),
+    "free_nats": ("x", (0.2,)),
     "gather_others": ("x", (-2,)),
     "huber_error_norm": ("xxm", {"delta": 0.7}),
     "masked_mean": ("xm", ()),
@@ -28,7 +29,7 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
 MASKED = [name for name, (letters, _) in FUNCTIONS.items() if letters[-1] in "ma"]
 PLAIN = [name for name in FUNCTIONS if name not in (*MASKED, "gather_others")]
 LOGS = ("active_units", "explained_variance")  # no term, so they carry no gradient
-KEEP_HALF = (*LOGS, "clipped_value", "gather_others", "shuffle_valid")
+KEEP_HALF = (*LOGS, "clipped_value", "free_nats", "gather_others", "shuffle_valid")
 CASES = [  # an optional mask given, and not given
     *((name, letters) for name, (letters, _) in FUNCTIONS.items()),
     *((name, FUNCTIONS[name][0][:-1]) for name in MASKED),

@@ -231,6 +231,74 @@ def test_what_another_did_at_the_previous_step_stands_behind_its_previous_mask_a
     assert_close(loss(batch)["loss_kl"], expected, rtol=0, atol=0)
 
 
+# ---------------------------------------------------------------------- free nats
+
+
+def test_free_nats_floor_each_agents_divergence_before_the_mean(generator):
+    """Each of two elements below and above by hand: 1 and 2 nats of 0.5 and 2, so 1.5, not 1.25."""
+    batch = make_batch((1,), n_agents=2, generator=generator)
+    batch["agents", "observation"][..., 0] = torch.tensor([[1.0, 2.0]])  # KL: 1/2 and 2 nats
+    network = sequence(
+        module(Shifted(), ["observation"], ["latent_loc", "latent_scale"]),
+        GaussianSampler(*[("agents", f"latent{x}") for x in ("_loc", "_scale", "", "_noise")]),
+        module(nn.Linear(1, OBS), ["latent"], ["reconstruction"]),
+    )
+    batch["agents", "latent_noise"] = torch.zeros(1, 2, 1)
+    unit = module(Unit(), ["observation"], ["teacher_loc", "teacher_scale"])
+    loss = TeacherCVAELoss(network, unit, free_nats=1.0, kl_coeff=0.5)
+    out = loss(batch)["loss_kl"]
+    assert_close(out.item(), 0.5 * 1.5)
+    out.backward()
+    # only the second agent: d/dshift of (2 + shift)^2 / 2, times 0.5, over two agents
+    assert_close(network[0].module.shift.grad.item(), 0.5 * 2.0 / 2)
+    loss.free_nats = 3.0  # a schedule
+    assert_close(loss(batch)["loss_kl"].item(), 0.5 * 3.0)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, observation):
+        return observation[..., :1] + self.shift, torch.ones_like(observation[..., :1])
+
+
+class Unit(nn.Module):
+    def forward(self, observation):
+        return torch.zeros_like(observation[..., :1]), torch.ones_like(observation[..., :1])
+
+
+def test_without_free_nats_nothing_changes(generator):
+    batch, networks = make_batch((9,), generator=generator), (student(), teacher())
+    plain, free = TeacherCVAELoss(*networks), TeacherCVAELoss(*networks, free_nats=0.0)
+    tiny = TeacherCVAELoss(*networks, free_nats=1e-30)
+    assert [*plain.state_dict()] == [*free.state_dict()]
+    for other in (free, tiny):
+        assert_close(other(batch).to_dict(), plain(batch).to_dict(), rtol=0, atol=0)
+        expected = gradients(plain, batch)
+        assert_close(gradients(other, batch), expected, rtol=0, atol=0)
+
+
+def test_free_nats_of_the_dead_do_not_count(generator):
+    batch, loss = dead64(generator=generator), make_cvae(free_nats=1e3).double()
+    assert_close(loss(batch)["loss_kl"].item(), 1e3)
+    loss.reduction = "none"
+    expected = torch.where(batch["agents", "mask"], 1e3, 0.0).double()
+    assert_close(loss(batch)["loss_kl"], expected)
+
+
+@pytest.mark.parametrize("bad", [-0.1, torch.nan, torch.inf])
+def test_free_nats_that_are_no_number_of_nats_are_refused(bad):
+    for change in (lambda: make_cvae(free_nats=bad), lambda: set_free_nats(bad)):
+        with pytest.raises(ValueError, match="Expected free_nats to be finite and at least 0"):
+            change()
+
+
+def set_free_nats(value):
+    make_cvae(free_nats=1.0).free_nats = value
+
+
 # -------------------------------------------------------------------- identities
 
 

@@ -45,9 +45,9 @@ def normalised(action_type):
     return make_value(action_type, value_norm=norm).eval()
 
 
-def detached(action_type):
+def detached(action_type, **settings):
     """The teacher is a target: its parameters are not trained."""
-    loss = make_cvae(action_type)
+    loss = make_cvae(action_type, **settings)
     loss.teacher.requires_grad_(False)
     return loss
 
@@ -61,6 +61,7 @@ LOSSES = {
     "moa_beside_another_group": functools.partial(towards, None, "slots"),
     "moa_sum": functools.partial(make_moa, reduction="sum", moa_coeff=0.3),
     "cvae_both": functools.partial(make_cvae, detach_teacher=False, kl_coeff=0.3),
+    "cvae_free": functools.partial(detached, free_nats=1.0),
     "value_smooth_l1": functools.partial(make_value, loss_critic_type="smooth_l1"),
     "value_l1": functools.partial(make_value, loss_critic_type="l1", critic_coeff=0.3),
     "value_unclipped": functools.partial(make_value, clip_value=None),

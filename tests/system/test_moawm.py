@@ -350,12 +350,13 @@ def test_agents_have_a_value_in_common_where_it_is_asked_for(shared):
 def test_every_weight_and_discount_reaches_its_loss():
     names = ("clip_epsilon", "entropy_coeff", "clip_value", "critic_coeff", "moa_coeff")
     names += ("obs_coeff", "reward_coeff", "cvae_coeff", "student_kl_coeff", "teacher_kl_coeff")
+    names += ("student_free_nats",)
     given = {name: 0.01 * (n + 2) for n, name in enumerate((*names, "gamma", "lmbda"))}
     losses = MOAWM.from_env(make_env(), num_cells=(8,), **given).loss_module
     policy, value, moawm = losses["policy"], losses["value"], losses["moawm"]
     found = [policy.clip_epsilon, policy.entropy_coeff, value.clip_value, value.critic_coeff]
     found += [moawm.moa_coeff, moawm.obs_coeff, moawm.reward_coeff, moawm.cvae_coeff]
-    found += [moawm["cvae"].kl_coeff, losses["teacher"].kl_coeff]
+    found += [moawm["cvae"].kl_coeff, losses["teacher"].kl_coeff, moawm["cvae"].free_nats]
     found += [value.value_estimator.gamma, value.value_estimator.lmbda]
     assert [float(x) for x in found] == pytest.approx(list(given.values()))
 

@@ -1,7 +1,7 @@
 """The formulas: tensors in, one value per element out; no flags, no tensordict."""
 
 from torchrl_moawm.functional.cvae import active_units, shuffle_valid
-from torchrl_moawm.functional.divergence import diagonal_gaussian_kl
+from torchrl_moawm.functional.divergence import diagonal_gaussian_kl, free_nats
 from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entropy
 from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
@@ -17,6 +17,7 @@ __all__ = [
     "diagonal_gaussian_kl",
     "diagonal_gaussian_nll",
     "explained_variance",
+    "free_nats",
     "gather_others",
     "huber_error_norm",
     "masked_mean",

@@ -1,5 +1,6 @@
 """Divergences between distributions."""
 
+import torch
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_floating, check_same_shape
@@ -46,3 +47,35 @@ def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q:
     ratio = scale_p / scale_q
     distance = (loc_p - loc_q) / scale_q
     return ((ratio.square() + distance.square() - 1.0) / 2.0 - ratio.log()).sum(-1)
+
+
+def free_nats(kl: Tensor, threshold: float | Tensor) -> Tensor:
+    """Divergence of which the first nats cost nothing: below the threshold it has no gradient.
+
+    ``max(KL, threshold)``, elementwise
+
+    The threshold is for the whole latent of an agent at a step, so it applies to the sum over the
+    latent dimensions, and before the mean over agents and steps.
+
+    Args:
+        kl: Divergences in nats, any shape; carries gradient where at least the threshold.
+        threshold: In nats, at least 0.
+
+    Returns:
+        The same shape, in nats.
+
+    Raises:
+        TypeError: The divergence is not floating.
+
+    References:
+        Kingma et al., "Improved Variational Inference with Inverse Autoregressive Flow", 2016 (free
+        bits, there per group of dimensions and on the mean of a minibatch). Hafner et al.,
+        "Mastering Diverse Domains through World Models", 2023 (as here, with 1 nat).
+
+    Example:
+        >>> import torch
+        >>> free_nats(torch.tensor([0.5, 2.0]), 1.0)
+        tensor([1., 2.])
+    """
+    check_floating(kl=kl)
+    return kl.clamp_min(torch.as_tensor(threshold, dtype=kl.dtype, device=kl.device))

@@ -191,14 +191,14 @@ class BatchView:
         Entries are 0 where they are not real, so that a NaN there is harmless. A hidden state that
         is carried (the network writes it under ``next``) is read as it was stored.
         """
-        carried, optional = {unravel_key(key) for key in network.out_keys}, optional_keys(network)
-        keys = [unravel_key(key) for key in (*network.in_keys, *optional)]
+        carried = {unravel_key(key) for key in network.out_keys}
+        keys = [unravel_key(key) for key in (*network.in_keys, *optional_keys(network))]
         inputs = self.tensordict.select(*keys, strict=False).detach()  # what was collected is data
         like = next((p for p in network.parameters() if p.is_floating_point()), None)
         for key in keys:
             entry = self.tensordict.get(key, None)
             if entry is None:
-                if key not in optional and leaf_name(key).startswith("previous_"):
+                if key not in optional_keys(network) and leaf_name(key).startswith("previous_"):
                     get_required(self.tensordict, key, self.keys.owner)
                 continue
             name = key if self.before is None else unravel_key(("next", key))

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 
-from torchrl_moawm._checks.tensors import check_option
-from torchrl_moawm.functional import diagonal_gaussian_kl
+from torchrl_moawm._checks.tensors import check_coefficient, check_option
+from torchrl_moawm.functional import diagonal_gaussian_kl, free_nats
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import get_required
@@ -34,7 +35,10 @@ class TeacherCVAELoss(AutoencoderLoss):
 
     Keyword Args:
         group: The agents.
-        kl_coeff: alpha.
+        kl_coeff: alpha, a buffer that may be scheduled.
+        free_nats: Nats per agent and step that cost nothing: a divergence below has no gradient and
+            counts as this, by :func:`~torchrl_moawm.functional.free_nats`. With 0 there is no such
+            floor; above it, a buffer that may be scheduled.
         detach_teacher: Whether the teacher is a target only (it is among the parameters, without a
             gradient). With ``False`` the KL term pulls the teacher towards the student as well.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
@@ -49,7 +53,8 @@ class TeacherCVAELoss(AutoencoderLoss):
 
     References:
         Sohn, Lee and Yan, "Learning Structured Output Representation using Deep Conditional
-        Generative Models", 2015 (the conditional VAE).
+        Generative Models", 2015 (the conditional VAE). Hafner et al., "Mastering Diverse Domains
+        through World Models", 2023 (free nats).
 
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_student, make_teacher
@@ -78,6 +83,7 @@ class TeacherCVAELoss(AutoencoderLoss):
     _latent = "latent"
     _reconstruction = "reconstruction"
     _logs = ("z_gap", "active_units")
+    free_nats: Any
 
     def __init__(
         self,
@@ -86,15 +92,21 @@ class TeacherCVAELoss(AutoencoderLoss):
         *,
         group: NestedKey = "agents",
         kl_coeff: float = 1.0,
+        free_nats: float = 0.0,
         detach_teacher: bool = True,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(group=group, reduction=reduction)
         check_option("detach_teacher", detach_teacher, (True, False))
+        check_coefficient("free_nats", free_nats)
         self.student = student
         self.teacher = teacher
         self.detach_teacher = detach_teacher
         self._register_coeff("kl_coeff", kl_coeff)
+        if free_nats > 0.0:
+            self._register_coeff("free_nats", free_nats)
+        else:
+            self.free_nats = None
 
     def _required_keys(self) -> Iterator[NestedKey]:
         yield from self._required_keys_of(self.student)
@@ -119,6 +131,8 @@ class TeacherCVAELoss(AutoencoderLoss):
         teacher_scale = self._scale_of(teacher, "teacher_scale", "teacher")
         error = self._error(outputs, feature)
         kl = diagonal_gaussian_kl(loc, scale, teacher_loc, teacher_scale)
+        if self.free_nats is not None:
+            kl = free_nats(kl, self.free_nats)
         return self._out(
             {
                 "loss_reconstruction": self._reduce(error, there),

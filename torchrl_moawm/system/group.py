@@ -133,7 +133,11 @@ class GroupSystem:
         )
         world_model.set_keys(**self._reward)
         cvae = objectives.TeacherCVAELoss(
-            self.student, self.teacher, kl_coeff=s.student_kl_coeff, **group
+            self.student,
+            self.teacher,
+            kl_coeff=s.student_kl_coeff,
+            free_nats=s.student_free_nats,
+            **group,
         )
         return LossSum(
             {

@@ -87,6 +87,8 @@ class LossSettings:
     """Weight of the student's two terms."""
     student_kl_coeff: float = 1.0
     """Weight of the KL divergence from student to teacher within the student's terms, alpha."""
+    student_free_nats: float = 0.0
+    """Nats of that divergence, per agent and step, which cost nothing."""
     teacher_kl_coeff: float = 1.0
     """Weight of the KL divergence from teacher to prior within the teacher's loss, beta."""
     reward_delta: float | None = None
