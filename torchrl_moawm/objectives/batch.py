@@ -193,7 +193,7 @@ class BatchView:
         """
         carried = {unravel_key(key) for key in network.out_keys}
         keys = [unravel_key(key) for key in (*network.in_keys, *optional_keys(network))]
-        inputs = self.tensordict.select(*keys, strict=False).detach()  # what was collected is data
+        inputs = self.tensordict.select(*keys, strict=False)  # each entry is replaced below
         like = next((p for p in network.parameters() if p.is_floating_point()), None)
         for key in keys:
             entry = self.tensordict.get(key, None)
