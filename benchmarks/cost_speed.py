@@ -36,6 +36,7 @@ from cost import benchmarl_venv
 from cost.ppo import PPOSettings, train
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
+from training.stepper import losses_by_epoch
 from training.trainer import make_trainer
 
 HERE = Path(__file__).parent
@@ -115,10 +116,9 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
             sum(v for k, v in losses.items() if k.startswith("loss")).backward()
         return float(counter.get_total_flops())
 
-    auxiliary = config.algorithm.get("auxiliary_epochs", EPOCHS)
-    whole = count(algorithm.loss_module)
-    core = count(algorithm.core) if auxiliary < EPOCHS else whole
-    return MINIBATCHES * (auxiliary * whole + (EPOCHS - auxiliary) * core)
+    by_epoch = losses_by_epoch(algorithm, EPOCHS)
+    counted = {id(loss): count(loss) for loss in by_epoch}
+    return MINIBATCHES * sum(counted[id(loss)] for loss in by_epoch)
 
 
 def torchrl_loop(task: str, n_envs: int, batches: int) -> tuple[list[tuple[float, float]], float]:

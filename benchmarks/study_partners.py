@@ -20,7 +20,7 @@ STAGES: Stages = {
     "simple_tag": (("simple_tag",), MAIN, 5),
     "ablations": (("rendezvous", "opposite", "simple_tag"), ABLATIONS, 3),
 }
-COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0")
+COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
     "rendezvous": ("total_frames=184320", "lr=3e-3"),
     "opposite": ("total_frames=184320", "lr=3e-3"),

@@ -37,6 +37,8 @@ class Algorithm:
     """Writes advantage and value target, once per collected batch."""
     networks: dict[str, nn.Module]
     """By name; the gradient of each is clipped by itself."""
+    auxiliary: dict[str, tuple[LossModule, int]] = field(default_factory=dict)
+    """Other parts by name, each with the number of epochs of a batch in which it is minimised."""
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
     memories: list[AgentGRU] = field(default_factory=list)

@@ -11,9 +11,14 @@ OF_TRAINING = (
     "kind",
     "ablation",
     "sequence_length",
+    "model_epochs",
+    "model_rows",
+    "model_lr",
+    "model_max_grad_norm",
+    "latent_epochs",
+    "latent_rows",
+    "teacher_lr",
     "student_lr",
-    "auxiliary_epochs",
-    "auxiliary_lr",
 )
 """Settings of an algorithm that are not those of ``MOAWM.from_env``."""
 
@@ -35,15 +40,33 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
             one.actor, one.critic = actor_and_critic(config, env, group)
         elif algorithm.ablation == "frozen_encoder":
             one.student.requires_grad_(False)
-    core = {
-        group: LossSum({name: one.loss_module[name] for name in ("policy", "value")})
-        for group, one in system.groups.items()
-    }
+    parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
+    core, models, latent = (
+        one_or_sum({group: part[name] for group, part in parts.items()})
+        for name in ("core", "models", "latent")
+    )
     return Algorithm(
         policy=system.policy,
         loss_module=system.loss_module,
-        core=one_or_sum(core),
+        core=core,
+        auxiliary={
+            "models": (models, algorithm.model_epochs),
+            "latent": (latent, algorithm.latent_epochs),
+        },
         advantage=system.value_estimator,
         networks=system.networks,
         system=system,
     )
+
+
+def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
+    """The losses of a group that are minimised together: of PPO, of the models, of the latent."""
+    moawm = whole["moawm"]
+    latent = {"cvae": moawm.part("cvae"), "teacher": whole["teacher"]}
+    return {
+        "core": whole.part("policy", "value"),
+        "models": LossSum(
+            {"models": moawm.part("moa", "world_model")}, rows={"models": algorithm.model_rows}
+        ),
+        "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
+    }

@@ -1,6 +1,6 @@
 """The optimisation step of the benchmark's ``Trainer``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torchrl.trainers import OptimizationStepper, Trainer
 
 from algorithms.common import Algorithm
 from parallel.ranks import Learners
+from torchrl_moawm import LossSum
 from training.nonfinite import NonFinite
 
 
@@ -24,13 +25,10 @@ class PerNetworkStepper(OptimizationStepper):
 
     Args:
         optimizer: Holds the parameters of all networks.
-        networks: The networks by name; each is clipped to ``max_grad_norm``.
-        max_grad_norm: Largest norm of a network's gradient.
+        networks: The networks by name.
+        max_grad_norm: Largest norm of the gradient of each network.
         steps_per_epoch: Minibatches in a pass over the batch.
-        epochs: Passes over the batch.
-        core: What is minimised in every epoch.
-        auxiliary_epochs: In the first so many epochs of a batch the Trainer's whole loss module is
-            minimised, in the others ``core``.
+        losses: What is minimised in each pass over the batch.
         compile: Whether the losses are compiled (``torch.compile``), forward and backward.
         nonfinite: Skips the steps whose loss or gradient is not finite.
         learners: The ranks whose gradients are averaged.
@@ -44,11 +42,9 @@ class PerNetworkStepper(OptimizationStepper):
         optimizer: torch.optim.Optimizer,
         networks: Mapping[str, nn.Module],
         *,
-        max_grad_norm: float,
+        max_grad_norm: Mapping[str, float],
         steps_per_epoch: int,
-        epochs: int,
-        core: LossModule,
-        auxiliary_epochs: int,
+        losses: Sequence[LossModule],
         compile: bool = False,
         nonfinite: NonFinite | None = None,
         learners: Learners | None = None,
@@ -58,9 +54,7 @@ class PerNetworkStepper(OptimizationStepper):
         self.parameters = {name: list(net.parameters()) for name, net in networks.items()}
         self.max_grad_norm = max_grad_norm
         self.steps_per_epoch = steps_per_epoch
-        self.epochs = epochs
-        self.core = core
-        self.auxiliary_epochs = auxiliary_epochs
+        self.losses = list(losses)
         self.count = 0
         self.evaluate = torch.compile(evaluate) if compile else evaluate
         self.nonfinite = nonfinite or NonFinite()
@@ -68,10 +62,9 @@ class PerNetworkStepper(OptimizationStepper):
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
-        epoch = self.count // self.steps_per_epoch % self.epochs
+        epoch = self.count // self.steps_per_epoch % len(self.losses)
         self.count += 1
-        whole = epoch < self.auxiliary_epochs
-        total, losses = self.evaluate(trainer.loss_module if whole else self.core, sub_batch)
+        total, losses = self.evaluate(self.losses[epoch], sub_batch)
         total.backward()
         losses, norms = losses.detach(), {}
         if self.learners.count > 1:
@@ -79,7 +72,7 @@ class PerNetworkStepper(OptimizationStepper):
             total = minimised(losses)
         for name, parameters in self.parameters.items():
             if any(parameter.grad is not None for parameter in parameters):
-                norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, foreach=True)
+                norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm[name], foreach=True)
                 norms[f"grad_norm_{name}"] = norm
         skip = self.nonfinite.found(total, norms, losses)
         if not skip:
@@ -148,8 +141,28 @@ def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
     left = max(1.0 - frames / config.total_frames, 0.0)
     if network.startswith(("actor", "critic")):
         return config.lr * (left if config.anneal_lr else 1.0)
-    name = "student_lr" if network.startswith("student") else "auxiliary_lr"
-    return config.algorithm[name] * left
+    latent = next((name for name in ("student", "teacher") if network.startswith(name)), "model")
+    return config.algorithm[f"{latent}_lr"] * left
+
+
+def max_grad_norm(config: DictConfig, network: str) -> float:
+    """Largest norm of a network's gradient: models of others and world have one of their own."""
+    if network.startswith(("actor", "critic", "student", "teacher")):
+        return config.max_grad_norm
+    return config.algorithm.model_max_grad_norm
+
+
+def losses_by_epoch(algorithm: Algorithm, epochs: int) -> list[LossModule]:
+    """What is minimised in each pass over a batch; the same object where it is the same."""
+    made: dict[tuple[str, ...], LossModule] = {(): algorithm.core}
+    losses = []
+    for epoch in range(epochs):
+        names = tuple(name for name, (_, last) in algorithm.auxiliary.items() if epoch < last)
+        if names not in made:
+            parts = {name: algorithm.auxiliary[name][0] for name in names}
+            made[names] = LossSum({"core": algorithm.core, **parts})
+        losses.append(made[names])
+    return losses
 
 
 def make_stepper(
@@ -164,11 +177,9 @@ def make_stepper(
     return PerNetworkStepper(
         torch.optim.Adam(groups, fused=True),
         algorithm.networks,
-        max_grad_norm=config.max_grad_norm,
+        max_grad_norm={name: max_grad_norm(config, name) for name in algorithm.networks},
         steps_per_epoch=config.minibatches,
-        epochs=config.epochs,
-        core=algorithm.core,
-        auxiliary_epochs=config.algorithm.get("auxiliary_epochs", config.epochs),
+        losses=losses_by_epoch(algorithm, config.epochs),
         compile=config.compile,
         nonfinite=NonFinite(config.max_nonfinite_steps, folder),
         learners=learners,

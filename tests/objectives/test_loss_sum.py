@@ -211,3 +211,21 @@ def test_a_share_of_no_loss_or_no_share_is_refused():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"Expected a share of the rows in \(0, 1\]"):
             LossSum(parts, rows={"world": share})
+
+
+def test_a_part_is_of_the_same_losses_weights_and_rows(batch):
+    parts = {"moa": make_moa(), "world": make_world(), "value": make_value()}
+    total = LossSum(parts, coeffs={"loss_obs": 0.5, "loss_value": 0.5}, rows={"world": 0.5})
+    part = total.part("moa", "world")
+    whole = total(batch).to_dict()
+    found = part(batch).to_dict()
+    assert set(found) == {"loss_moa", "moa_accuracy", "loss_obs", "loss_reward"}
+    assert_close(found, {key: whole[key] for key in found})
+    total.loss_obs_coeff = 0.25  # one weight, in both
+    assert_close(part(batch)["loss_obs"], 0.5 * whole["loss_obs"])
+
+
+def test_a_part_of_the_models_has_their_four_weights(batch):
+    whole = make_moawm(moa_coeff=0.5, reward_coeff=2.0)
+    part = whole.part("moa", "world_model")(batch).to_dict()
+    assert_close(part, {key: whole(batch)[key] for key in part})

@@ -110,26 +110,42 @@ def with_statistics(**settings):
     return make(statistics=GroupStatistics(agent_group()), **settings)
 
 
-def test_errors_count_in_standard_deviations(generator, boolean):
+def test_an_error_counts_by_the_variance_of_errors_before_it_was_learned_from(generator, boolean):
     batch = masked(batch64((9,), generator=generator), boolean, "mask")
     loss, plain = with_statistics(reduction="none"), make(reduction="none")
     plain.load_state_dict(loss.state_dict(), strict=False)
     assert_close(loss(batch).to_dict(), plain(batch).to_dict())  # before there are any
     loss.update_statistics(batch)
-    valid, there = valid_agents(batch), batch["next", "agents", "observation_mask"].all(-1)
-    rows = [
-        x[valid & there]
-        for x in (batch["agents", "observation"], batch["next", "agents", "observation"])
-    ]
-    change = (rows[1] - rows[0]).std(0, correction=0)
-    reward = batch["next", "agents", "reward"][valid & there].std(0, correction=0)
+    valid, features = valid_agents(batch), batch["next", "agents", "observation_mask"]
+    rows = valid & features.all(-1)
+    seen, after = batch["agents", "observation"][rows], batch["next", "agents"][rows]
+    change = (after["observation"] - seen).std(0, correction=0)
     assert_close(loss.statistics.change.scale(), change)
     out = loss.world_model(batch.clone())["agents"]
-    error = (out["predicted_observation"] - batch["next", "agents", "observation"]) / change
-    error = torch.where(batch["next", "agents", "observation_mask"], error, 0.0).square().sum(-1)
-    assert_close(loss(batch)["loss_obs"], torch.where(valid, error, 0.0))
-    error = (out["predicted_reward"] - batch["next", "agents", "reward"]) / reward
-    assert_close(loss(batch)["loss_reward"], torch.where(valid, error.square()[..., 0], 0.0))
+    expected = {}
+    for name in ("observation", "reward"):
+        error = out[f"predicted_{name}"] - batch["next", "agents", name]
+        weight = 1 / error[rows].var(0, correction=0)
+        counted = torch.where(features, error, 0.0) if name == "observation" else error
+        expected[name] = torch.where(valid, (weight * counted.square()).sum(-1), 0.0)
+    terms = loss(batch)
+    assert_close(terms["loss_obs"], expected["observation"])
+    assert_close(terms["loss_reward"], expected["reward"])
+
+
+def test_the_last_batches_count_half_of_those_before(generator):
+    batches = [batch64((9,), generator=generator) for _ in range(2)]
+    loss, variances = with_statistics(), []
+    for batch in batches:
+        del batch["next", "agents", "observation_mask"]
+    for batch in batches:
+        loss.update_statistics(batch)
+        out = loss.world_model(batch.clone())["agents", "predicted_reward"]
+        error = (out - batch["next", "agents", "reward"]) / loss.statistics.reward.scale()
+        variances.append((error.mean(), error.square().mean()))
+    mean, square = (0.25 * a + 0.5 * b for a, b in zip(*variances, strict=True))
+    expected = (square / 0.75 - (mean / 0.75) ** 2) * loss.statistics.reward.scale() ** 2
+    assert_close(loss.statistics.reward_weight(), 1 / expected)
 
 
 def test_statistics_are_of_those_who_are_there(generator, boolean):

@@ -12,7 +12,7 @@ from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
 from torchrl_moawm.modules.specs import action_settings, groups_of
-from torchrl_moawm.modules.statistics import GroupStatistics, RunningNorm
+from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
 from torchrl_moawm.modules.vae import GaussianSampler, make_teacher
 from torchrl_moawm.modules.world_model import make_world_model
 
@@ -21,6 +21,7 @@ __all__ = [
     "AgentGroup",
     "GaussianSampler",
     "GroupStatistics",
+    "RecentNorm",
     "RunningNorm",
     "StoredActionLogProb",
     "StudentFeatures",

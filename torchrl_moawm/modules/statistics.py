@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor, nn
-from torchrl.modules import RunningValueNorm
+from torchrl.modules import PopArtValueNorm, RunningValueNorm
 
 from torchrl_moawm.modules.group import AgentGroup
 
@@ -41,13 +41,33 @@ class RunningNorm(RunningValueNorm):
         return self.normalize(x).clamp(-LIMIT, LIMIT).to(x.dtype)
 
 
+class RecentNorm(PopArtValueNorm):
+    """The standard deviation of the last few batches: an exponential moving average.
+
+    TorchRL's ``PopArtValueNorm``, whose scale is 1 before the first update.
+
+    Args:
+        shape: Of one element, ``[*shape]``.
+        beta: What the batches before count, beside one.
+        epsilon: Floor of the variance.
+    """
+
+    def __init__(self, shape: int, beta: float = 0.5, epsilon: float = 1e-5) -> None:
+        super().__init__(shape=shape, beta=beta, epsilon=epsilon)
+
+    def scale(self) -> Tensor:
+        """The standard deviation, ``[*shape]``."""
+        return torch.where(self.debiasing_term > 0, super().scale(), 1.0)
+
+
 class GroupStatistics(nn.Module):
     """Running mean and standard deviation of what the agents of a group see and earn.
 
-    Three of them: of the observation, of its change in one step, ``o_{t+1} - o_t``, and of the
-    reward. Networks that are given them read standardised observations and predict in standard
-    deviations; :class:`~torchrl_moawm.objectives.WorldModelLoss` counts its errors in the same
-    units and updates them. They are buffers: saved, moved and copied with the networks.
+    Of the observation, of its change in one step, ``o_{t+1} - o_t``, and of the reward. Networks
+    that are given them read standardised observations and predict in standard deviations. And of
+    the errors of the world model on batches that it had not seen yet: by these
+    :class:`~torchrl_moawm.objectives.WorldModelLoss`, which updates everything here, weighs its
+    features. They are buffers: saved, moved and copied with the networks.
 
     Args:
         group: The agents, who have one statistic in common.
@@ -56,6 +76,9 @@ class GroupStatistics(nn.Module):
         observation: Of ``o_t``, ``[*shape]``.
         change: Of ``o_{t+1} - o_t``, flat, ``[D]``.
         reward: Of ``r_{t+1}``, ``[1]``.
+        observation_error: Of the error of ``o^_{t+1}`` in standard deviations of the change,
+            ``[D]``.
+        reward_error: Of the error of ``r^_{t+1}`` in standard deviations of the reward, ``[1]``.
 
     Example:
         >>> import torch
@@ -71,6 +94,16 @@ class GroupStatistics(nn.Module):
         self.observation = RunningNorm(group.obs_shape)
         self.change = RunningNorm(group.n_features)
         self.reward = RunningNorm(1)
+        self.observation_error = RecentNorm(group.n_features)
+        self.reward_error = RecentNorm(1)
+
+    def observation_weight(self) -> Tensor:
+        """``1 / var(error)`` of each feature of the observation, ``[D]``."""
+        return (self.change.scale() * self.observation_error.scale()).square().reciprocal()
+
+    def reward_weight(self) -> Tensor:
+        """``1 / var(error)`` of the reward, ``[1]``."""
+        return (self.reward.scale() * self.reward_error.scale()).square().reciprocal()
 
     @torch.no_grad()
     def update(self, observation: Tensor, next_observation: Tensor, reward: Tensor) -> None:
@@ -79,3 +112,13 @@ class GroupStatistics(nn.Module):
             self.observation.update(observation)
             self.change.update((next_observation - observation).flatten(1))
             self.reward.update(reward)
+
+    @torch.no_grad()
+    def update_errors(self, observation_error: Tensor, reward_error: Tensor) -> None:
+        """Takes in a model's errors on rows that it was not trained on, ``[R, D]`` and ``[R, 1]``.
+
+        Behind :meth:`update`, in the units of the environment.
+        """
+        if len(observation_error):
+            self.observation_error.update(observation_error / self.change.scale())
+            self.reward_error.update(reward_error / self.reward.scale())

@@ -1,5 +1,7 @@
 """Weighted sums of losses."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +91,19 @@ class LossSum(ScheduledLoss):
             keys.update(dict.fromkeys(loss.in_keys))
             required.update(key for key in loss.in_keys if key not in optional)
         return sorted(keys, key=lambda key: key not in required)  # stable: the optional ones last
+
+    def part(self, *names: str) -> LossSum:
+        """Some of the losses as a sum: the same modules and weights, the same shares of the rows.
+
+        For losses that are minimised in some epochs only: ``total.part("policy", "value")``.
+        """
+        rows = {name: self.rows[name] for name in names if name in self.rows}
+        part = LossSum({name: self.losses[name] for name in names}, rows=rows)
+        for term, coeff in self._coeff_names.items():
+            if term in part._written_keys():
+                part.register_buffer(coeff, self._buffers[coeff])
+                part._coeff_names[term] = coeff
+        return part
 
     def _leaves(self) -> list[LossModule]:
         """The losses, those of a sum within the sum one by one."""

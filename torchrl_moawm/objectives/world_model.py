@@ -44,12 +44,15 @@ class WorldModelLoss(MultiAgentLoss):
         group: The agents.
         obs_coeff: Weight of the observation term.
         reward_coeff: Weight of the reward term.
-        statistics: A :class:`~torchrl_moawm.modules.GroupStatistics`: errors then count in
-            standard deviations of the change and of the reward, ``w_d = 1 / std_d^2``, and
-            :meth:`update_statistics` keeps them. ``None`` counts in the environment's own units.
+        statistics: A :class:`~torchrl_moawm.modules.GroupStatistics`: the error of every feature
+            then counts by ``w_d = 1 / var_d``, the variance of the model's own error on the last
+            batches before it was trained on them, so that what is nearly known is learned as well
+            as what is noisy. :meth:`update_statistics` keeps them. ``None`` counts in the
+            environment's own units.
         reward_delta: Where the reward's error turns from squared to linear, by
             :func:`~torchrl_moawm.functional.huber_error_norm`, for rewards with rare large values;
-            in standard deviations where there are statistics. ``None`` squares every error.
+            in standard deviations of the error where there are statistics. ``None`` squares every
+            error.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
 
     Every agent counts that is there at t, be it its turn or not. A reward of the whole group,
@@ -125,7 +128,7 @@ class WorldModelLoss(MultiAgentLoss):
         features = view.mask("observation_mask")
         features = None if features is None else flat(features, predicted)
         observation = mask_and_detach(name, observation, mask_and(there, features))
-        loss_obs = squared_error_norm(predicted, observation, features, self._weight("change"))
+        loss_obs = squared_error_norm(predicted, observation, features, self._weight("observation"))
         loss_reward = self._reward_error(predicted_reward, self._earned(view, predicted_reward))
         return self._out(
             {
@@ -135,10 +138,8 @@ class WorldModelLoss(MultiAgentLoss):
         )
 
     def _weight(self, name: str) -> Tensor | None:
-        """One over the variance of each feature, where there are statistics."""
-        if self.statistics is None:
-            return None
-        return getattr(self.statistics, name).scale().square().reciprocal()
+        """One over the variance of each feature's error, where there are statistics."""
+        return None if self.statistics is None else getattr(self.statistics, f"{name}_weight")()
 
     def _reward_error(self, predicted: Tensor, reward: Tensor) -> Tensor:
         weight = self._weight("reward")
@@ -148,20 +149,29 @@ class WorldModelLoss(MultiAgentLoss):
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
-        """Takes a collected batch into the statistics: once per batch, behind the advantage.
+        """Takes a collected batch into the statistics: once per batch, before it is learned from.
 
-        Those who are there count, over all ranks under
-        :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its features do. Not
-        within ``forward``: the loss of a minibatch must not depend on the minibatches before it.
-        Does nothing where the loss has no statistics.
+        The model's errors are then of data that it has not seen. Those who are there count, over
+        all ranks under :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its
+        features do. Not within ``forward``: the loss of a minibatch must not depend on the
+        minibatches before it. Does nothing where the loss has no statistics.
         """
         if self.statistics is None:
             return
-        view, key = self._view(tensordict), self.tensor_keys.observation
-        there = view.there()
-        after = view.get("observation")
-        now = get_required(tensordict, key, f"{self._keys.owner} (observation)")
-        agents = (*tensordict.batch_size, now.shape[tensordict.ndim])
+        view = self._view(tensordict)
+        *rows, valid = self._rows(view)
+        self.statistics.update(*map(self._of_all_ranks, rows))
+        outputs = self.world_model(view.inputs(self.world_model))
+        predicted = outputs.get(self._key("predicted_observation"))[valid]
+        reward = outputs.get(self._key("predicted_reward"))[valid]
+        errors = predicted - flat(rows[1], predicted), reward - rows[2]
+        self.statistics.update_errors(*map(self._of_all_ranks, errors))
+
+    def _rows(self, view: BatchView) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``o_t``, ``o_{t+1}`` and reward of who is there, one below the other, and who that is."""
+        key, there = self.tensor_keys.observation, view.there()
+        now = get_required(view.tensordict, key, f"{self._keys.owner} (observation)")
+        agents = (*view.tensordict.batch_size, now.shape[view.tensordict.ndim])
         valid = now.new_ones(agents, dtype=torch.bool)
         if there is not None:
             valid = broadcast_mask(there, agents, "the agents")
@@ -170,11 +180,11 @@ class WorldModelLoss(MultiAgentLoss):
             valid = valid & features.flatten(len(agents)).all(-1)
         reward = self._earned(view, now.new_empty(*agents, 1))
         now = mask_and_detach(key, now, there)
-        after = mask_and_detach(self._key("observation"), after, valid)
-        rows = [x[valid] for x in (now, after, reward)]
-        if self.data_parallel:
-            rows = [gather_rows(x) for x in rows]
-        self.statistics.update(*rows)
+        after = mask_and_detach(self._key("observation"), view.get("observation"), valid)
+        return now[valid], after[valid], reward[valid], valid
+
+    def _of_all_ranks(self, rows: Tensor) -> Tensor:
+        return gather_rows(rows) if self.data_parallel else rows
 
     def _earned(self, view: BatchView, predicted: Tensor) -> Tensor:
         """The reward of each agent; one of the whole group, ``[*B, 1]``, is that of each."""

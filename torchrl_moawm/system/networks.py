@@ -35,6 +35,7 @@ def make_networks(
     if settings.reconstruct == "privileged" and not privileged:
         raise ValueError("There is no privileged group that the student could reconstruct.")
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
+    world: Any = {"num_cells": settings.world_cells, "statistics": statistics}
     model: Any = {"num_cells": settings.auxiliary_cells, "statistics": statistics}
     coder: Any = {**head, "num_cells": settings.auxiliary_cells}
     coder["decoder_cells"] = settings.decoder_cells
@@ -43,7 +44,7 @@ def make_networks(
     parts: dict[str, Any] = {
         "actor": modules.make_actor(group, **action_settings(env, group.group), **head),
         "critic": modules.make_critic(group, other_groups=others, **critic, **head),
-        "world_model": modules.make_world_model(group, other_groups=others, **model),
+        "world_model": modules.make_world_model(group, other_groups=others, **world),
         "student": modules.make_student(group, other_groups=others, **student, **coder),
         "teacher": modules.make_teacher(group, other_groups=[*others, *privileged], **coder),
     }

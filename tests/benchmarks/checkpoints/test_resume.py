@@ -152,7 +152,8 @@ def test_goes_on_from_one_before_the_last(whole, copy):
 
 def test_a_finished_run_goes_on_to_more_frames(tmp_path):
     """As if it had been meant to, but for the learning rates that fall towards its end: 0 here."""
-    rates = ["task=vmas/balance", "algorithm.auxiliary_lr=0.0", "algorithm.student_lr=0.0"]
+    rates = ["task=vmas/balance", "anneal_lr=false"]
+    rates += [f"algorithm.{network}_lr=0.0" for network in ("model", "teacher", "student")]
     whole = run_here(tmp_path / "whole", *rates, f"total_frames={BATCHES * FRAMES}")
     short = run_here(tmp_path / "run", *rates, f"total_frames={BATCHES // 2 * FRAMES}")
     resume(short, *rates[1:])

@@ -39,11 +39,9 @@ def make(limit=3, folder=None, compile=False):
     stepper = PerNetworkStepper(
         torch.optim.Adam(loss.parameters(), lr=0.1, fused=True),
         {"a": loss.a, "b": loss.b},
-        max_grad_norm=1.0,
+        max_grad_norm={"a": 1.0, "b": 1.0},
         steps_per_epoch=1,
-        epochs=1,
-        core=loss,
-        auxiliary_epochs=1,
+        losses=[loss],
         compile=compile,
         nonfinite=NonFinite(limit, folder),
     )

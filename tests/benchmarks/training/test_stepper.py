@@ -10,13 +10,20 @@ from torch import nn
 from algorithms.make import make_algorithm
 from tasks.environment import make_env
 from tests.benchmarks.runs import TINY, compose_config
-from training.stepper import PerNetworkStepper, check_trained, learning_rate
+from training.stepper import (
+    PerNetworkStepper,
+    check_trained,
+    learning_rate,
+    losses_by_epoch,
+)
 from training.trainer import make_trainer
 
 
-def test_the_student_is_slow_and_stands_still_in_the_end():
-    config = compose_config(*TINY, "total_frames=400", "lr=5e-3", "algorithm.auxiliary_lr=4e-3")
+@pytest.mark.parametrize("anneal", [True, False])
+def test_every_network_has_its_rate_which_falls_to_zero(anneal):
+    config = compose_config(*TINY, "total_frames=400", "lr=5e-3", "algorithm.teacher_lr=4e-3")
     config.algorithm.student_lr = 2e-3
+    config.anneal_lr = anneal
     assert config.task.num_envs * config.task.max_steps == 200  # so there are two batches
     env = make_env(config, 4, seed=0)
     algorithm = make_algorithm(config, env)
@@ -31,10 +38,11 @@ def test_the_student_is_slow_and_stands_still_in_the_end():
     trainer.register_op("pre_epoch_log", note)
     trainer.register_op("post_optim_complete_log", note)
     trainer.train()
-    names = ("actor", "critic", "student", "teacher")
+    names = ("actor", "critic", "student", "teacher", "moa_network", "world_model")
     first, last = ([rate[name] for name in names] for rate in (rates[0], rates[-1]))
-    assert first == pytest.approx([5e-3, 5e-3, 2e-3, 4e-3])
-    assert last == pytest.approx([5e-3, 5e-3, 1e-3, 2e-3])
+    assert first == pytest.approx([5e-3, 5e-3, 2e-3, 4e-3, 1e-2, 1e-2])
+    half = 2.5e-3 if anneal else 5e-3
+    assert last == pytest.approx([half, half, 1e-3, 2e-3, 5e-3, 5e-3])
     assert learning_rate(config, "moa_network", 400) == 0.0
 
 
@@ -50,17 +58,23 @@ class Slopes:
             {f"loss_{n}": self.slopes[n] * self.networks[n].weight.sum() for n in names}
         )
 
+    def losses(self):
+        """Of three epochs, in the first of which everything is minimised."""
+        return [self.loss(*self.slopes), self.loss("core"), self.loss("core")]
+
     def step(self, optimizer, steps=1, **settings):
         """Whether each network moved, step by step, and the last step's log."""
         parameters = [p for net in self.networks.values() for p in net.parameters()]
-        defaults = {"max_grad_norm": 1.0, "steps_per_epoch": 2, "epochs": 3, "auxiliary_epochs": 1}
+        limits = dict.fromkeys(self.networks, 1.0)
         stepper = PerNetworkStepper(
-            optimizer(parameters), self.networks, core=self.loss("core"), **{**defaults, **settings}
+            optimizer(parameters),
+            self.networks,
+            **{"max_grad_norm": limits, "steps_per_epoch": 2, "losses": self.losses()} | settings,
         )
-        trainer, moved = SimpleNamespace(loss_module=self.loss(*self.slopes)), []
+        moved = []
         for _ in range(steps):
             before = {name: net.weight.detach().clone() for name, net in self.networks.items()}
-            log = stepper.step(trainer, TensorDict())
+            log = stepper.step(None, TensorDict())
             moved.append({n: (self.networks[n].weight - before[n]).detach() for n in before})
         return moved, log
 
@@ -79,6 +93,25 @@ def test_each_network_is_clipped_by_itself():
     assert not log["loss_core"].requires_grad
 
 
+def test_each_network_has_a_limit_of_its_own():
+    limits = {"core": 1.0, "auxiliary": 10.0}
+    (moved,), _ = Slopes(core=50.0, auxiliary=50.0).step(sgd, max_grad_norm=limits)
+    torch.testing.assert_close(moved["auxiliary"], 10 * moved["core"])
+
+
+def test_which_losses_are_minimised_in_which_epoch():
+    config = compose_config(*TINY, "algorithm.model_epochs=3", "algorithm.latent_epochs=1")
+    algorithm = make_algorithm(config, make_env(config, 4, seed=0))
+    losses = losses_by_epoch(algorithm, 4)
+    assert losses[1] is losses[2]
+    assert losses[3] is algorithm.core
+    terms = [{key for key in loss.out_keys if key.startswith("loss")} for loss in losses]
+    latent = {"loss_reconstruction", "loss_kl", "loss_teacher_reconstruction", "loss_teacher_kl"}
+    assert terms[0] - terms[1] == latent
+    assert terms[1] - terms[3] == {"loss_moa", "loss_obs", "loss_reward"}
+    assert terms[0] == {k for k in algorithm.loss_module.out_keys if k.startswith("loss")}
+
+
 @pytest.mark.parametrize("optimizer", [sgd, torch.optim.Adam])
 def test_auxiliary_networks_rest_in_the_other_epochs(optimizer):
     """Three epochs of two minibatches, one of them auxiliary; Adam's momentum does not go on."""
@@ -90,12 +123,10 @@ def test_auxiliary_networks_rest_in_the_other_epochs(optimizer):
 def test_the_count_of_steps_is_resumed():
     slopes = Slopes(core=1.0, auxiliary=1.0)
     parameters = [p for net in slopes.networks.values() for p in net.parameters()]
-    settings = {"max_grad_norm": 1.0, "steps_per_epoch": 2, "epochs": 3, "auxiliary_epochs": 1}
-    stepper = PerNetworkStepper(
-        sgd(parameters), slopes.networks, core=slopes.loss("core"), **settings
-    )
+    settings = {"max_grad_norm": dict.fromkeys(slopes.networks, 1.0), "losses": slopes.losses()}
+    stepper = PerNetworkStepper(sgd(parameters), slopes.networks, steps_per_epoch=2, **settings)
     stepper.load_state_dict({**stepper.state_dict(), "count": 2})  # the second epoch
-    log = stepper.step(SimpleNamespace(loss_module=slopes.loss("core", "auxiliary")), TensorDict())
+    log = stepper.step(None, TensorDict())
     assert "loss_auxiliary" not in log
     assert stepper.state_dict()["count"] == 3
 
@@ -108,11 +139,9 @@ def test_two_networks_with_one_parameter():
         PerNetworkStepper(
             torch.optim.SGD(a.parameters()),
             {"actor": a, "critic": b},
-            max_grad_norm=1.0,
+            max_grad_norm={},
             steps_per_epoch=1,
-            epochs=1,
-            core=None,
-            auxiliary_epochs=1,
+            losses=[],
         )
 
 
