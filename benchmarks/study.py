@@ -14,10 +14,10 @@ from pathlib import Path
 from studies.runs import Stages, run_study, train
 
 CONTROLS = ("mappo_oracle", "moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
+TASKS = ("navigation", "balance", "dispersion", "give_way", "simple_spread_hidden")
 STAGES: Stages = {
-    "main": (("navigation", "balance", "dispersion"), ("mappo", "moawm"), 5),
-    "more": (("give_way", "simple_spread_hidden"), ("mappo", "moawm"), 3),
-    "controls": (("navigation", "dispersion"), CONTROLS, 3),
+    "main": (TASKS, ("mappo", "moawm"), 5),
+    "controls": (("navigation", "give_way"), CONTROLS, 3),
 }
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 
