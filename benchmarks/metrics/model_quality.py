@@ -272,7 +272,7 @@ def world_model_skill(
     return figures
 
 
-def head_figures(system: GroupSystem | MOAWM, batch: TensorDictBase) -> dict[str, float]:
+def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]:
     """Figures of what else a world model may predict, of who is there.
 
     ``continue_skill``, ``1 - NLL / NLL of the batch's own rate of going on``, NaN where every step
