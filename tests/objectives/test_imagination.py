@@ -190,6 +190,27 @@ def test_whoever_leaves_and_comes_back_is_imagined_from_there_on(generator):
     assert counted.int().tolist() == by_hand
 
 
+def test_whoever_is_gone_is_read_as_nothing_by_the_others(generator):
+    """As when the agents acted: a network that sees everybody is fed 0 for who is not there."""
+
+    class Joint(nn.Module):
+        def forward(self, observation):
+            return observation + observation.mean(-2, keepdim=True), observation[..., :1]
+
+    names = ["predicted_observation", "predicted_reward"]
+    batch = rolled(generator)
+    batch["agents", "mask"] = torch.ones(B, T, N, dtype=torch.bool)
+    batch["agents", "mask"][:, 2, 1] = False
+    loss = WorldModelLoss(module(Joint(), ["observation"], names), horizon=2, reduction="none")
+    seen, after = batch["agents", "observation"][:, 1], batch["next", "agents", "observation"]
+    fed = seen + seen.mean(-2, keepdim=True)
+    fed[:, 1] = 0.0
+    expected = (fed + fed.mean(-2, keepdim=True) - after[:, 2]).square().sum(-1)
+    found = loss(batch)["loss_obs"][:, 1, :, 1]
+    assert_close(found[:, [0, 2]], expected[:, [0, 2]])
+    assert not found[:, 1].any()
+
+
 def test_an_image_is_fed_back_as_an_image(generator):
     class Image(nn.Module):
         def forward(self, observation):
