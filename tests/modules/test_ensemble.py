@@ -59,10 +59,15 @@ def test_a_world_model_writes_the_means_of_its_members():
     others = [torch.cat([action[..., j, :] for j in order], -1) for order in ORDERS]
     inputs = torch.cat([batch["agents", "observation"], torch.stack(others, -2)], -1)
     module = network.module
-    logits = [alone(module.net, k)(inputs) + alone(module.linear, k)(inputs) for k in range(3)]
-    assert_close(agents["predicted_continue"], torch.stack(logits).mean(0)[..., -1:])
+    nets = (module.net, module.reward_net, module.continue_net)
+    each = [
+        torch.cat([alone(net, k)(inputs) for net in nets], -1) + alone(module.linear, k)(inputs)
+        for k in range(3)
+    ]
+    assert_close(agents["predicted_continue"], torch.stack(each).mean(0)[..., -1:])
     change = agents["ensemble_observation"] - batch["agents", "observation"].unsqueeze(-2)
-    assert_close(change, torch.stack(logits, -2)[..., :OBS], rtol=1e-4, atol=1e-4)
+    assert_close(change, torch.stack(each, -2)[..., :OBS], rtol=1e-4, atol=1e-4)
+    assert_close(agents["ensemble_reward"], torch.stack(each, -2)[..., OBS : OBS + 1])
 
 
 ORDERS = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]

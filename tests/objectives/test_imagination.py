@@ -294,5 +294,5 @@ def test_statistics_count_imagined_steps_in_their_units(batch):
     plain.load_state_dict(loss.state_dict(), strict=False)
     loss.update_statistics(batch)
     plain.reduction = loss.reduction = "none"
-    weight = statistics.reward.scale().square().reciprocal()
+    weight = statistics.reward_weight()
     assert_close(loss(batch)["loss_reward"], weight * plain(batch)["loss_reward"])

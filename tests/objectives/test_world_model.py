@@ -300,7 +300,12 @@ def test_equal_members_are_one_model(generator):
     one, many = make_world().double(), make_world(ensemble=3).double()
     with torch.no_grad():
         source, target = one.world_model.module, many.world_model.module
-        for ours, theirs in zip([*target.net][::2], [*source.net][::2], strict=True):
+        pairs = zip(
+            [*[*target.net][::2], *[*target.reward_net][::2]],
+            [*[*source.net][::2], *[*source.reward_net][::2]],
+            strict=True,
+        )
+        for ours, theirs in pairs:
             ours.weight.copy_(theirs.weight.T.expand_as(ours.weight))
             ours.bias.copy_(theirs.bias.expand_as(ours.bias))
         target.linear[0].weight.copy_(source.linear.weight.T.expand_as(target.linear[0].weight))

@@ -195,8 +195,8 @@ class WorldModelLoss(MultiAgentLoss):
         if "continue" in errors:
             out["loss_continue"] = self.continue_coeff * self._reduce(errors["continue"], valid)
         if self._writes("ensemble_observation"):
-            scale = None if self.statistics is None else self.statistics.change.scale() ** -2
-            spread = ensemble_disagreement(prediction.observation.detach(), scale)
+            of_change = None if self.statistics is None else self.statistics.change.scale() ** -2
+            spread = ensemble_disagreement(prediction.observation.detach(), of_change)
             out["disagreement"] = self._mean(spread, view.there())
         return self._out(out)
 
