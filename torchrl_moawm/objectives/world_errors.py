@@ -9,7 +9,7 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl_moawm._checks.tensors import check_mask, check_shape
+from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm.functional import continuation_nll, huber_error_norm, squared_error_norm
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import get_required, mask_and, mask_and_detach
@@ -44,10 +44,8 @@ class WorldTargets:
         features = view.mask("observation_mask")
         features = None if features is None else flat(features, predicted)
         observation = mask_and_detach(name, observation, mask_and(there, features))
-        reward, terminated = of_each(view, "reward", prediction.reward.select(-2, 0)), None
-        if logits is not None:
-            check_mask(terminated=view.get("terminated"))
-            terminated = of_each(view, "terminated", logits)
+        reward = of_each(view, "reward", prediction.reward.select(-2, 0))
+        terminated = None if logits is None else of_each(view, "terminated", logits)
         return cls(observation, reward, features, terminated)
 
     def after(self, steps: int) -> WorldTargets:
