@@ -12,7 +12,13 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm.functional import diagonal_gaussian_kl, diagonal_gaussian_nll, masked_mean
+from torchrl_moawm.functional import (
+    continuation_nll,
+    diagonal_gaussian_kl,
+    diagonal_gaussian_nll,
+    ensemble_disagreement,
+    masked_mean,
+)
 from torchrl_moawm.modules import path_of
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
@@ -126,7 +132,8 @@ def judge(
         ``moa_nll`` beside ``moa_nll_marginal``, ``moa_nll_repeat`` and ``moa_nll_oracle`` (nats per
         other agent; the oracle is the acting policy's own density, which no observer can know);
         ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
-        ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; ``z_gap``;
+        ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; where the world model
+        has the heads, ``continue_skill`` and ``disagreement_error_correlation``; ``z_gap``;
         ``student_kl`` (nats). The models of others count the pairs of :func:`judge_moa`, everything
         else who is there, be it its turn or not. With several groups the name of the group stands
         behind each; for the models of others ``_<predicted>_<observers>``.
@@ -140,6 +147,7 @@ def judge(
         latent = one.loss_module["moawm"]["cvae"](batch)
         rest = {
             **world_model_skill(one, batch, {} if several else blocks),
+            **head_figures(one, batch),
             "z_gap": float(latent["z_gap"]),
             "active_units": float(latent["active_units"]),
             "student_kl": student_kl(one, batch),
@@ -262,6 +270,41 @@ def world_model_skill(
         key = f"world_model_skill_by_block/{name}"
         figures[key] = skill(error[start:stop].sum(), still[start:stop].sum())
     return figures
+
+
+def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]:
+    """Figures of what else a world model may predict, of who is there.
+
+    ``continue_skill``, ``1 - NLL / NLL of the batch's own rate of going on``, NaN where every step
+    goes on; ``disagreement_error_correlation``, Pearson's correlation of the disagreement of the
+    members with the root mean square error of their mean, over agents and steps.
+    """
+    group, there = path_of(system.group), who("there", batch, system.group)
+    predicted, figures = system.world_model(batch.copy())[group], {}
+    logits = predicted.get("predicted_continue", None)
+    if logits is not None:
+        over = terminations(batch, group, there)[there]
+        rate = torch.logit((~over).double().mean()).expand(over.shape)
+        nll = continuation_nll(logits[there].double(), over).sum()
+        reference = continuation_nll(rate, over).sum()
+        figures["continue_skill"] = skill(nll, reference)
+    members = predicted.get("ensemble_observation", None)
+    if members is not None:
+        scale = 1.0 if system.statistics is None else system.statistics.change.scale()
+        target = batch[("next", *group, "observation")].flatten(there.ndim)
+        error = ((predicted["predicted_observation"] - target) / scale).square().mean(-1).sqrt()
+        spread = ensemble_disagreement(members / scale)
+        both = torch.stack([error[there], spread[there]]).double()
+        figures["disagreement_error_correlation"] = float(torch.corrcoef(both)[0, 1])
+    return figures
+
+
+def terminations(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+    """Who is at the end, ``[*B, N, 1]``: by the agent's own flag, or else by the environment's."""
+    own = batch.get(("next", *path_of(group), "terminated"), None)
+    if own is not None:
+        return own
+    return batch["next", "terminated"].unsqueeze(-2).expand(*there.shape, 1)
 
 
 def rewards(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Panel(NamedTuple):
 SKILL = {
     "world_model_skill": "observation",
     "reward_skill": "reward",
+    "continue_skill": "continuation",
     "world_model_skill_by_block": "",
 }
 MOA = {
@@ -52,6 +53,11 @@ QUESTIONS = {
         Panel("Model of others", NATS, MOA),
         Panel("World model", "skill, 1 is perfect", SKILL, (0.0, "no skill")),
         Panel(
+            "Disagreement of the world model",
+            "correlation with\nits error",
+            {"disagreement_error_correlation": ""},
+        ),
+        Panel(
             "Use of z: z_gap", "error with z shuffled\n/ with z", {"z_gap": "z"}, (1.0, "no use")
         ),
         Panel("KL of student to teacher", "nats per agent", {"student_kl": ""}),
@@ -70,7 +76,11 @@ QUESTIONS = {
         Panel(
             "Losses of the world model",
             LOSS,
-            {"loss_obs": "observation", "loss_reward": "reward"},
+            {
+                "loss_obs": "observation",
+                "loss_reward": "reward",
+                "loss_continue": "continuation",
+            },
             log=True,
         ),
         Panel(

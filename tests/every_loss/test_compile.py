@@ -8,11 +8,13 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     LOSSES,
+    WORLDS,
     Held,
     gradients,
     make_moa,
     make_moawm,
     make_total,
+    make_world,
     module,
     terms,
 )
@@ -109,6 +111,27 @@ def test_one_compilation_serves_every_number_of_samples(name, action_type, gener
             assert_same_as_eager(loss, compiled, batch)
 
 
+@pytest.mark.parametrize("name", WORLDS)
+def test_one_compilation_serves_what_more_a_world_model_is_asked(name, generator):
+    torch._dynamo.reset()
+    loss = make_world(**WORLDS[name])
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    batches = [make_batch((size, 8), dead_fraction=0.3, generator=generator) for size in (7, 9, 12)]
+    loss(batches[0])
+    assert_same_as_eager(loss, compiled, batches[0])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for batch in batches[1:]:
+            assert_same_as_eager(loss, compiled, batch)
+
+
+@pytest.mark.slow
+@inductor
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_world_model_that_is_asked_more_compiled_by_inductor(name, generator):
+    batch = make_batch((7, 8), dead_fraction=0.3, generator=generator)
+    assert_compiled_equals_eager(make_world(**WORLDS[name]), batch)
+
+
 @pytest.mark.parametrize(
     "name", ["moa", "policy", *slowly(*((n,) for n in LOSSES if n not in ("moa", "policy")))]
 )
@@ -167,11 +190,15 @@ def test_a_coefficient_scheduled_after_compilation_counts(generator):
     assert_close(compiled(batch)["loss_moa"], 0.5 * before)
 
 
-@pytest.mark.parametrize("make", [*LOSSES.values(), make_moawm, make_total])
+def asked_more():
+    return make_world(**WORLDS["everything"])
+
+
+@pytest.mark.parametrize("make", [*LOSSES.values(), make_moawm, make_total, asked_more])
 @pytest.mark.parametrize("dead", [0.0, 0.3])
 def test_on_the_meta_device(make, dead):
     """Nothing there has a value: ``.item()``, ``.cpu()`` or a branch on one would fail."""
-    batch, loss = make_batch((7,), dead_fraction=dead), make()
+    batch, loss = make_batch((7, 3), dead_fraction=dead), make()
     expected = loss(batch)
     found = loss.to("meta")(batch.to("meta"))
     assert list(found.keys()) == list(expected.keys())

@@ -14,8 +14,10 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "clipped_policy_loss": ("xx", (0.2,)),
     "clipped_value": ("xx", (0.7,)),
     "clipped_value_loss": ("xxx", (0.7,)),
+    "continuation_nll": ("xb", ()),
     "diagonal_gaussian_kl": ("xsxs", ()),
     "diagonal_gaussian_nll": ("xsx", ()),
+    "ensemble_disagreement": ("x", ()),
     "explained_variance": ("xxm", ()),
     "free_nats": ("x", (0.2,)),
     "gather_others": ("x", (-2,)),
@@ -26,8 +28,10 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "shuffle_valid": ("xa", ()),
     "squared_error_norm": ("xxm", ()),
 }
+OF_MASKS = ("unbroken_steps",)  # masks in, a mask out: in test_world_model.py
+REORDERED = ("gather_others", "ensemble_disagreement")  # whose features are not the last dimension
 MASKED = [name for name, (letters, _) in FUNCTIONS.items() if letters[-1] in "ma"]
-PLAIN = [name for name in FUNCTIONS if name not in (*MASKED, "gather_others")]
+PLAIN = [name for name in FUNCTIONS if name not in (*MASKED, *REORDERED)]
 LOGS = ("active_units", "explained_variance")  # no term, so they carry no gradient
 KEEP_HALF = (*LOGS, "clipped_value", "free_nats", "gather_others", "shuffle_valid")
 CASES = [  # an optional mask given, and not given
@@ -47,6 +51,7 @@ def draw(normal, boolean, generator):
             "s": lambda: normal(*shape).exp(),
             "m": lambda: boolean(*shape),
             "a": lambda: boolean(*shape[:-1]),
+            "b": lambda: boolean(*shape),
             "i": lambda: torch.randint(shape[-1], shape[:-1], generator=generator),
         }
         return [make[letter]() for letter in letters]
@@ -63,7 +68,7 @@ def called(name):
 
 
 def test_every_function_is_here():
-    assert {*FUNCTIONS} == set(functional.__all__)
+    assert {*FUNCTIONS, *OF_MASKS} == set(functional.__all__)
 
 
 @every_case
@@ -94,7 +99,7 @@ def test_eager_vmap_and_compiled_agree(name, letters, draw):
     assert_close(compiled(*(arg[0] for arg in args)), expected[0])
 
 
-@pytest.mark.parametrize(("name", "letters"), [x for x in CASES if x[0] != "gather_others"])
+@pytest.mark.parametrize(("name", "letters"), [x for x in CASES if x[0] not in REORDERED])
 def test_agents_in_another_order_have_the_same_values(name, letters, draw):
     """What is one number for all of them stays; the others of each are in ``properties``."""
     args = draw(letters, 5, 6, 3, 4)
@@ -143,6 +148,8 @@ def test_half_precision_gives_what_its_numbers_give_in_float32(name, half, gener
     args = [(torch.rand(4, 3, 40, generator=generator) + 0.5).to(half) for _ in letters]
     if letters[-1] == "i":
         args[-1] = torch.zeros(4, 3, dtype=torch.long)
+    if letters[-1] == "b":
+        args[-1] = args[-1] > 1.0
     found, expected = (called(name)(*x) for x in (args, single(args)))
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)

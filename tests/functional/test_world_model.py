@@ -1,5 +1,6 @@
-"""squared_error_norm and huber_error_norm."""
+"""Errors of a prediction, of an ensemble and of an end, and which steps are compared."""
 
+import math
 from functools import partial
 
 import pytest
@@ -9,7 +10,13 @@ from torch.testing import assert_close
 from tests.functional.checks import (
     gradients,
 )
-from torchrl_moawm.functional import huber_error_norm, squared_error_norm
+from torchrl_moawm.functional import (
+    continuation_nll,
+    ensemble_disagreement,
+    huber_error_norm,
+    squared_error_norm,
+    unbroken_steps,
+)
 
 
 @pytest.fixture
@@ -105,3 +112,140 @@ def test_a_weight_of_another_size_and_no_delta_are_refused(pair):
             function(*pair, weight=torch.ones(1, dtype=torch.float64))
     with pytest.raises(ValueError, match="Expected delta above 0"):
         huber_error_norm(*pair, delta=0.0)
+
+
+# --------------------------------------------------------------------- continuation
+
+
+def test_continuation_by_hand():
+    """p = 1/2; then p = 3/4 of going on, whose logit is log 3."""
+    half = continuation_nll(torch.zeros(2), torch.tensor([True, False]))
+    assert_close(half, torch.full((2,), math.log(2)))
+    logits = torch.full((2,), math.log(3.0))
+    found = continuation_nll(logits, torch.tensor([False, True]))
+    assert_close(found, torch.tensor([-math.log(3 / 4), -math.log(1 / 4)]))
+
+
+def test_continuation_is_the_bernoulli_log_likelihood(normal, boolean):
+    logits, over = normal(4, 3, 1), boolean(4, 3, 1)
+    bernoulli = torch.distributions.Bernoulli(logits=logits)
+    assert_close(continuation_nll(logits, over), -bernoulli.log_prob((~over).double()))
+    for b in range(4):
+        for i in range(3):
+            p = 1 / (1 + math.exp(-logits[b, i].item()))
+            expected = -math.log(1 - p if over[b, i] else p)
+            assert_close(continuation_nll(logits, over)[b, i].item(), expected)
+
+
+def test_the_gradient_of_the_continuation_is_the_error_of_the_probability(normal, boolean):
+    """``d nll / d logit = p - c``."""
+    logits, over = normal(4, 3), boolean(4, 3)
+    (grad,) = gradients(lambda x: continuation_nll(x, over), logits)
+    assert_close(grad, logits.sigmoid() - (~over).double())
+
+
+def test_a_continuation_that_is_sure_stays_finite():
+    logits, over = torch.tensor([1e4, -1e4, 1e4, -1e4]), torch.tensor([True, True, False, False])
+    assert continuation_nll(logits, over).tolist() == [1e4, 0.0, 0.0, 1e4]
+
+
+def test_the_rate_is_the_best_constant_continuation(boolean):
+    over = boolean(1000, p=0.2)
+    rate = (~over).double().mean()
+    at = [continuation_nll(torch.logit(rate + x).expand(1000), over).mean() for x in (-0.01, 0.01)]
+    best = continuation_nll(torch.logit(rate).expand(1000), over).mean()
+    assert best < min(at)
+    assert_close(best, -(rate * rate.log() + (1 - rate) * (1 - rate).log()))  # its entropy
+
+
+def test_a_continuation_of_another_shape_or_dtype_is_refused():
+    with pytest.raises(ValueError, match=r"logits \[2, 1\], terminated \[2\]"):
+        continuation_nll(torch.ones(2, 1), torch.ones(2).bool())
+    with pytest.raises(TypeError, match=r"terminated of dtype torch\.bool"):
+        continuation_nll(torch.ones(2), torch.ones(2))
+    with pytest.raises(TypeError, match="logits of a floating dtype"):
+        continuation_nll(torch.ones(2).long(), torch.ones(2).bool())
+
+
+# --------------------------------------------------------------------- disagreement
+
+
+def test_disagreement_by_hand():
+    """Members (1, 5) and (3, 5): deviations 1 and 0; then the first feature in units of 1/2."""
+    members = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    assert_close(ensemble_disagreement(members).item(), 0.5**0.5)
+    assert_close(ensemble_disagreement(members, torch.tensor([4.0, 1.0])).item(), 2.0**0.5)
+
+
+def test_disagreement_against_a_loop(normal):
+    members, weight = normal(4, 3, 5, 2), normal(2).exp()
+    found = ensemble_disagreement(members, weight)
+    assert found.shape == (4, 3)
+    for b in range(4):
+        for i in range(3):
+            total = 0.0
+            for d in range(2):
+                values = members[b, i, :, d].tolist()
+                mean = sum(values) / 5
+                total += weight[d].item() * sum((x - mean) ** 2 for x in values) / 5
+            assert_close(found[b, i].item(), (total / 2) ** 0.5)
+
+
+def test_the_error_of_the_members_is_that_of_their_mean_and_the_disagreement(normal):
+    """``(1/K) sum_k ||x_k - x||^2 = ||mean - x||^2 + D disagreement^2``, weighted too."""
+    members, target, weight = normal(4, 5, 3), normal(4, 3), normal(3).exp()
+    for w in (None, weight):
+        each = squared_error_norm(members, target.unsqueeze(1).expand_as(members), weight=w)
+        of_mean = squared_error_norm(members.mean(1), target, weight=w)
+        spread = ensemble_disagreement(members, w)
+        assert_close(each.mean(1), of_mean + 3 * spread.square())
+
+
+def test_equal_members_agree_and_their_order_does_not_matter(normal):
+    members = normal(4, 5, 3)
+    equal = members[:, :1].expand_as(members)
+    assert_close(ensemble_disagreement(equal), torch.zeros(4, dtype=torch.float64))
+    assert_close(ensemble_disagreement(members[:, :1]), torch.zeros(4, dtype=torch.float64))
+    assert_close(ensemble_disagreement(members.flip(1)), ensemble_disagreement(members))
+    assert_close(ensemble_disagreement(3 * members + 7), 3 * ensemble_disagreement(members))
+
+
+def test_a_disagreement_of_no_members_is_refused(normal):
+    with pytest.raises(ValueError, match=r"Expected predictions \[..., K, D\], got \[3\]"):
+        ensemble_disagreement(normal(3))
+    with pytest.raises(ValueError, match="weight"):
+        ensemble_disagreement(normal(2, 3), normal(2))
+
+
+# --------------------------------------------------------------------- several steps
+
+
+def test_unbroken_steps_against_a_loop(boolean):
+    there, ends = boolean(4, 6, 3, p=0.8), boolean(4, 6, 3, p=0.3)
+    found = unbroken_steps(there, ends, 4)
+    assert found.shape == (4, 6, 3, 4)
+    for b in range(4):
+        for t in range(6):
+            for i in range(3):
+                for h in range(1, 5):
+                    steps = range(t, t + h)
+                    expected = t + h <= 6 and all(there[b, k, i] for k in steps)
+                    expected = expected and not any(ends[b, k, i] for k in steps[:-1])
+                    assert found[b, t, i, h - 1] == expected
+
+
+def test_one_step_is_of_whoever_is_there_and_a_trajectory_has_its_triangle():
+    there, ends = torch.ones(5, 2).bool(), torch.zeros(5, 2).bool()
+    assert torch.equal(unbroken_steps(there, ~ends, 1)[..., 0], there)
+    assert torch.equal(unbroken_steps(there, ends, 5)[:, 0], torch.ones(5, 5).tril().flip(0).bool())
+    assert not unbroken_steps(there, ~ends, 2)[..., 1].any()
+
+
+def test_steps_of_other_shapes_or_dtypes_are_refused():
+    there = torch.ones(5, 2).bool()
+    with pytest.raises(ValueError, match=r"there \[5, 2\], ends \[5, 1\]"):
+        unbroken_steps(there, there[:, :1], 2)
+    with pytest.raises(ValueError, match="Expected horizon to be at least 1, got 0"):
+        unbroken_steps(there, there, 0)
+    with pytest.raises(TypeError, match=r"ends of dtype torch\.bool"):
+        unbroken_steps(there, there.float(), 2)

@@ -69,9 +69,13 @@ def make_moa(action_type="categorical", n_agents=N, **settings):
     return MOALoss(shaken(network), **settings)
 
 
-def make_world(action_type="categorical", n_agents=N, **settings):
-    network = make_world_model(agent_group(action_type, n_agents), **CELLS)
-    return WorldModelLoss(shaken(network), **settings)
+def make_world(action_type="categorical", n_agents=N, continuation=False, ensemble=1, **settings):
+    heads = {"continuation": continuation, "ensemble": ensemble}
+    network = make_world_model(agent_group(action_type, n_agents), **heads, **CELLS)
+    loss = WorldModelLoss(shaken(network), **settings)
+    if continuation:  # the flag of a batch is the environment's
+        loss.set_keys(terminated="terminated")
+    return loss
 
 
 def make_cvae(action_type="categorical", n_agents=N, **settings):
@@ -102,10 +106,17 @@ LOSSES = {
 }
 
 
-def make_moawm(action_type="categorical", **settings):
-    return MOAWMLoss(
-        make_moa(action_type), make_world(action_type), make_cvae(action_type), **settings
-    )
+WORLDS = {  # what more a world model may be asked
+    "continuation": {"continuation": True},
+    "ensemble": {"ensemble": 3},
+    "horizon": {"horizon": 3},
+    "everything": {"continuation": True, "ensemble": 2, "horizon": 2},
+}
+
+
+def make_moawm(action_type="categorical", world=None, **settings):
+    world = make_world(action_type, **(world or {}))
+    return MOAWMLoss(make_moa(action_type), world, make_cvae(action_type), **settings)
 
 
 def make_total(action_type="categorical", **settings):

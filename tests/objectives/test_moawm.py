@@ -3,7 +3,7 @@
 import pytest
 from torch.testing import assert_close
 
-from tests.objectives.factory import make_cvae, make_moa, make_moawm, make_world
+from tests.objectives.factory import WORLDS, make_cvae, make_moa, make_moawm, make_world
 from torchrl_moawm import MOAWMLoss
 from torchrl_moawm.testing import make_batch
 
@@ -28,3 +28,15 @@ def test_weighs_its_four_parts(generator):
         "active_units": cvae["active_units"],
     }
     assert_close(loss(batch).to_dict(), expected)
+    with pytest.raises(AttributeError, match="has no weight 'continue_coeff'"):
+        loss.continue_coeff = 2.0
+
+
+def test_weighs_the_continuation_where_there_is_one(generator):
+    batch = make_batch((8, 3), dead_fraction=0.3, generator=generator)
+    loss = make_moawm(world=WORLDS["everything"], continue_coeff=3.0)
+    world, found = loss["world_model"](batch), loss(batch)
+    for key, weight in {"loss_continue": 3.0, "loss_obs": 1.0, "disagreement": 1.0}.items():
+        assert_close(found[key], weight * world[key])
+    loss.continue_coeff = 0.5
+    assert_close(loss(batch)["loss_continue"], 0.5 * world["loss_continue"])

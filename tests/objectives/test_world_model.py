@@ -1,5 +1,7 @@
 """WorldModelLoss."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,8 @@ from tests.objectives.factory import (
     OBS,
     agent_group,
     batch64,
+    gradients,
+    make_world,
     masked,
     mean_of,
     module,
@@ -16,6 +20,7 @@ from tests.objectives.factory import (
 )
 from torchrl_moawm import WorldModelLoss
 from torchrl_moawm.modules import GroupStatistics
+from torchrl_moawm.testing import make_batch
 
 
 class Model(nn.Module):
@@ -185,3 +190,153 @@ def test_large_errors_of_the_reward_count_linearly(generator):
     assert_close(loss(batch)["loss_reward"], expected)
     assert (size > 0.3).any()
     assert (size < 0.3).any()
+
+
+# --------------------------------------------------------------------- continuation
+
+
+def written_by(loss, batch):
+    """What the network writes of what the loss lets it read."""
+    return loss.world_model(loss._view(batch).inputs(loss.world_model))["agents"]
+
+
+def own_ends(batch, generator):
+    """The batch with a flag of each agent."""
+    shape = (*batch["agents"].batch_size, 1)
+    batch["next", "agents", "terminated"] = torch.rand(shape, generator=generator) < 0.3
+    return batch
+
+
+@pytest.mark.parametrize("masks", [(), ("mask", "collector")])
+@pytest.mark.parametrize("own", [True, False])
+def test_the_continuation_is_the_mean_log_loss_of_the_valid(masks, own, generator, boolean):
+    """By a loop over agents; the environment's flag is that of each agent."""
+    batch = own_ends(masked(batch64((9,), generator=generator), boolean, *masks), generator)
+    loss = make_world(continuation=True, continue_coeff=3.0).double()
+    loss.set_keys(terminated=None if own else "terminated")
+    logits = written_by(loss, batch)["predicted_continue"]
+    nll = torch.zeros(9, 3, dtype=torch.float64)
+    for b, i in torch.cartesian_prod(torch.arange(9), torch.arange(3)).tolist():
+        p = 1 / (1 + math.exp(-logits[b, i, 0].item()))
+        flag = (
+            batch["next", "agents", "terminated"][b, i] if own else batch["next", "terminated"][b]
+        )
+        nll[b, i] = -math.log(1 - p if flag else p)
+    out = loss(batch)
+    assert list(out.keys()) == ["loss_obs", "loss_reward", "loss_continue"]
+    assert_close(out["loss_continue"].item(), 3 * mean_of(nll, valid_agents(batch)))
+    loss.reduction = "none"
+    assert_close(loss(batch)["loss_continue"], 3 * torch.where(valid_agents(batch), nll, 0.0))
+
+
+def test_an_untrained_continuation_is_as_likely_as_not():
+    loss = make_world(continuation=True)
+    loss.reset_parameters_recursive()
+    assert_close(loss(make_batch())["loss_continue"].item(), math.log(2))
+
+
+def test_the_continuation_leaves_the_other_terms_as_they_are(generator):
+    batch, loss = batch64((9,), generator=generator), make_world(continuation=True).double()
+    expected = loss(batch)
+    batch["next", "terminated"] = ~batch["next", "terminated"]
+    found = loss(batch)
+    assert found["loss_continue"] != expected["loss_continue"]
+    for key in ("loss_obs", "loss_reward"):
+        assert torch.equal(found[key], expected[key])
+
+
+def test_a_flag_that_is_missing_or_no_boolean_is_refused_by_name(generator):
+    batch, loss = batch64((9,), generator=generator), make_world(continuation=True).double()
+    loss.set_keys(terminated=None)
+    with pytest.raises(KeyError, match=r"\('next', 'agents', 'terminated'\), which is missing"):
+        loss(batch)
+    batch["next", "agents", "terminated"] = torch.zeros(9, 3, 1)
+    with pytest.raises(TypeError, match=r"terminated of dtype torch\.bool"):
+        loss(batch)
+    batch["next", "agents", "terminated"] = torch.zeros(9, 3, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"target is .*terminated"):
+        loss(batch)
+
+
+def test_a_continuation_under_another_name_is_asked_for(generator):
+    batch, loss = batch64((9,), generator=generator), make_world(continuation=True).double()
+    loss.set_keys(predicted_continue=("agents", "goes_on"))
+    with pytest.raises(KeyError, match="goes_on"):
+        loss(batch)
+
+
+# --------------------------------------------------------------------- ensemble
+
+
+@pytest.mark.parametrize("delta", [None, 0.3])
+def test_the_error_of_an_ensemble_is_the_mean_of_its_members(delta, generator, boolean):
+    """By a loop over members, each a model of its own."""
+    batch = masked(batch64((9,), generator=generator), boolean, "mask", "collector")
+    loss = make_world(ensemble=4, reward_delta=delta).double()
+    written = written_by(loss, batch)
+    members = []
+    for k in range(4):
+        outputs = {
+            "predicted_observation": written["ensemble_observation"][..., k, :],
+            "predicted_reward": written["ensemble_reward"][..., k, :],
+        }
+
+        class Member(nn.Module):
+            def forward(self, observation, outputs=outputs):
+                return tuple(outputs.values())
+
+        member = WorldModelLoss(
+            module(Member(), ["observation"], list(outputs)), reward_delta=delta
+        )
+        members.append(member(batch))
+    out = loss(batch)
+    for key in ("loss_obs", "loss_reward"):
+        assert_close(out[key], torch.stack([member[key] for member in members]).mean())
+
+
+def test_equal_members_are_one_model(generator):
+    """The same loss, the sum of the members' gradients is its gradient, and nobody disagrees."""
+    batch = batch64((9,), generator=generator)
+    one, many = make_world().double(), make_world(ensemble=3).double()
+    with torch.no_grad():
+        source, target = one.world_model.module, many.world_model.module
+        pairs = zip(
+            [*[*target.net][::2], *[*target.reward_net][::2]],
+            [*[*source.net][::2], *[*source.reward_net][::2]],
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            ours.weight.copy_(theirs.weight.T.expand_as(ours.weight))
+            ours.bias.copy_(theirs.bias.expand_as(ours.bias))
+        target.linear[0].weight.copy_(source.linear.weight.T.expand_as(target.linear[0].weight))
+    found, expected = many(batch), one(batch)
+    for key, value in expected.items():
+        assert_close(found[key], value)
+    assert_close(found["disagreement"].item(), 0.0)
+    grads = gradients(one, batch)
+    summed = gradients(many, batch)["world_model.module.linear.0.weight"].sum(0).T
+    assert_close(summed, grads["world_model.module.linear.weight"])
+
+
+def test_disagreement_is_in_the_units_of_the_loss_and_of_who_is_there(generator, boolean):
+    batch = masked(batch64((9,), generator=generator), boolean, "mask", "collector")
+    statistics = GroupStatistics(agent_group())
+    loss = make_world(ensemble=4, statistics=statistics).double()
+    loss.update_statistics(batch)
+    members = written_by(loss, batch)["ensemble_observation"]
+    scaled = members / statistics.change.scale()
+    spread = scaled.std(-2, correction=0).square().mean(-1).sqrt()
+    found = loss(batch)["disagreement"]
+    assert_close(found.item(), mean_of(spread, valid_agents(batch)))
+    assert not found.requires_grad
+
+
+def test_members_of_another_shape_than_their_mean_are_refused(generator):
+    class Wrong(nn.Module):
+        def forward(self, observation):
+            return observation, observation[..., :1], observation
+
+    names = ["predicted_observation", "predicted_reward", "ensemble_observation"]
+    loss = WorldModelLoss(module(Wrong(), ["observation"], names))
+    with pytest.raises(ValueError, match=r"ensemble_observation.*\(the members between agents"):
+        loss(batch64((9,), generator=generator))

@@ -11,6 +11,7 @@ from tests.objectives.factory import (
     ACTION_TYPES,
     CELLS,
     OBS,
+    WORLDS,
     A,
     D,
     N,
@@ -23,6 +24,7 @@ from tests.objectives.factory import (
     make_policy,
     make_total,
     make_value,
+    make_world,
     shaken,
 )
 from torchrl_moawm import MOALoss
@@ -96,3 +98,9 @@ def test_a_sum_in_its_parameters(make, generator):
     for cvae in (module for module in loss.modules() if hasattr(module, "detach_teacher")):
         cvae.detach_teacher = False
     assert_gradcheck(loss, batch64((4,), dead_fraction=0.3, generator=generator))
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_a_world_model_that_is_asked_more_in_its_parameters(name, generator):
+    loss = make_world(**WORLDS[name]).double()
+    assert_gradcheck(loss, batch64((3, 4), dead_fraction=0.3, generator=generator))

@@ -19,6 +19,7 @@ from tests.objectives.factory import (
     ACTION_TYPES,
     CELLS,
     LOSSES,
+    WORLDS,
     agent_group,
     make_moa,
     make_moawm,
@@ -65,6 +66,21 @@ CASES = [
 def test_contract(name, action_type, fractions, generator):
     batch = make_batch(action_type=action_type, generator=generator, **fractions)
     check_loss_module(CONTRACT[name](action_type), batch)
+
+
+@pytest.mark.parametrize("fractions", [DEAD, WAITING])
+@pytest.mark.parametrize("name", WORLDS)
+def test_contract_of_a_world_model_that_is_asked_more(name, fractions, generator):
+    """Over several steps a batch must not lose its time."""
+    skip = {"batch_shapes"} if "horizon" in WORLDS[name] else set()
+    check_loss_module(
+        make_world(**WORLDS[name]), make_batch(generator=generator, **fractions), skip=skip
+    )
+
+
+def test_contract_of_a_sum_with_everything(generator):
+    loss = make_moawm(world=WORLDS["everything"], continue_coeff=0.5)
+    check_loss_module(loss, make_batch(generator=generator, **DEAD), skip={"batch_shapes"})
 
 
 @pytest.mark.parametrize("dead_fraction", [0.0, 0.3])

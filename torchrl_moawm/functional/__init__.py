@@ -7,15 +7,23 @@ from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.reduction import masked_mean
 from torchrl_moawm.functional.value import clipped_value, clipped_value_loss, explained_variance
-from torchrl_moawm.functional.world_model import huber_error_norm, squared_error_norm
+from torchrl_moawm.functional.world_model import (
+    continuation_nll,
+    ensemble_disagreement,
+    huber_error_norm,
+    squared_error_norm,
+    unbroken_steps,
+)
 
 __all__ = [
     "active_units",
     "clipped_policy_loss",
     "clipped_value",
     "clipped_value_loss",
+    "continuation_nll",
     "diagonal_gaussian_kl",
     "diagonal_gaussian_nll",
+    "ensemble_disagreement",
     "explained_variance",
     "free_nats",
     "gather_others",
@@ -25,4 +33,5 @@ __all__ = [
     "normalized_advantage",
     "shuffle_valid",
     "squared_error_norm",
+    "unbroken_steps",
 ]

@@ -1,4 +1,4 @@
-"""Prediction errors."""
+"""Prediction errors, and what an ensemble and a prediction over several steps add to them."""
 
 import torch
 from torch import Tensor
@@ -8,6 +8,7 @@ from torchrl_moawm._checks.tensors import (
     check_mask,
     check_same_shape,
     check_shape,
+    check_size,
 )
 from torchrl_moawm.functional.reduction import full_precision
 
@@ -95,6 +96,117 @@ def huber_error_norm(
         error = error * _checked(weight, error).sqrt()
     size = error.abs()
     return torch.where(size <= delta, error.square(), delta * (2.0 * size - delta)).sum(-1)
+
+
+def continuation_nll(logits: Tensor, terminated: Tensor) -> Tensor:
+    """Negative log-likelihood of what happened: that it goes on, or that it is over.
+
+    ``-log p(c)``, ``c = not terminated``, ``p(c = 1) = sigmoid(logits)``: ``softplus(-logits)``
+    where it goes on, ``softplus(logits)`` where it has terminated.
+
+    Args:
+        logits: Of going on, any shape; carries gradient.
+        terminated: True where it is over, boolean, of the same shape. A truncated episode goes on.
+
+    Returns:
+        Nats, of the same shape; float32 where ``logits`` is of a half precision.
+
+    Raises:
+        ValueError: The shapes differ.
+        TypeError: ``logits`` is not floating, or ``terminated`` not boolean.
+
+    References:
+        Hafner et al., "Mastering Diverse Domains through World Models", 2023: a Bernoulli head for
+        the continuation.
+
+    Example:
+        >>> import torch
+        >>> continuation_nll(torch.zeros(1), torch.tensor([True]))  # p = 1/2: log 2
+        tensor([0.6931])
+    """
+    check_same_shape(logits=logits, terminated=terminated)
+    check_mask(terminated=terminated)
+    (logits,) = full_precision(logits)
+    check_floating(logits=logits)
+    return torch.nn.functional.softplus(torch.where(terminated, logits, -logits))
+
+
+def ensemble_disagreement(predictions: Tensor, weight: Tensor | None = None) -> Tensor:
+    """How far the members of an ensemble are from one another.
+
+    ``sqrt( (1 / D) sum_d w_d Var_k(x^_{k, d}) )``: the standard deviation over the members (of the
+    population, divided by K), as the root of its mean square over features.
+
+    The mean of the members' squared errors is that of their mean plus ``D`` times the square of
+    this: members disagree where they have not been taught what is true.
+
+    Args:
+        predictions: Of the members, ``[..., K, D]``.
+        weight: Of each feature, ``[D]``; ``None`` means 1. ``1 / std^2`` counts every feature in
+            its own standard deviations.
+
+    Returns:
+        ``[...]`` in the unit of the features (times the root of that of the weight); 0 for a single
+        member.
+
+    Raises:
+        ValueError: There are fewer than two dimensions, or the weight is of another size.
+        TypeError: The predictions are not floating.
+
+    References:
+        Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
+        Ensembles", 2017. Pathak et al., "Self-Supervised Exploration via Disagreement", 2019, who
+        reward an agent by the variance.
+
+    Example:
+        >>> import torch
+        >>> ensemble_disagreement(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))  # sqrt((1 + 0) / 2)
+        tensor(0.7071)
+    """
+    if predictions.ndim < 2:
+        raise ValueError(f"Expected predictions [..., K, D], got {list(predictions.shape)}.")
+    (predictions,) = full_precision(predictions)
+    check_floating(predictions=predictions)
+    variance = predictions.var(-2, correction=0)
+    return (_weighted_sum(variance, weight) / predictions.shape[-1]).sqrt()
+
+
+def unbroken_steps(there: Tensor, ends: Tensor, horizon: int) -> Tensor:
+    """Says which predictions over several steps have a truth to be compared with.
+
+    ``m_{t, h} = prod_{k=0}^{h-1} v_{t+k} prod_{k=0}^{h-2} (1 - e_{t+k})``: the prediction from t of
+    t+h counts if the agent is there (v) at each of the h steps, and no trajectory ends (e) before
+    the last of them; it is within the sequence. For ``h = 1`` this is ``v_t``.
+
+    Args:
+        there: True where the agent is there at t, boolean ``[..., T, N]``.
+        ends: True where its trajectory ends with step t, so that t+1 belongs to another one,
+            boolean ``[..., T, N]``.
+        horizon: ``H``.
+
+    Returns:
+        Boolean ``[..., T, N, H]``.
+
+    Raises:
+        ValueError: The shapes differ, or ``horizon`` is below 1.
+        TypeError: One of them is not boolean.
+
+    Example:
+        >>> import torch
+        >>> there, ends = torch.ones(3, 1).bool(), torch.tensor([[False], [True], [False]])
+        >>> unbroken_steps(there, ends, 2)[:, 0].int()  # of steps 0, 1, 2: one step, and two
+        tensor([[1, 1],
+                [1, 0],
+                [1, 0]], dtype=torch.int32)
+    """
+    check_size(horizon=horizon)
+    check_same_shape(there=there, ends=ends)
+    check_mask(there=there, ends=ends)
+    goes_on, found = there & ~ends, [there]
+    for _ in range(1, horizon):
+        later = torch.cat([found[-1], torch.zeros_like(there[..., :1, :])], -2)[..., 1:, :]
+        found.append(goes_on & later)
+    return torch.stack(found, -1)
 
 
 def _masked(error: Tensor, mask: Tensor | None) -> Tensor:

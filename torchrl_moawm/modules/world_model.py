@@ -6,6 +6,8 @@ import torch
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
+from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm.modules.ensemble import MembersMLP
 from torchrl_moawm.modules.features import ObservationEncoder, joint_features, make_mlp
 from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.statistics import GroupStatistics
@@ -16,7 +18,8 @@ class WorldModelNet(nn.Module):
 
     The linear map takes what is linear, such as the motion by the velocity, from the MLPs. The last
     layers start at zero: untrained, it copies the observation and expects no reward (with
-    statistics it expects their means).
+    statistics it expects their means), and that it goes on is as likely as not. A continuation is
+    one MLP more, an ensemble has ``K`` of everything.
     """
 
     def __init__(
@@ -25,37 +28,65 @@ class WorldModelNet(nn.Module):
         other_groups: Sequence[AgentGroup],
         num_cells: Sequence[int],
         statistics: GroupStatistics | None,
+        continuation: bool = False,
+        ensemble: int = 1,
     ) -> None:
         super().__init__()
         self.groups = [group, *other_groups]
         self.statistics = statistics
+        self.ensemble = ensemble
         norm = None if statistics is None else statistics.observation
         self.eye = ObservationEncoder(group.obs_dim, group.n_agents, norm)
         inputs = self.eye.features + sum(g.n_agents * g.action_dim for g in self.groups)
-        self.net = make_mlp(inputs, group.n_features, num_cells, nn.SiLU)
-        self.reward_net = make_mlp(inputs, 1, num_cells, nn.SiLU)
-        self.linear = nn.utils.skip_init(nn.Linear, inputs, group.n_features + 1, bias=False)
+        self.widths = [group.n_features, 1] + [1] * continuation
+
+        def mlp(outputs: int) -> nn.Sequential:
+            if ensemble == 1:
+                return make_mlp(inputs, outputs, num_cells, nn.SiLU)
+            return MembersMLP(ensemble, inputs, outputs, num_cells)
+
+        self.net, self.reward_net = mlp(group.n_features), mlp(1)
+        self.continue_net = mlp(1) if continuation else None
+        self.linear: nn.Module
+        if ensemble == 1:
+            self.linear = nn.utils.skip_init(nn.Linear, inputs, sum(self.widths), bias=False)
+        else:
+            self.linear = MembersMLP(ensemble, inputs, sum(self.widths), bias=False)
         self.reset_parameters()
+
+    @property
+    def nets(self) -> list[nn.Sequential]:
+        """The MLPs, of observation, reward and (if there is one) continuation."""
+        nets = (self.net, self.reward_net, self.continue_net)
+        return [net for net in nets if net is not None]
 
     def reset_parameters(self) -> None:
         """Sets the last of layers that were just drawn to zero."""
-        for layer in (self.net[-1], self.reward_net[-1], self.linear):
+        for layer in (*(net[-1] for net in self.nets), self.linear):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, observation: Tensor, *actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Predicted ``o_{t+1}`` ``[*B, N, D]`` (flat) and ``r_{t+1}`` ``[*B, N, 1]``."""
+    def forward(self, observation: Tensor, *actions: Tensor) -> tuple[Tensor, ...]:
+        """Predicted ``o_{t+1}`` ``[*B, N, D]`` (flat) and ``r_{t+1}`` ``[*B, N, 1]``, and the rest.
+
+        Behind them the logits of going on, and of an ensemble what its members predict: the first
+        are then means over the members.
+        """
         group = self.groups[0]
         features = self.eye(observation)
         pairs = zip(self.groups, actions, strict=True)
         joint = joint_features(*(each.action_features(action, features) for each, action in pairs))
         inputs = torch.cat([features, joint], -1)
-        outputs = torch.cat([self.net(inputs), self.reward_net(inputs)], -1) + self.linear(inputs)
-        change, reward = outputs.split([group.n_features, 1], -1)
+        outputs = torch.cat([net(inputs) for net in self.nets], -1) + self.linear(inputs)
+        change, reward, *rest = outputs.split(self.widths, -1)  # each [*B, N, (K,) F]
         if self.statistics is not None:
             change = self.statistics.change.denormalize(change)
             reward = self.statistics.reward.denormalize(reward)
-        return group.flat(observation) + change, reward
+        now = group.flat(observation)
+        if self.ensemble == 1:
+            return now + change, reward, *rest
+        members = now.unsqueeze(-2) + change, reward, *rest
+        return *(x.mean(-2) for x in members), *members[:2]
 
 
 @accepts_sizes
@@ -65,6 +96,8 @@ def make_world_model(
     other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     statistics: GroupStatistics | None = None,
+    continuation: bool = False,
+    ensemble: int = 1,
 ) -> TensorDictModule:
     """A world model, for :class:`~torchrl_moawm.objectives.WorldModelLoss`.
 
@@ -75,16 +108,28 @@ def make_world_model(
 
     Keyword Args:
         other_groups: Groups whose actions it reads as well.
-        num_cells: Widths of the hidden layers of both MLPs.
+        num_cells: Widths of the hidden layers of every MLP.
         statistics: Units in which it reads the observation and predicts; ``None`` for the
             environment's own.
+        continuation: Whether it predicts that the episode goes on, by a logit.
+        ensemble: Number of members K, networks of one shape with weights of their own. The logits
+            of going on are the members' mean.
 
     Returns:
-        A module that writes ``predicted_observation`` and ``predicted_reward``.
+        A module that writes ``predicted_observation`` and ``predicted_reward``; with
+        ``continuation`` also ``predicted_continue``; with several members, whose means these are,
+        ``ensemble_observation`` ``[*B, N, K, D]`` and ``ensemble_reward`` ``[*B, N, K, 1]``.
+
+    Raises:
+        ValueError: ``ensemble`` is below 1.
     """
+    check_size(ensemble=ensemble)
     actions = [key for each in (group, *other_groups) for key in each.keys("action")]
+    written = ["predicted_observation", "predicted_reward"] + ["predicted_continue"] * continuation
+    if ensemble > 1:
+        written += ["ensemble_observation", "ensemble_reward"]
     return TensorDictModule(
-        WorldModelNet(group, other_groups, num_cells, statistics),
+        WorldModelNet(group, other_groups, num_cells, statistics, continuation, ensemble),
         in_keys=[*group.keys("observation"), *actions],
-        out_keys=group.keys("predicted_observation", "predicted_reward"),
+        out_keys=group.keys(*written),
     )

@@ -8,7 +8,8 @@ from torchrl_moawm.objectives.loss_sum import LossSum, terms
 class MOAWMLoss(LossSum):
     """The auxiliary losses together: what one learns about the others and the world.
 
-    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae L_cvae``
+    ``L_WM = l_moa L_moa + l_obs L_obs + l_reward L_reward + l_cvae L_cvae``, and
+    ``l_continue L_continue`` where the world model predicts the continuation.
 
     Args:
         moa: A :class:`MOALoss`.
@@ -20,12 +21,13 @@ class MOAWMLoss(LossSum):
         obs_coeff: l_obs.
         reward_coeff: l_reward.
         cvae_coeff: l_cvae.
+        continue_coeff: l_continue; there is no such weight where there is no such term.
 
-    The four weights are buffers that can be scheduled (``loss.cvae_coeff = 0.1``).
+    The weights are buffers that can be scheduled (``loss.cvae_coeff = 0.1``).
 
     Returns:
         The terms, weighted: ``loss_moa``, ``loss_obs``, ``loss_reward``, ``loss_reconstruction``,
-        ``loss_kl``, and the logs of the three.
+        ``loss_kl``, with a continuation ``loss_continue``, and the logs of the three.
 
     Raises:
         ValueError: A weight is negative or not finite.
@@ -41,6 +43,7 @@ class MOAWMLoss(LossSum):
         obs_coeff: float = 1.0,
         reward_coeff: float = 1.0,
         cvae_coeff: float = 1.0,
+        continue_coeff: float = 1.0,
     ) -> None:
         super().__init__({"moa": moa, "world_model": world_model, "cvae": cvae})
         self._register_coeff("moa_coeff", moa_coeff)
@@ -54,6 +57,9 @@ class MOAWMLoss(LossSum):
                 f"loss_obs and loss_reward; it returns {list(names['world_model'])}."
             )
         own = {"loss_obs": "obs_coeff", "loss_reward": "reward_coeff"}
+        if "loss_continue" in names["world_model"]:
+            self._register_coeff("continue_coeff", continue_coeff)
+            own["loss_continue"] = "continue_coeff"
         self._coeff_names = {
             **dict.fromkeys(terms(names["moa"]), "moa_coeff"),
             **{names["world_model"][key]: coeff for key, coeff in own.items()},

@@ -5,20 +5,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm.functional import huber_error_norm, squared_error_norm
+from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm.functional import ensemble_disagreement, unbroken_steps
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.data_parallel import gather_rows
-from torchrl_moawm.objectives.keys import key
+from torchrl_moawm.objectives.imagination import (
+    end_keys,
+    imagined,
+    over_steps,
+    trajectory_ends,
+)
+from torchrl_moawm.objectives.keys import Key, key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_required,
-    mask_and,
     mask_and_detach,
+)
+from torchrl_moawm.objectives.world_errors import (
+    Units,
+    WorldPrediction,
+    WorldTargets,
+    flat,
+    of_each,
 )
 
 
@@ -32,6 +45,19 @@ class WorldModelLoss(MultiAgentLoss):
     which is the formula one step on; TorchRL keeps the true terminal observation there, so terminal
     transitions count.
 
+    Where the model writes ``predicted_continue``, the logits of going on ``[*B, N, 1]``, there is
+    one term more, ``L_continue = E_{t, i} -log p(c_{t+1})``, c that the step has not terminated, by
+    :func:`~torchrl_moawm.functional.continuation_nll`. Where it writes ``ensemble_observation``
+    ``[*B, N, K, D]`` or ``ensemble_reward`` ``[*B, N, K, 1]``, the predictions of K members, the
+    error is the mean of their own errors, ``(1 / K) sum_k || o^_k - o ||^2``.
+
+    With a ``horizon`` H the batch holds sequences ``[*B, T]`` and the mean is over h = 1 ... H too:
+    ``L_obs = E_{t, h, i} || o^_{t+h} - o_{t+h} ||_2^2``. For h > 1 the model reads its own
+    ``predicted_observation`` of t+h-1, through which the gradient runs, and the true actions. Every
+    (t, h) counts that :func:`~torchrl_moawm.functional.unbroken_steps` marks: within the sequence,
+    with no end of a trajectory in between, of agents that are there at every step. The other terms
+    are likewise over h.
+
     TorchRL 0.14 has a ``WorldModelLoss`` of its own (reward, done, reconstruction and latent terms
     of a ``WorldModel``): a mean over features, no agents, no masks. This one stands beside it for
     those three reasons.
@@ -44,6 +70,9 @@ class WorldModelLoss(MultiAgentLoss):
         group: The agents.
         obs_coeff: Weight of the observation term.
         reward_coeff: Weight of the reward term.
+        continue_coeff: Weight of the term of the continuation, where the model predicts it.
+        horizon: Number of steps H over which the model predicts, of sequences ``[*B, T]``; such a
+            model reads actions and its observation, nothing else. 1 needs no sequences.
         statistics: A :class:`~torchrl_moawm.modules.GroupStatistics`: the error of every feature
             then counts by ``w_d = 1 / var_d``, the variance of the model's own error on the last
             batches before it was trained on them, so that what is nearly known is learned as well
@@ -53,20 +82,29 @@ class WorldModelLoss(MultiAgentLoss):
             :func:`~torchrl_moawm.functional.huber_error_norm`, for rewards with rare large values;
             in standard deviations of the error where there are statistics. ``None`` squares every
             error.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``).
+        reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N]``; over several steps
+            ``[*B, N, H]``, at t what is predicted from there).
 
     Every agent counts that is there at t, be it its turn or not. A reward of the whole group,
-    ``[*B, 1]`` (``set_keys(reward="reward")``), is that of each agent.
+    ``[*B, 1]`` (``set_keys(reward="reward")``), is that of each agent, and so is ``terminated``.
 
     Returns:
-        ``loss_obs`` and ``loss_reward``. Where ``("next", group, "observation_mask")`` exists, a
-        boolean ``[*B, N, D]``, only the features it marks count. An observation of several
-        dimensions, such as an image, is compared flat.
+        ``loss_obs`` and ``loss_reward``; with a continuation ``loss_continue``; of an ensemble also
+        ``disagreement``, logged: the mean of
+        :func:`~torchrl_moawm.functional.ensemble_disagreement` of the next observation, in standard
+        deviations of the change where there are statistics. Where
+        ``("next", group, "observation_mask")`` exists, a boolean ``[*B, N, D]``, only the features
+        it marks count. An observation of several dimensions, such as an image, is compared flat.
 
     Raises:
         KeyError: An entry is missing; the message names it.
-        ValueError: Prediction and target differ in shape, or an option is unknown.
-        TypeError: A mask is not boolean.
+        ValueError: Prediction and target differ in shape, or an option is unknown. With a horizon:
+            the batch has no time, or the model reads what it does not predict.
+        TypeError: A mask or flag is not boolean.
+
+    References:
+        Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
+        Ensembles", 2017. Pathak et al., "Self-Supervised Exploration via Disagreement", 2019.
 
     Example:
         >>> import torch
@@ -87,6 +125,10 @@ class WorldModelLoss(MultiAgentLoss):
         reward: NestedKey = key("reward", under_next=True)
         predicted_observation: NestedKey = "predicted_observation"
         predicted_reward: NestedKey = "predicted_reward"
+        predicted_continue: NestedKey = "predicted_continue"
+        ensemble_observation: NestedKey = "ensemble_observation"
+        ensemble_reward: NestedKey = "ensemble_reward"
+        terminated: NestedKey = key("terminated", under_next=True)
         observation_mask: NestedKey = key("observation_mask", under_next=True, optional=True)
 
     def __init__(
@@ -96,56 +138,92 @@ class WorldModelLoss(MultiAgentLoss):
         group: NestedKey = "agents",
         obs_coeff: float = 1.0,
         reward_coeff: float = 1.0,
+        continue_coeff: float = 1.0,
+        horizon: int = 1,
         statistics: Any = None,
         reward_delta: float | None = None,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(group=group, reduction=reduction)
+        check_size(horizon=horizon)
         self.world_model = world_model
+        self.horizon = horizon
         self.statistics = statistics
         self.reward_delta = reward_delta
         self._register_coeff("obs_coeff", obs_coeff)
         self._register_coeff("reward_coeff", reward_coeff)
+        self._register_coeff("continue_coeff", continue_coeff)
+
+    def _writes(self, name: str) -> bool:
+        """Whether the model writes an entry that it need not write; renamed, it has to be there."""
+        keys = self._key(name), getattr(self.default_keys(), name)
+        return any(unravel_key(key) in keys for key in self.world_model.out_keys)
 
     def _required_keys(self) -> Iterator[NestedKey]:
         yield from self.world_model.in_keys
         yield self._key("observation")
         yield self._key("reward")
 
+        if self._writes("predicted_continue"):
+            yield self._key("terminated")
+
+    def _masks(self) -> list[Key]:
+        ends = end_keys(self._keys.group) if self.horizon > 1 else []
+        return [*super()._masks(), *ends]
+
     def _written_keys(self) -> list[str]:
-        return ["loss_obs", "loss_reward"]
+        continued = ["loss_continue"] if self._writes("predicted_continue") else []
+        logs = ["disagreement"] if self._writes("ensemble_observation") else []
+        return ["loss_obs", "loss_reward", *continued, *logs]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Predicts step t+1 from step t and compares it with ``next``."""
         view = self._view(tensordict)
-        outputs = self.world_model(view.inputs(self.world_model))
-        predicted = get_required(outputs, self._key("predicted_observation"), "world_model")
-        predicted_reward = get_required(outputs, self._key("predicted_reward"), "world_model")
-        there, name = view.there(), self._key("observation")
-        observation = flat(view.get("observation"), predicted)
-        check_target(name, predicted, observation)
-        features = view.mask("observation_mask")
-        features = None if features is None else flat(features, predicted)
-        observation = mask_and_detach(name, observation, mask_and(there, features))
-        loss_obs = squared_error_norm(predicted, observation, features, self._weight("observation"))
-        loss_reward = self._reward_error(predicted_reward, self._earned(view, predicted_reward))
-        return self._out(
-            {
-                "loss_obs": self.obs_coeff * self._reduce(loss_obs, there),
-                "loss_reward": self.reward_coeff * self._reduce(loss_reward, there),
-            }
-        )
+        inputs = view.inputs(self.world_model)
+        outputs = self.world_model(inputs)
+        prediction = WorldPrediction.read(outputs, self._key, self._writes)
+        targets, valid = WorldTargets.read(view, prediction), view.there()
+        units = Units(self._weight("observation"), self._weight("reward"), self.reward_delta)
+        errors = prediction.errors(targets, units)
+        if self.horizon > 1:
+            errors, valid = self._imagine(view, inputs, outputs, targets, units, errors)
+        out = {
+            "loss_obs": self.obs_coeff * self._reduce(errors["obs"], valid),
+            "loss_reward": self.reward_coeff * self._reduce(errors["reward"], valid),
+        }
+        if "continue" in errors:
+            out["loss_continue"] = self.continue_coeff * self._reduce(errors["continue"], valid)
+        if self._writes("ensemble_observation"):
+            of_change = None if self.statistics is None else self.statistics.change.scale() ** -2
+            spread = ensemble_disagreement(prediction.observation.detach(), of_change)
+            out["disagreement"] = self._mean(spread, view.there())
+        return self._out(out)
+
+    def _imagine(
+        self,
+        view: BatchView,
+        inputs: TensorDictBase,
+        outputs: TensorDictBase,
+        targets: WorldTargets,
+        units: Units,
+        first: dict[str, Tensor],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Errors over 1 ... H steps and which of them count, ``[*B, T, N, H]``."""
+        shape, horizon, found = first["obs"].shape, self.horizon, [first]
+        there, everybody = view.there(), first["obs"].new_ones(shape, dtype=torch.bool)
+        there = everybody if there is None else broadcast_mask(there, shape, "the agents")
+        ends = trajectory_ends(view, shape)
+        predicted = self._key("predicted_observation")
+        steps = imagined(self.world_model, inputs, outputs, predicted, there, horizon)
+        for h, later in steps:
+            prediction = WorldPrediction.read(later, self._key, self._writes)
+            found.append(prediction.errors(targets.after(h - 1), units))
+        return over_steps(found, horizon), unbroken_steps(there, ends, horizon)
 
     def _weight(self, name: str) -> Tensor | None:
         """One over the variance of each feature's error, where there are statistics."""
         return None if self.statistics is None else getattr(self.statistics, f"{name}_weight")()
-
-    def _reward_error(self, predicted: Tensor, reward: Tensor) -> Tensor:
-        weight = self._weight("reward")
-        if self.reward_delta is None:
-            return squared_error_norm(predicted, reward, weight=weight)
-        return huber_error_norm(predicted, reward, weight=weight, delta=self.reward_delta)
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:
@@ -178,36 +256,10 @@ class WorldModelLoss(MultiAgentLoss):
         features = view.mask("observation_mask")
         if features is not None:
             valid = valid & features.flatten(len(agents)).all(-1)
-        reward = self._earned(view, now.new_empty(*agents, 1))
+        reward = of_each(view, "reward", now.new_empty(*agents, 1))
         now = mask_and_detach(key, now, there)
         after = mask_and_detach(self._key("observation"), view.get("observation"), valid)
         return now[valid], after[valid], reward[valid], valid
 
     def _of_all_ranks(self, rows: Tensor) -> Tensor:
         return gather_rows(rows) if self.data_parallel else rows
-
-    def _earned(self, view: BatchView, predicted: Tensor) -> Tensor:
-        """The reward of each agent; one of the whole group, ``[*B, 1]``, is that of each."""
-        reward, name = view.get("reward"), self._key("reward")
-        if reward.shape == (*predicted.shape[:-2], 1):
-            reward = reward.unsqueeze(-2).expand(predicted.shape)
-        check_target(name, predicted, reward)
-        return mask_and_detach(name, reward, view.there())
-
-
-def check_target(name: NestedKey, prediction: Tensor, target: Tensor) -> None:
-    """Refuses a target of another shape than the prediction.
-
-    Raises:
-        ValueError: The message names the entry and gives both shapes.
-    """
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"Expected one shape, got prediction {list(prediction.shape)}, target "
-            f"{list(target.shape)}: the target is {name!r}."
-        )
-
-
-def flat(entry: Tensor, like: Tensor) -> Tensor:
-    """The dimensions of one observation as one, where the prediction has one."""
-    return entry.flatten(like.ndim - 1) if entry.ndim > like.ndim else entry

@@ -128,10 +128,11 @@ class GroupSystem:
         world_model = objectives.WorldModelLoss(
             self.world_model,
             statistics=self.statistics,
+            horizon=s.world_horizon,
             **self._chosen("reward_delta"),
             **group,
         )
-        world_model.set_keys(**self._reward)
+        world_model.set_keys(terminated=s.terminated_key, **self._reward)
         cvae = objectives.TeacherCVAELoss(
             self.student,
             self.teacher,
@@ -149,7 +150,8 @@ class GroupSystem:
                     LossSum(moa) if len(moa) > 1 else moa[name_of(self.group)],
                     world_model,
                     cvae,
-                    **self._chosen("moa_coeff", "obs_coeff", "reward_coeff", "cvae_coeff"),
+                    **self._chosen("moa_coeff", "obs_coeff", "reward_coeff"),
+                    **self._chosen("continue_coeff", "cvae_coeff"),
                 ),
                 "teacher": objectives.TeacherVAELoss(
                     self.teacher, kl_coeff=s.teacher_kl_coeff, **group

@@ -36,6 +36,7 @@ def make_networks(
         raise ValueError("There is no privileged group that the student could reconstruct.")
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
     world: Any = {"num_cells": settings.world_cells, "statistics": statistics}
+    world |= {"continuation": settings.continuation, "ensemble": settings.ensemble}
     model: Any = {"num_cells": settings.auxiliary_cells, "statistics": statistics}
     coder: Any = {**head, "num_cells": settings.auxiliary_cells}
     coder["decoder_cells"] = settings.decoder_cells

@@ -45,6 +45,11 @@ class NetworkSettings:
     reconstruct: Literal["own", "privileged"] = "own"
     """What the student's decoder reconstructs: the agent's own observation, or the observations and
     actions of the privileged groups, as LIAM does. The encoder sees the same in both."""
+    continuation: bool = False
+    """Whether the world model predicts that the episode goes on, see ``make_world_model``: for
+    environments that terminate."""
+    ensemble: int = 1
+    """Members of the world model; from two on their ``disagreement`` is logged."""
     moa_head: Literal["slots", "pairwise"] = "slots"
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False
@@ -85,6 +90,8 @@ class LossSettings:
     """Weight of the world model's observation."""
     reward_coeff: float = 1.0
     """Weight of the world model's reward."""
+    continue_coeff: float = 1.0
+    """Weight of the world model's continuation, where it predicts one."""
     cvae_coeff: float = 1.0
     """Weight of the student's two terms."""
     student_kl_coeff: float = 1.0
@@ -96,6 +103,9 @@ class LossSettings:
     reward_delta: float | None = None
     """Where the error of the world model's reward turns from squared to linear (Huber); in standard
     deviations where rewards are standardised. ``None`` squares every error."""
+    world_horizon: int = 1
+    """Steps over which the world model predicts, fed what it has predicted. Above 1 minibatches
+    have to be sequences ``[*B, T]``, as with ``recurrent``; single steps are refused."""
     auxiliary_rows: float = 1.0
     """Share of each minibatch that the models of others and world, student and teacher learn from;
     it has to be shuffled, as in a replay buffer."""

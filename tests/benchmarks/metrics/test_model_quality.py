@@ -12,7 +12,16 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Normal
 
-from metrics.model_quality import ActionBaselines, acted, judge, rewards, skill, world_model_skill
+from metrics.model_quality import (
+    ActionBaselines,
+    acted,
+    head_figures,
+    judge,
+    rewards,
+    skill,
+    terminations,
+    world_model_skill,
+)
 from tests import kinds
 from tests.kinds import KINDS, make_kind
 from tests.transforms.teams import Teams
@@ -241,6 +250,68 @@ def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
         for mine, whole in zip(acted(kept, "agents"), acted(batch, "agents"), strict=True):
             assert mine is whole is None or torch.equal(mine, whole)
     assert set(with_alive.last["agents"].keys()) == {*read, "alive"}
+
+
+@torch.no_grad()
+def written(system, batch, **outputs):
+    """The figures where the world model writes these entries."""
+    system.world_model = lambda td: td.set("agents", outputs)
+    return head_figures(system["agents"], batch)
+
+
+@pytest.fixture
+def navigation():
+    env = make_vmas_env("navigation", 4, max_steps=5, seed=0, n_agents=3)
+    batch = env.rollout(10, break_when_any_done=False)
+    return MOAWM.from_env(env, num_cells=(8,)), batch
+
+
+def test_the_skill_of_a_continuation_is_over_the_rate_of_the_batch(navigation):
+    """The rate as the prediction has none, an oracle nearly all; NaN where nothing ends."""
+    system, batch = navigation
+    assert head_figures(system["agents"], batch) == {}
+    over = torch.zeros(4, 10, 3, 1, dtype=torch.bool)
+    logits = torch.zeros(over.shape)
+    assert math.isnan(written(system, batch, predicted_continue=logits)["continue_skill"])
+    over[:, ::5] = True
+    batch["next", "agents", "terminated"] = over
+    rate = torch.full(over.shape, math.log(4.0))  # of 10 steps 8 go on
+    assert written(system, batch, predicted_continue=rate)["continue_skill"] == pytest.approx(0.0)
+    nll = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2))
+    half = written(system, batch, predicted_continue=logits)["continue_skill"]
+    assert half == pytest.approx(1 - math.log(2) / nll)
+    oracle = torch.where(over, -20.0, 20.0)
+    assert written(system, batch, predicted_continue=oracle)["continue_skill"] > 0.999
+
+
+def test_the_environments_end_is_that_of_each_agent(navigation):
+    _, batch = navigation
+    there = torch.ones(4, 10, 3, dtype=torch.bool)
+    batch["next", "terminated"] = torch.rand(4, 10, 1) < 0.5
+    found = terminations(batch, "agents", there)
+    assert torch.equal(found, batch["next", "terminated"].unsqueeze(-2).expand(4, 10, 3, 1))
+
+
+def test_a_disagreement_that_knows_the_error_is_correlated_with_it(navigation, generator):
+    """In standard deviations of the change; the spread of one agent in another's place is not."""
+    system, batch = navigation
+    statistics, after = system["agents"].statistics, batch["next", "agents", "observation"]
+    rows = [x.flatten(0, 2) for x in (batch["agents", "observation"], after)]
+    statistics.update(*rows, batch["next", "agents", "reward"].flatten(0, 2))
+    scale = statistics.change.scale()
+    size = torch.rand(4, 10, 3, 1, generator=generator)
+    members = torch.stack([after, after + 2 * size * scale], -2)  # mean off by size, spread size
+    mean = members.mean(-2)
+    name = "disagreement_error_correlation"
+    outputs = {"predicted_observation": mean, "ensemble_observation": members}
+    assert written(system, batch, **outputs)[name] == pytest.approx(1.0, abs=1e-4)
+    outputs["ensemble_observation"] = members.flip(0) + (mean - mean.flip(0)).unsqueeze(-2)
+    assert abs(written(system, batch, **outputs)[name]) < 0.5
+    batch["agents", "mask"] = torch.ones(4, 10, 3, dtype=torch.bool)
+    batch["agents", "mask"][..., 0] = False
+    outputs["ensemble_observation"] = members.clone()
+    outputs["ensemble_observation"][..., 0, :, :] = torch.nan
+    assert written(system, batch, **outputs)[name] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_reward_of_the_team_is_that_of_each_agent():
