@@ -67,6 +67,7 @@ LOSSES = {
     "moa, summed": lambda: make_moa(reduction="sum"),
     "world model": make_world,
     "world model, statistics": lambda: make_world(statistics=GroupStatistics(agent_group())),
+    "world model, asked more": lambda: make_world(continuation=True, ensemble=2, horizon=2),
     "cvae, teacher frozen": lambda: frozen(make_cvae()),
     "cvae, teacher pulled": pulled,
     "teacher vae": make_vae,
