@@ -40,13 +40,14 @@ class WorldModelNet(nn.Module):
         inputs = self.eye.features + sum(g.n_agents * g.action_dim for g in self.groups)
         self.widths = [group.n_features, 1] + [1] * continuation
 
-        def mlp(outputs: int) -> nn.Sequential:
+        def mlp(outputs: int, cells: Sequence[int]) -> nn.Sequential:
             if ensemble == 1:
-                return make_mlp(inputs, outputs, num_cells, nn.SiLU)
-            return MembersMLP(ensemble, inputs, outputs, num_cells)
+                return make_mlp(inputs, outputs, cells, nn.SiLU)
+            return MembersMLP(ensemble, inputs, outputs, cells)
 
-        self.net, self.reward_net = mlp(group.n_features), mlp(1)
-        self.continue_net = mlp(1) if continuation else None
+        half = [-(-width // 2) for width in num_cells]
+        self.net, self.reward_net = mlp(group.n_features, num_cells), mlp(1, half)
+        self.continue_net = mlp(1, half) if continuation else None
         self.linear: nn.Module
         if ensemble == 1:
             self.linear = nn.utils.skip_init(nn.Linear, inputs, sum(self.widths), bias=False)
@@ -108,7 +109,7 @@ def make_world_model(
 
     Keyword Args:
         other_groups: Groups whose actions it reads as well.
-        num_cells: Widths of the hidden layers of every MLP.
+        num_cells: Widths of the hidden layers for the observation; the others are half as wide.
         statistics: Units in which it reads the observation and predicts; ``None`` for the
             environment's own.
         continuation: Whether it predicts that the episode goes on, by a logit.
