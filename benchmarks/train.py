@@ -1,6 +1,6 @@
 """Trains a team on a task and reports what it learned.
 
-    python benchmarks/train.py task=vmas/navigation algorithm=moawm seed=0 total_frames=300000
+    python benchmarks/train.py task=vmas/navigation algorithm=moawm seed=0 total_frames=60000
     python benchmarks/train.py resume=outputs/moawm/vmas/navigation/seed0-...
 
 Every setting of ``conf/`` can be overridden so; ``-m`` sweeps. The run's folder (``hydra.run.dir``)
