@@ -135,7 +135,7 @@ def test_what_benchmarl_is_given(small, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["cost_speed.py", "--to-return", "--tasks", "dispersion"])
     sys.argv += ["--systems", "benchmarl tuned", "benchmarl ours", "--benchmarl", str(tmp_path)]
     cost_speed.main()
-    for (folder, script, each), (lr, scale) in zip(given, ((5e-5, 1.0), (7e-4, 1.0)), strict=True):
+    for (folder, script, each), (lr, scale) in zip(given, ((5e-5, 1.0), (1e-3, 1.0)), strict=True):
         assert folder == tmp_path
         assert (cost_to_return.CONF.parent / script).is_file()
         assert (each["lr"], each["reward_scale"]) == (lr, scale)

@@ -142,7 +142,7 @@ def test_another_target_at_an_end_is_an_error(kind):
 
 def test_a_row_without_an_end_says_so(capsys, monkeypatch):
     """No pass without a look at the value there."""
-    endless = partial(make_vmas_env, "balance", num_envs=2, max_steps=1000, seed=0)
+    endless = partial(make_vmas_env, "navigation", num_envs=2, max_steps=1000, seed=0)
     monkeypatch.setattr(study_environments, "rows", lambda: {"mine": endless})
     monkeypatch.setattr(sys, "argv", ["environments.py", "mine"])
     study_environments.main()

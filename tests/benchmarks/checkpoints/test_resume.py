@@ -286,7 +286,7 @@ def test_another_team_is_refused(copy, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train.py", *said, "task.scenario_kwargs.n_agents=5"])
     with pytest.raises(SystemExit, match="was written by another configuration") as raised:
         main()
-    assert "lr is 0.1 here and 0.0007 in the checkpoint" in str(raised.value)
+    assert "lr is 0.1 here and 0.002 in the checkpoint" in str(raised.value)
     assert "task.scenario_kwargs.n_agents is 5 here and 4 in the checkpoint" in str(raised.value)
 
 

@@ -237,7 +237,7 @@ def test_what_is_not_said_is_the_checkpoints():
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("lr=0.1", "lr is 0.1 here and 0.0007 in the checkpoint"),
+        ("lr=0.1", "lr is 0.1 here and 0.002 in the checkpoint"),
         ("seed=4", "seed is 4 here and 0 in the checkpoint"),
         ("threads=2", "threads is 2 here and 1 in the checkpoint"),
         ("algorithm=moawm_zero_latent", "ablation is 'zero_latent' here and None in the"),
