@@ -19,7 +19,7 @@ GROUPS = ("archer", "knight")
 @pytest.fixture(scope="module", params=[False, True], ids=["", "memory"])
 def played(request):
     """One game until all are dead, as ``[1, T]``, its advantage computed."""
-    torch.manual_seed(0)
+    torch.manual_seed(4)  # of a game in which some die before the others, with and without memory
 
     def create():
         return knights_archers_zombies_v11.parallel_env(spawn_delay=2, max_zombies=30)
@@ -87,6 +87,7 @@ def test_the_last_transition_of_the_dying_counts(played):
             other["next", group, "reward"][0, at, agent] += 10.0
             after = system.loss_module[group]["moawm"]["world_model"](other)["loss_reward"]
             assert (after != before) == moves
-            advantage = system.value_estimator(other)[group, "advantage"][0, step, agent]
-            expected = system.value_estimator(batch.clone())[group, "advantage"][0, step, agent]
+            estimate = system.loss_module[group]["value"].value_estimator  # no statistics change
+            advantage = estimate(other)[group, "advantage"][0, step, agent]
+            expected = estimate(batch.clone())[group, "advantage"][0, step, agent]
             assert (advantage != expected) == moves
