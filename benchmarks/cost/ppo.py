@@ -1,7 +1,7 @@
 """PPO by other people's loops: settings, and the loop of TorchRL's multi-agent tutorial."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -37,7 +37,7 @@ class PPOSettings:
     num_cells: tuple[int, ...]
     """Widths of the hidden layers, of tanh."""
     critic_loss: Literal["l2", "smooth_l1"] = "l2"
-    """Of the value."""
+    """Distance of the value to its target."""
     clip_epsilon: float = 0.2
     """How far the ratio of probabilities may move."""
     entropy_coeff: float = 0.0
@@ -78,17 +78,7 @@ TORCHRL_EXAMPLE = PPOSettings(
     critic_loss="smooth_l1",
 )
 """TorchRL's ``sota-implementations/multiagent/mappo_ippo.yaml``."""
-BENCHMARL_TUNED = PPOSettings(
-    n_envs=600,
-    steps=100,
-    epochs=45,
-    minibatch=4096,
-    lr=5e-5,
-    max_grad_norm=5.0,
-    gamma=0.9,
-    lmbda=0.9,
-    num_cells=(256, 256),
-)
+BENCHMARL_TUNED = replace(TORCHRL_EXAMPLE, max_grad_norm=5.0, critic_loss="l2")
 """BenchMARL's ``fine_tuned/vmas/conf/config.yaml``, with its defaults of MAPPO and of the MLP."""
 
 

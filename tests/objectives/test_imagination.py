@@ -31,7 +31,7 @@ def batch(generator):
 
 
 def errors_by_hand(loss, batch, horizon):
-    """Of every (b, t, i, h) that counts, one imagined step after the other: lists by term."""
+    """The errors of every (b, t, i, h) that counts, imagined step by step: lists by term."""
     found = {"loss_obs": [], "loss_reward": [], "loss_continue": []}
     agents, after = batch["agents"], batch["next"]
     ends = after["done"][..., 0].clone()
@@ -191,7 +191,7 @@ def test_whoever_leaves_and_comes_back_is_imagined_from_there_on(generator):
 
 
 def test_whoever_is_gone_is_read_as_nothing_by_the_others(generator):
-    """As when the agents acted: a network that sees everybody is fed 0 for who is not there."""
+    """A network that sees everybody reads 0 for who is not there, as when the agents acted."""
 
     class Joint(nn.Module):
         def forward(self, observation):

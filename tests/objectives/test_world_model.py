@@ -295,7 +295,7 @@ def test_the_error_of_an_ensemble_is_the_mean_of_its_members(delta, generator, b
 
 
 def test_equal_members_are_one_model(generator):
-    """The same loss, the sum of the members' gradients is its gradient, and nobody disagrees."""
+    """Equal members have the loss of one, its gradient in sum, and no disagreement."""
     batch = batch64((9,), generator=generator)
     one, many = make_world().double(), make_world(ensemble=3).double()
     with torch.no_grad():

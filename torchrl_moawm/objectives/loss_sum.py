@@ -168,10 +168,11 @@ class LossSum(ScheduledLoss):
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Runs every loss on the same input and weighs the terms."""
-        out = {}
+        out, shares = {}, dict.fromkeys((1.0, *self.rows.values()))
+        batches = {share: first_rows(tensordict, share) for share in shares}
         with checked_once():
             for name, outputs in self._names.items():
-                losses = self.losses[name](first_rows(tensordict, self.rows.get(name, 1.0)))
+                losses = self.losses[name](batches[self.rows.get(name, 1.0)])
                 for key, new in outputs.items():
                     value = losses.get(key, None)
                     if value is None:  # of a loss whose out_keys were selected

@@ -79,7 +79,7 @@ class WorldPrediction:
     reward: Tensor
     """``[*B, N, K, 1]``."""
     logits: Tensor | None
-    """Of going on, ``[*B, N, 1]``, if that is predicted."""
+    """Logits of going on, ``[*B, N, 1]``, if that is predicted."""
 
     @classmethod
     def read(

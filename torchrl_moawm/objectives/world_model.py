@@ -163,7 +163,6 @@ class WorldModelLoss(MultiAgentLoss):
         yield from self.world_model.in_keys
         yield self._key("observation")
         yield self._key("reward")
-
         if self._writes("predicted_continue"):
             yield self._key("terminated")
 

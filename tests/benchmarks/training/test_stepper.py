@@ -59,7 +59,7 @@ class Slopes:
         )
 
     def losses(self):
-        """Of three epochs, in the first of which everything is minimised."""
+        """The losses of three epochs: in the first everything is minimised."""
         return [self.loss(*self.slopes), self.loss("core"), self.loss("core")]
 
     def step(self, optimizer, steps=1, **settings):
