@@ -28,7 +28,7 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "shuffle_valid": ("xa", ()),
     "squared_error_norm": ("xxm", ()),
 }
-OF_MASKS = ("unbroken_steps",)  # masks in, a mask out: in test_world_model.py
+OF_MASKS = ("unbroken_steps",)  # masks in, a mask out: in test_steps.py
 REORDERED = ("gather_others", "ensemble_disagreement")  # whose features are not the last dimension
 MASKED = [name for name, (letters, _) in FUNCTIONS.items() if letters[-1] in "ma"]
 PLAIN = [name for name in FUNCTIONS if name not in (*MASKED, *REORDERED)]

@@ -6,13 +6,13 @@ from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entrop
 from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.reduction import masked_mean
+from torchrl_moawm.functional.steps import unbroken_steps
 from torchrl_moawm.functional.value import clipped_value, clipped_value_loss, explained_variance
 from torchrl_moawm.functional.world_model import (
     continuation_nll,
     ensemble_disagreement,
     huber_error_norm,
     squared_error_norm,
-    unbroken_steps,
 )
 
 __all__ = [
