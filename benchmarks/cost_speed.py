@@ -36,7 +36,7 @@ from cost import benchmarl_venv
 from cost.ppo import PPOSettings, train
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
-from training.stepper import losses_by_epoch
+from training.schedule import losses_by_epoch
 from training.trainer import make_trainer
 
 HERE = Path(__file__).parent

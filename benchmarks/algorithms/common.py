@@ -39,6 +39,8 @@ class Algorithm:
     """By name; the gradient of each is clipped by itself."""
     auxiliary: dict[str, tuple[LossModule, int]] = field(default_factory=dict)
     """Other parts by name, each with the number of epochs of a batch in which it is minimised."""
+    models: LossModule | None = None
+    """What is minimised alone, in every epoch, when the team has learned."""
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
     memories: list[AgentGRU] = field(default_factory=list)

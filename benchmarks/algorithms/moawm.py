@@ -13,6 +13,7 @@ OF_TRAINING = (
     "sequence_length",
     "model_epochs",
     "model_rows",
+    "model_frames",
     "model_lr",
     "model_max_grad_norm",
     "latent_epochs",
@@ -21,6 +22,8 @@ OF_TRAINING = (
     "student_lr",
 )
 """Settings of an algorithm that are not those of ``MOAWM.from_env``."""
+ROWS_OF_MODELS = 0.5
+"""Share of a minibatch from which the models learn when the team has learned."""
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -41,9 +44,9 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         elif algorithm.ablation == "frozen_encoder":
             one.student.requires_grad_(False)
     parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
-    core, models, latent = (
+    core, models, latent, alone = (
         one_or_sum({group: part[name] for group, part in parts.items()})
-        for name in ("core", "models", "latent")
+        for name in ("core", "models", "latent", "alone")
     )
     return Algorithm(
         policy=system.policy,
@@ -53,6 +56,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
             "models": (models, algorithm.model_epochs),
             "latent": (latent, algorithm.latent_epochs),
         },
+        models=alone,
         advantage=system.value_estimator,
         networks=system.networks,
         system=system,
@@ -63,10 +67,10 @@ def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
     """The losses of a group that are minimised together: of PPO, of the models, of the latent."""
     moawm = whole["moawm"]
     latent = {"cvae": moawm.part("cvae"), "teacher": whole["teacher"]}
+    models = {"models": moawm.part("moa", "world_model")}
     return {
         "core": whole.part("policy", "value"),
-        "models": LossSum(
-            {"models": moawm.part("moa", "world_model")}, rows={"models": algorithm.model_rows}
-        ),
+        "models": LossSum(models, rows={"models": algorithm.model_rows}),
+        "alone": LossSum(models, rows={"models": ROWS_OF_MODELS}),
         "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
     }

@@ -18,6 +18,9 @@ from settings.scenario import fitting_blocks
 from tasks.environment import make_env
 from training.evaluation import play
 
+JUDGED = 4_000
+"""Team steps of a batch on which the models are judged, whole environments: a few will do."""
+
 
 class ModelQualityHook(TrainerHookBase):
     """Judges the models of others and world on every batch, before it is learned from.
@@ -48,6 +51,8 @@ class ModelQualityHook(TrainerHookBase):
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
         """Figures of the batch as it was collected."""
+        steps = batch.numel() // len(batch)
+        batch = batch[: max(JUDGED // steps, 1)]
         keys = [
             key
             for key in batch.keys(True, True)

@@ -13,8 +13,8 @@ from torchrl.trainers import OptimizationStepper, Trainer
 
 from algorithms.common import Algorithm
 from parallel.ranks import Learners
-from torchrl_moawm import LossSum
 from training.nonfinite import NonFinite
+from training.schedule import learning_rate, losses_by_epoch
 
 
 class PerNetworkStepper(OptimizationStepper):
@@ -132,37 +132,11 @@ def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> 
             raise ValueError(f"{name} belongs to none of {list(networks)}: nothing would train it.")
 
 
-def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
-    """Learning rate of a network: falls linearly to 0 over the run.
-
-    That of actors and critics stays as it is where ``anneal_lr`` is False. What they read, z, moves
-    with the student. So the student is slower than the other networks, and stands still in the end.
-    """
-    left = max(1.0 - frames / config.total_frames, 0.0)
-    if network.startswith(("actor", "critic")):
-        return config.lr * (left if config.anneal_lr else 1.0)
-    latent = next((name for name in ("student", "teacher") if network.startswith(name)), "model")
-    return config.algorithm[f"{latent}_lr"] * left
-
-
 def max_grad_norm(config: DictConfig, network: str) -> float:
     """Largest norm of a network's gradient: models of others and world have one of their own."""
     if network.startswith(("actor", "critic", "student", "teacher")):
         return config.max_grad_norm
     return config.algorithm.model_max_grad_norm
-
-
-def losses_by_epoch(algorithm: Algorithm, epochs: int) -> list[LossModule]:
-    """What is minimised in each pass over a batch; the same object where it is the same."""
-    made: dict[tuple[str, ...], LossModule] = {(): algorithm.core}
-    losses = []
-    for epoch in range(epochs):
-        names = tuple(name for name, (_, last) in algorithm.auxiliary.items() if epoch < last)
-        if names not in made:
-            parts = {name: algorithm.auxiliary[name][0] for name in names}
-            made[names] = LossSum({"core": algorithm.core, **parts})
-        losses.append(made[names])
-    return losses
 
 
 def make_stepper(

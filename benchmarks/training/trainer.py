@@ -18,9 +18,11 @@ from metrics.loggers import Loggers
 from metrics.returns import losses_on_the_bar, other_losses, team_return
 from parallel.collector import make_collector
 from parallel.ranks import Learners
+from settings.frames import frames_of_models, has_learned
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
-from training.stepper import learning_rate, make_stepper
+from training.schedule import learning_rate
+from training.stepper import make_stepper
 
 
 def make_trainer(
@@ -49,13 +51,14 @@ def make_trainer(
     own = learners.share(config)
     collector = make_collector(own, env, algorithm, make_env)
     stepper = make_stepper(own, algorithm, folder, learners)
-    buffer = make_buffer(own)
+    buffer, pool = make_buffer(own), make_pool(own)
     checkpoints: dict[str, Any] = {}
     if folder is not None and own.checkpoint.every:
         kept = make_checkpoint(
             env,
             collector,
             buffer.replay_buffer,
+            pool.replay_buffer,
             stepper,
             quality,
             learners,
@@ -64,7 +67,7 @@ def make_trainer(
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
-        total_frames=own.total_frames,
+        total_frames=own.total_frames + frames_of_models(own),
         frame_skip=learners.count,  # a frame here stands for one of every rank
         loss_module=algorithm.loss_module,
         optimization_stepper=stepper,
@@ -76,7 +79,7 @@ def make_trainer(
         auto_log_optim_steps=False,
         **checkpoints,
     )
-    register_hooks(trainer, own, algorithm, buffer, quality)
+    register_hooks(trainer, own, algorithm, buffer, pool, quality)
     return trainer
 
 
@@ -86,12 +89,18 @@ def sequence_length(config: DictConfig) -> int:
     return config.algorithm.sequence_length if recurrent else 1
 
 
-def make_buffer(config: DictConfig) -> ReplayBufferTrainer:
-    """The batch as shuffled minibatches: of samples, or of sequences where there is a memory."""
+def make_pool(config: DictConfig) -> ReplayBufferTrainer:
+    """All batches from which the models learn when the team has learned, as minibatches."""
+    frames = config.task.num_envs * config.task.max_steps
+    return make_buffer(config, batches=max(-(-frames_of_models(config) // frames), 1))
+
+
+def make_buffer(config: DictConfig, batches: int = 1) -> ReplayBufferTrainer:
+    """Batches as shuffled minibatches: of samples, or of sequences where there is a memory."""
     rows = config.task.num_envs * config.task.max_steps // sequence_length(config)
     return ReplayBufferTrainer(
         TensorDictReplayBuffer(
-            storage=LazyTensorStorage(rows, device=config.device),
+            storage=LazyTensorStorage(batches * rows, device=config.device),
             sampler=SamplerWithoutReplacement(drop_last=True),
             batch_size=rows // config.minibatches,
         ),
@@ -123,14 +132,20 @@ def register_hooks(
     config: DictConfig,
     algorithm: Algorithm,
     buffer: ReplayBufferTrainer,
+    pool: ReplayBufferTrainer,
     quality: ModelQualityHook,
 ) -> None:
     """Registers what happens to every batch: learning rates, advantage, storage, figures."""
     stepper, length = trainer.optimization_stepper, sequence_length(config)
     recurrent = config.algorithm.get("recurrent", False)
     average = stepper.learners.average_metrics
+    while_learning, behind = stepper.losses, [algorithm.models] * config.epochs
+    current = buffer
 
-    def anneal(_: TensorDictBase) -> None:
+    def schedule(_: TensorDictBase) -> None:
+        nonlocal current
+        learned = has_learned(config, trainer.collected_frames)
+        current, stepper.losses = (pool, behind) if learned else (buffer, while_learning)
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)
 
@@ -138,13 +153,13 @@ def register_hooks(
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
         read = [*algorithm.loss_module.in_keys, ("next", "done")]  # the latter by the buffer's hook
         batch = batch.select(*read, strict=False)
-        buffer.extend(batch.reshape(-1, length) if recurrent else batch)
+        current.extend(batch.reshape(-1, length) if recurrent else batch)
 
-    trainer.register_op("batch_process", anneal)
+    trainer.register_op("batch_process", schedule)
     trainer.register_op("batch_process", store)
     trainer.register_op("pre_steps_log", average(team_return))
     trainer.register_op("pre_steps_log", average(quality))
-    trainer.register_op("process_optim_batch", buffer.sample)
+    trainer.register_op("process_optim_batch", lambda batch: current.sample(batch))
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
     trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())

@@ -136,7 +136,7 @@ def make_moa_network(
     other_groups: Sequence[AgentGroup] = (),
     target_group: NestedKey | None = None,
     unseen_groups: Sequence[AgentGroup] = (),
-    num_cells: Sequence[int] = (128,),
+    num_cells: Sequence[int] = (128, 128),
     min_scale: float = 0.05,
     head: Literal["slots", "pairwise"] = "slots",
     recurrent: bool = False,

@@ -6,8 +6,11 @@ from torchrl.modules import PopArtValueNorm, RunningValueNorm
 
 from torchrl_moawm.modules.group import AgentGroup
 
-LIMIT = 10.0
-"""Standard deviations at which a standardised input is cut off."""
+LIMIT = 100.0
+"""Standard deviations at which a standardised input is cut off.
+
+Far out, for features such as a lidar's rest almost always and mean most where they do not.
+"""
 
 
 class RunningNorm(RunningValueNorm):
@@ -37,7 +40,7 @@ class RunningNorm(RunningValueNorm):
         return torch.where(self.count > 0, super()._var(), 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardises an input ``[..., *shape]``; beyond 10 standard deviations it is cut off."""
+        """Standardises an input ``[..., *shape]``; beyond 100 standard deviations it is cut off."""
         return self.normalize(x).clamp(-LIMIT, LIMIT).to(x.dtype)
 
 

@@ -35,10 +35,9 @@ def make_networks(
     if settings.reconstruct == "privileged" and not privileged:
         raise ValueError("There is no privileged group that the student could reconstruct.")
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
-    world: Any = {"num_cells": settings.world_cells, "statistics": statistics}
-    world |= {"continuation": settings.continuation, "ensemble": settings.ensemble}
-    model: Any = {"num_cells": settings.auxiliary_cells, "statistics": statistics}
-    coder: Any = {**head, "num_cells": settings.auxiliary_cells}
+    model: Any = {"num_cells": settings.model_cells, "statistics": statistics}
+    world = {**model, "continuation": settings.continuation, "ensemble": settings.ensemble}
+    coder: Any = {**head, "num_cells": settings.encoder_cells}
     coder["decoder_cells"] = settings.decoder_cells
     critic: Any = {"shared_value": settings.shared_value, "state": critic_state}
     student: Any = {"recurrent": settings.recurrent, "reconstruct_groups": hidden}

@@ -28,11 +28,12 @@ class NetworkSettings:
     """Dimensions of z."""
     num_cells: Sequence[int] = (128, 128)
     """Widths of the hidden layers of actor and critic."""
-    world_cells: Sequence[int] = (128, 128)
-    """Widths of the hidden layers of the world model."""
-    auxiliary_cells: Sequence[int] = (128,)
-    """Widths of the hidden layers of the models of others and of the encoders of student and
-    teacher; the last one is also the size of a hidden state."""
+    model_cells: Sequence[int] = (128, 128)
+    """Widths of the hidden layers of the models of others and world; of the former the last one is
+    also the size of a hidden state."""
+    encoder_cells: Sequence[int] = (128,)
+    """Widths of the hidden layers of the encoders of student and teacher; the last one is also the
+    size of a hidden state."""
     decoder_cells: Sequence[int] = (64,)
     """Widths of the hidden layers of the decoders of student and teacher."""
     standardize: bool = True

@@ -150,6 +150,19 @@ def test_goes_on_from_one_before_the_last(whole, copy):
     assert_same_run(whole, copy)
 
 
+def test_goes_on_where_the_models_learn_alone(tmp_path):
+    """From one batch that they have kept, of two; and from the end of what the team learned."""
+    settings = ["algorithm.model_frames=1.0", f"total_frames={2 * FRAMES}", "checkpoint.keep=4"]
+    whole = run_here(tmp_path / "run", "task=vmas/balance", *settings)
+    for kept in (3, 2):
+        copy = shutil.copytree(whole, tmp_path / f"{kept}")
+        for later in checkpoints(copy)[kept + 1 - 5 :]:
+            shutil.rmtree(later)
+        (copy / "checkpoint.pt").unlink()
+        resume(checkpoints(copy)[-1], *settings)
+        assert_same_run(whole, copy)
+
+
 def test_a_finished_run_goes_on_to_more_frames(tmp_path):
     """As if it had been meant to, but for the learning rates that fall towards its end: 0 here."""
     rates = ["task=vmas/balance", "anneal_lr=false"]

@@ -106,6 +106,7 @@ def test_the_first_rank_logs_and_saves(whole):
     other = state["other_ranks"]["1"]
     assert other.keys() == {n for n in state if n in ("collector", "watch")} | {
         "random_state",
+        "pool",
         "replay_buffer",
         "vmas_random_state",
         "vmas_world",
@@ -119,7 +120,7 @@ def test_a_killed_rank_ends_the_run_which_goes_on_bitwise(whole, tmp_path):
     assert "SIGKILL" in kill_a_rank(folder)
     assert all(is_good(path) for path in checkpoints(folder))
     assert "Goes on from" in finish(train(folder))
-    assert_same_run(whole, folder, components=12)
+    assert_same_run(whole, folder, components=13)
 
 
 def test_it_goes_on_with_as_many_ranks(whole, tmp_path, monkeypatch):

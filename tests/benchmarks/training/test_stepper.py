@@ -10,18 +10,16 @@ from torch import nn
 from algorithms.make import make_algorithm
 from tasks.environment import make_env
 from tests.benchmarks.runs import TINY, compose_config
-from training.stepper import (
-    PerNetworkStepper,
-    check_trained,
-    learning_rate,
-    losses_by_epoch,
-)
+from training.schedule import learning_rate, losses_by_epoch
+from training.stepper import PerNetworkStepper, check_trained
 from training.trainer import make_trainer
 
 
 @pytest.mark.parametrize("anneal", [True, False])
 def test_every_network_has_its_rate_which_falls_to_zero(anneal):
-    config = compose_config(*TINY, "total_frames=400", "lr=5e-3", "algorithm.teacher_lr=4e-3")
+    config = compose_config(
+        *TINY, "lr=5e-3", "algorithm.teacher_lr=4e-3", "algorithm.model_frames=0"
+    )
     config.algorithm.student_lr = 2e-3
     config.anneal_lr = anneal
     assert config.task.num_envs * config.task.max_steps == 200  # so there are two batches
