@@ -15,6 +15,7 @@ from torchrl_moawm import MOAWM, LossSum
 from torchrl_moawm.modules import (
     AgentGroup,
     AgentGRU,
+    ScheduledLatent,
     action_settings,
     groups_of,
     make_actor,
@@ -43,6 +44,8 @@ class Algorithm:
     """What is minimised alone, in every epoch, when the team has learned."""
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
+    scheduled: list[ScheduledLatent] = field(default_factory=list)
+    """Where the teacher acts too: told of the frames that were collected."""
     memories: list[AgentGRU] = field(default_factory=list)
     """Recurrent modules that belong to no system; an environment has to carry their states."""
     moa: LossModule | None = None

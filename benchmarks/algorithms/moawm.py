@@ -5,6 +5,7 @@ from torchrl.envs import EnvBase
 
 from algorithms.common import Algorithm, actor_and_critic, one_or_sum
 from torchrl_moawm import MOAWM, LossSum
+from torchrl_moawm.modules import ScheduledLatent
 
 OF_TRAINING = (
     "name",
@@ -14,6 +15,7 @@ OF_TRAINING = (
     "model_epochs",
     "model_rows",
     "model_frames",
+    "teacher_share",
     "model_lr",
     "model_max_grad_norm",
     "latent_epochs",
@@ -36,6 +38,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         num_cells=list(config.num_cells),
         shared_value=task.shared_value,
         **{key: task[key] for key in shared},
+        teacher_frames=int(algorithm.teacher_share * config.total_frames),
         **{key: algorithm[key] for key in own},
     )
     for group, one in system.groups.items():
@@ -60,7 +63,14 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         advantage=system.value_estimator,
         networks=system.networks,
         system=system,
+        scheduled=scheduled_of(system),
     )
+
+
+def scheduled_of(system: MOAWM) -> list[ScheduledLatent]:
+    """What decides whose z acts, of every group where the teacher acts too."""
+    found = (one.scheduled for one in system.groups.values())
+    return [scheduled for scheduled in found if scheduled is not None]
 
 
 def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:

@@ -15,6 +15,7 @@ from torch import nn
 from torchrl.envs import EnvBase
 
 from algorithms.common import Algorithm, actor_and_critic
+from algorithms.moawm import scheduled_of
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
 from torchrl_moawm.modules import (
     AgentGroup,
@@ -26,7 +27,6 @@ from torchrl_moawm.modules import (
     make_actor,
     make_critic,
 )
-from torchrl_moawm.objectives import split_at
 
 GROUP, PARTNERS = "agents", "partners"
 
@@ -139,18 +139,20 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
     own = ("latent_dim", "reconstruct", "student_kl_coeff", "teacher_kl_coeff")
+    of_acting = ("critic_privileged", "policy_trains_student")
     system = MOAWM.from_env(
         env,
         privileged=(PARTNERS,),
         recurrent=True,
         act_on="mean",
+        teacher_frames=int(algorithm.teacher_share * config.total_frames),
         num_cells=list(config.num_cells),
         model_cells=list(config.num_cells),
         encoder_cells=list(config.num_cells),
         decoder_cells=list(config.num_cells),
         standardize=False,
         **{key: task[key] for key in shared},
-        **{key: algorithm[key] for key in own},
+        **{key: algorithm[key] for key in (*own, *of_acting)},
     )
     one, whole = system[GROUP], system.loss_module
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
@@ -176,12 +178,12 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
             batch[GROUP, "latent_noise"] = torch.zeros_like(batch[GROUP, "latent_loc"])
         return system.value_estimator(batch)
 
-    encoder = split_at(one.student, (GROUP, "latent_loc"))[0]
-    memories = [m for m in one.moa_networks[PARTNERS].modules() if isinstance(m, AgentGRU)]
-    memories = (
-        memories if "moa" in algorithm.auxiliary_losses else []
-    )  # else they would run for nothing
-    policy = TensorDictSequential(*memories, *encoder, *list(system.policy.module)[-3:])
+    running = {id(part) for part in one.student.modules()}
+    if "moa" in algorithm.auxiliary_losses:
+        running |= {id(part) for part in one.moa_networks[PARTNERS].modules()}
+    policy = TensorDictSequential(
+        *(m for m in system.policy.module if not isinstance(m, AgentGRU) or id(m) in running)
+    )  # other memories would run for nothing
     return Algorithm(
         policy=policy,
         loss_module=LossSum({**core, **auxiliary}),
@@ -189,6 +191,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         auxiliary={"models and latent": (LossSum(auxiliary), algorithm.auxiliary_epochs)},
         advantage=advantage,
         networks=networks,
+        scheduled=scheduled_of(system),
         memories=one.memories,
         moa=there["moa"] if "moa" in algorithm.auxiliary_losses else None,
     )

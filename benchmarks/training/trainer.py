@@ -64,6 +64,8 @@ def make_trainer(
             learners,
             vmas=own.task.suite == "vmas",
         )
+        for index, scheduled in enumerate(algorithm.scheduled):
+            kept.register(f"scheduled_{index}", scheduled)
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
@@ -157,6 +159,12 @@ def register_hooks(
 
     trainer.register_op("batch_process", schedule)
     trainer.register_op("batch_process", store)
+
+    def count(*_: Any) -> None:
+        for scheduled in algorithm.scheduled:
+            scheduled.frames.fill_(trainer.collected_frames)
+
+    trainer.register_op("post_steps", count)
     trainer.register_op("pre_steps_log", average(team_return))
     trainer.register_op("pre_steps_log", average(quality))
     trainer.register_op("process_optim_batch", lambda batch: current.sample(batch))

@@ -42,7 +42,7 @@ def by_hand(loss, batch):
         network, target = loss.student, batch["agents", "observation"]
         own = network[0](td.clone())["agents"]
         loc, scale = own["latent_loc"], own["latent_scale"]
-    decoder = network[2].module
+    decoder = network[-1].module
     z = loc + scale * noise
     error = (decoder(z) - target).square().sum(-1)
     kl = kl_divergence(Independent(Normal(loc, scale), 1), p)

@@ -20,11 +20,15 @@ def flee(tensordict):
     return seen[..., :2].tanh() * (kind * 2 - 1)[..., None]
 
 
-def make(**settings):
+def environment():
     env = VmasEnv("simple_tag", num_envs=4, seed=0, num_adversaries=2)
     pool = PartnerPool([Partner(flee, 0), Partner(flee, 1)], group="agent")
     keys = [("adversary", "reward")], [("adversary", "episode_reward")]
-    env = TransformedEnv(env, Compose(pool, PreviousStep(), RewardSum(*keys)))
+    return TransformedEnv(env, Compose(pool, PreviousStep(), RewardSum(*keys)))
+
+
+def make(**settings):
+    env = environment()
     settings = {"privileged": ("agent",), "num_cells": (16,), "latent_dim": 4, **settings}
     system = MOAWM.from_env(env, **settings)
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):

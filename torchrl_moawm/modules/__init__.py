@@ -11,6 +11,7 @@ from torchrl_moawm.modules.features import own_features_first
 from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
+from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
 from torchrl_moawm.modules.specs import action_settings, groups_of
 from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
 from torchrl_moawm.modules.vae import GaussianSampler, make_teacher
@@ -23,6 +24,7 @@ __all__ = [
     "GroupStatistics",
     "RecentNorm",
     "RunningNorm",
+    "ScheduledLatent",
     "StoredActionLogProb",
     "StudentFeatures",
     "action_settings",

@@ -57,50 +57,97 @@ class GaussianSampler(TensorDictModuleBase):
 class TeacherEncoder(nn.Module):
     """``q(z | everybody)``: the agent's own o_t and the others' (o_t, a_t), of every group.
 
-    Not the agent's own action, which depends on z.
+    Not the agent's own action, which depends on z. One that acts reads what there is at t before
+    anybody has acted: of those who act (o_t, a_{t-1}) and whether they acted, of the privileged
+    groups (o_t, a_t).
+
+    Args:
+        group: The agents.
+        other_groups: Other groups that act.
+        privileged_groups: Groups whose action at t is written by the environment.
+        acts: Whether it may be asked before anybody has acted at t.
+        latent_dim: ``Z``.
+        num_cells: Widths of the hidden layers.
+        min_scale: Floor of the standard deviation.
     """
 
     def __init__(
         self,
         group: AgentGroup,
         other_groups: Sequence[AgentGroup],
+        privileged_groups: Sequence[AgentGroup],
+        acts: bool,
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.groups = groups = [group, *other_groups]
+        self.groups = groups = [group, *other_groups, *privileged_groups]
+        self.n_previous = 1 + len(other_groups) if acts else 0  # groups of whom a_{t-1} is read
         eyes = [ObservationEncoder(each.obs_dim, each.n_agents) for each in groups]
         self.eyes = nn.ModuleList(eyes)
         self.own_dim = eyes[0].features
-        widths = [eye.features + each.action_dim for eye, each in zip(eyes, groups, strict=True)]
-        counts = [group.n_agents - 1, *(other.n_agents for other in other_groups)]
+        widths = [
+            eye.features + each.action_dim + (index < self.n_previous)
+            for index, (eye, each) in enumerate(zip(eyes, groups, strict=True))
+        ]
+        counts = [group.n_agents - 1, *(other.n_agents for other in groups[1:])]
         other_dim = sum(n * width for n, width in zip(counts, widths, strict=True))
         self.net = make_mlp(self.own_dim + other_dim, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
-        self.target_dim = sum(
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries read, in the order of the arguments."""
+        now, before = ("observation", "action"), ("observation", "previous_action", "previous_mask")
+        return [
+            key
+            for index, group in enumerate(self.groups)
+            for key in group.keys(*(before if index < self.n_previous else now))
+        ]
+
+    def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation ``[*B, N, Z]``."""
+        encoded, rest = [], list(entries)
+        for index, (eye, group) in enumerate(zip(self.eyes, self.groups, strict=True)):
+            features = eye(rest.pop(0))
+            if index < self.n_previous:
+                done = group.acted_features(rest.pop(0), rest.pop(0), features)
+            else:
+                done = group.action_features(rest.pop(0), features)
+            encoded.append(torch.cat([features, done], -1))
+        own = encoded[0][..., : self.own_dim]
+        return self.head(self.net(torch.cat([own, others_features(encoded)], -1)))
+
+
+class OthersFeatures(nn.Module):
+    """The feature y_t that a teacher reconstructs: the others' (o_t, a_t), of every group."""
+
+    def __init__(self, groups: Sequence[AgentGroup]) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        counts = [groups[0].n_agents - 1, *(other.n_agents for other in groups[1:])]
+        self.features = sum(
             n * (each.n_features + each.action_dim) for n, each in zip(counts, groups, strict=True)
         )
+        self.in_keys = [key for each in groups for key in each.keys("observation", "action")]
 
-    def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and standard deviation ``[*B, N, Z]``, and the feature y_t: the others' (o, a)."""
-        encoded, target = [], []
-        for eye, group, observation, action in zip(
-            self.eyes, self.groups, entries[::2], entries[1::2], strict=True
-        ):
-            features = eye(observation)
-            actions = group.action_features(action, features)
-            encoded.append(torch.cat([features, actions], -1))
-            target.append(torch.cat([group.flat(observation), actions], -1))
-        own = encoded[0][..., : self.own_dim]
-        loc, scale = self.head(self.net(torch.cat([own, self._others(encoded)], -1)))
-        return loc, scale, self._others(target)
+    def forward(self, *entries: Tensor) -> Tensor:
+        """``[*B, N, D]``."""
+        pairs = zip(self.groups, entries[::2], entries[1::2], strict=True)
+        flat = [(group, group.flat(observation), action) for group, observation, action in pairs]
+        return others_features(
+            [torch.cat([seen, each.action_features(done, seen)], -1) for each, seen, done in flat]
+        )
 
-    @staticmethod
-    def _others(features: list[Tensor]) -> Tensor:
-        """``[*B, N, ...]``: the others' by ascending index, then the other groups'."""
-        own = gather_others(features[0], agent_dim=features[0].ndim - 2).flatten(-2)
-        return torch.cat([own, *broadcast_to_agents(*features)], -1)
+
+def others_features(features: Sequence[Tensor]) -> Tensor:
+    """Features of the others for each agent, ``[*B, N_g, F_g]`` of every group -> ``[*B, N, D]``.
+
+    Those of the own group by ascending index, then the other groups'.
+    """
+    own = gather_others(features[0], agent_dim=features[0].ndim - 2).flatten(-2)
+    return torch.cat([own, *broadcast_to_agents(*features)], -1)
 
 
 class Decoder(MLP):
@@ -131,37 +178,50 @@ def make_teacher(
     *,
     latent_dim: int,
     other_groups: Sequence[AgentGroup] = (),
+    privileged_groups: Sequence[AgentGroup] = (),
+    acts: bool = False,
     num_cells: Sequence[int] = (128,),
     decoder_cells: Sequence[int] = (64,),
     min_scale: float = 0.1,
 ) -> TensorDictSequential:
     """The teacher: encoder, sampler, decoder; sees everybody, at training time only.
 
+    One that ``acts`` can give the actor its z while experience is collected, for its encoder reads
+    what exists then: everybody's o_t, the joint action of t-1, and o_t and a_t of the privileged
+    groups (privileged learning: Pinto et al., "Asymmetric Actor Critic for Image-Based Robot
+    Learning", 2018; Kumar et al., "RMA: Rapid Motor Adaptation for Legged Robots", 2021). See
+    :class:`~torchrl_moawm.modules.ScheduledLatent`.
+
     Args:
         group: The agents.
 
     Keyword Args:
         latent_dim: ``Z``, the student's.
-        other_groups: Groups whose observations and actions it sees, and reconstructs, as well.
+        other_groups: Groups that act, whose observations and actions it sees, and reconstructs, as
+            well.
+        privileged_groups: The same of groups that the environment plays.
+        acts: Whether its encoder reads the actions of t-1 of those who act, not those of t.
         num_cells: Widths of the encoder's hidden layers.
         decoder_cells: Widths of the decoder's.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens
             and the student's KL runs away.
 
     Returns:
-        Three modules that write ``teacher_loc``, ``teacher_scale``, ``teacher_feature`` -
-        ``teacher_latent`` - ``teacher_reconstruction``.
+        Four modules that write ``teacher_loc``, ``teacher_scale`` - ``teacher_latent`` -
+        ``teacher_feature``, what is to be reconstructed - ``teacher_reconstruction``.
     """
-    encoder = TeacherEncoder(group, other_groups, latent_dim, num_cells, min_scale)
-    n_targets = encoder.target_dim
-    in_keys = [key for each in (group, *other_groups) for key in each.keys("observation", "action")]
+    groups = [group, *other_groups, *privileged_groups]
+    encoder = TeacherEncoder(
+        group, other_groups, privileged_groups, acts, latent_dim, num_cells, min_scale
+    )
+    target = OthersFeatures(groups)
+    n_targets = target.features
     return TensorDictSequential(
-        TensorDictModule(
-            encoder, in_keys, group.keys("teacher_loc", "teacher_scale", "teacher_feature")
-        ),
+        TensorDictModule(encoder, encoder.in_keys, group.keys("teacher_loc", "teacher_scale")),
         GaussianSampler(
             *group.keys("teacher_loc", "teacher_scale", "teacher_latent", "latent_noise")
         ),
+        TensorDictModule(target, target.in_keys, group.keys("teacher_feature")),
         TensorDictModule(
             make_decoder(latent_dim, n_targets, decoder_cells) if n_targets else EmptyDecoder(),
             group.keys("teacher_latent"),

@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
-from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+    dispatch,
+)
 from torch import Tensor
 from torch.distributions import Categorical, Distribution
 from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCategorical
@@ -16,6 +20,7 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_integer,
+    check_mask,
     check_option,
     check_same_shape,
     check_shape,
@@ -26,7 +31,8 @@ from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.data_parallel import sum_over_ranks
-from torchrl_moawm.objectives.masks import broadcast_mask, zero_behind
+from torchrl_moawm.objectives.keys import key
+from torchrl_moawm.objectives.masks import broadcast_mask, get_required, zero_behind
 
 
 class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
@@ -44,11 +50,16 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     the terms equal those of ``MAPPOLoss``.
 
     z_t is data here: the actor reads the stored latent, so the ratio is 1 before the first update.
+    With a ``latent_network`` z_t is encoded anew, ``pi(a_t | o_t, z_phi(t))``, so that the policy's
+    gradient trains the student too; where the teacher acted
+    (:class:`~torchrl_moawm.modules.ScheduledLatent`), z_t stays the stored one. The ratio is again
+    1 before the first update, if z was the mean ``latent_loc`` when acting (``act_on="mean"``).
 
     Args:
         actor_network: A probabilistic module; reads ``observation`` and ``latent`` of step t.
 
     Keyword Args:
+        latent_network: The student's encoder, which writes ``latent_loc``: trained here.
         group: The agents.
         clip_epsilon: eps, at least 0; or ``(low, high)``, the reach below and above 1, as TorchRL's
             loss takes it (``clip_epsilon_low`` and ``clip_epsilon_high`` are then the buffers).
@@ -84,11 +95,15 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         action: NestedKey = "action"
         sample_log_prob: NestedKey = "action_log_prob"
         advantage: NestedKey = "advantage"
+        latent: NestedKey = "latent"
+        latent_loc: NestedKey = "latent_loc"
+        teacher_acts: NestedKey = key("teacher_acts", optional=True)
 
     def __init__(
         self,
         actor_network: ProbabilisticTensorDictSequential,
         *,
+        latent_network: TensorDictModuleBase | None = None,
         group: NestedKey = "agents",
         clip_epsilon: float | tuple[float, float] = 0.2,
         entropy_coeff: float = 0.01,
@@ -108,9 +123,12 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             entropy_coeff=entropy_coeff,
             normalize_advantage=normalize_advantage,
         )
+        self.latent_network: Any = latent_network
 
     def _required_keys(self) -> Iterator[NestedKey]:
         yield from self.actor_network.in_keys
+        if self.latent_network is not None:
+            yield from self.latent_network.in_keys
         yield self._key("action")
         yield self._key("sample_log_prob")
         yield self._key("advantage")
@@ -126,6 +144,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         acts, stored = view.acts(), view.get("sample_log_prob")
         self._check_log_prob(view, stored)
         inputs = view.inputs(self.actor_network)
+        if self.latent_network is not None:
+            self._encode(view, inputs)
         advantage = view.data("advantage", acts)
         for name in ("action", "sample_log_prob"):
             inputs.set(self._key(name), view.data(name, acts))
@@ -160,6 +180,18 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
                 "ratio_overflow": self._mean(overflow, valid),
             }
         )
+
+    def _encode(self, view: BatchView, inputs: TensorDictBase) -> None:
+        """Writes z_t of the current student into the actor's inputs, where the student acted."""
+        encoded = self.latent_network(view.inputs(self.latent_network))
+        latent = get_required(encoded, self._key("latent_loc"), "latent_network")
+        stored, by_teacher = inputs.get(self._key("latent")), view.optional("teacher_acts")
+        check_same_shape(latent=stored, latent_loc=latent)
+        latent = latent.to(stored.dtype)
+        if by_teacher is not None:
+            check_mask(teacher_acts=by_teacher)
+            latent = torch.where(by_teacher.unsqueeze(-1), stored, latent)
+        inputs.set(self._key("latent"), latent)
 
     def _reach(self) -> Tensor | tuple[Tensor, Tensor]:
         """The distance that the ratio may have from 1, below and above."""

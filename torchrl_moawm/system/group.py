@@ -10,7 +10,12 @@ from torch import nn
 
 from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.modules import AgentGRU, GroupStatistics, StoredActionLogProb
+from torchrl_moawm.modules import (
+    AgentGRU,
+    GroupStatistics,
+    ScheduledLatent,
+    StoredActionLogProb,
+)
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
 from torchrl_moawm.system.settings import LossSettings
 
@@ -28,6 +33,7 @@ class GroupSystem:
         world_model: Next observation and reward.
         student: Encoder, sampler and decoder of z.
         teacher: The same, seeing everybody.
+        scheduled: Whose z acts, where the teacher acts as well; else ``None``.
         statistics: The units of the models of others and world; ``None`` for the environment's.
         policy: Encoder, sampler, actor; writes z, action and log-probability.
         settings: The :class:`LossSettings`, given as keywords.
@@ -59,6 +65,8 @@ class GroupSystem:
         self.student = student
         self.teacher = teacher
         self.statistics = statistics
+        frames = self.settings.teacher_frames
+        self.scheduled = ScheduledLatent(frames, group=group) if frames else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
@@ -107,8 +115,11 @@ class GroupSystem:
         """
         if self.settings.act_on == "mean":
             loc, z = self._key("latent_loc"), self._key("latent")
-            encoder = split_at(self.student, loc)[0]
-            encoder = [*encoder, TensorDictModule(nn.Identity(), [loc], [z])]
+            chooses = [TensorDictModule(nn.Identity(), [loc], [z])]
+            if self.scheduled is not None:
+                teacher = split_at(self.teacher, self._key("teacher_loc"))[0]
+                chooses = [*teacher, self.scheduled]
+            encoder = [*split_at(self.student, loc)[0], *chooses]
         else:
             encoder = split_at(self.student, self._key("latent"))[0]
         own = {id(module) for part in encoder for module in part.modules()}
@@ -143,7 +154,10 @@ class GroupSystem:
         return LossSum(
             {
                 "policy": objectives.ClipPPOPolicyLoss(
-                    self.actor, **self._chosen("clip_epsilon", "entropy_coeff"), **group
+                    self.actor,
+                    latent_network=self._encoder() if s.policy_trains_student else None,
+                    **self._chosen("clip_epsilon", "entropy_coeff"),
+                    **group,
                 ),
                 "value": self._value_loss(),
                 "moawm": objectives.MOAWMLoss(
@@ -162,16 +176,20 @@ class GroupSystem:
 
     def _value_loss(self) -> ClipPPOValueLoss:
         """The critic's loss, with the estimator of the advantage."""
-        s, encoder = self.settings, split_at(self.student, self._key("latent_loc"))[0]
+        s = self.settings
         loss = ClipPPOValueLoss(
             self.critic,
-            latent_network=TensorDictSequential(*encoder),
+            latent_network=self._encoder(),
             group=self.group,
             **self._chosen("clip_value", "critic_coeff", "value_norm"),
         )
         loss.set_keys(done=s.done_key, terminated=s.terminated_key, **self._reward)
         loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
         return loss
+
+    def _encoder(self) -> TensorDictSequential:
+        """The student's encoder, with its memory."""
+        return TensorDictSequential(*split_at(self.student, self._key("latent_loc"))[0])
 
     def _chosen(self, *names: str) -> dict[str, Any]:
         """Some of the settings as keywords."""

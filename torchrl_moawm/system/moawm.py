@@ -112,9 +112,10 @@ class MOAWM:
                 others is then up to you, and nothing of them is read.
             privileged: Groups that nobody here acts for, such as those that
                 :class:`~torchrl_moawm.transforms.PartnerPool` plays, and that may be known in
-                training only: the teacher reads their observations and actions, and the models of
-                the others predict their actions. Student, actor, critic, world model and the inputs
-                of the models of the others see nothing of them.
+                training only: the teacher reads their observations and actions, the models of the
+                others predict their actions, and with ``critic_privileged`` the critic reads their
+                observations. Student, actor, world model and the inputs of the models of the others
+                see nothing of them.
             critic_state: An entry of the whole environment that the critic reads beside all
                 observations, such as SMACv2's ``"state"``; at training time only.
             **settings: Settings of the networks and of the losses, the fields of
@@ -141,7 +142,8 @@ class MOAWM:
         for own in groups:
             others = [other for other in groups if other != own]
             statistics = GroupStatistics(own).to(env.device) if networks.standardize else None
-            parts = make_networks(env, own, others, hidden, networks, statistics, state)
+            acts = bool(losses.get("teacher_frames", 0))
+            parts = make_networks(env, own, others, hidden, networks, statistics, state, acts)
             given = group_settings(env, own.group, losses, several=len(groups) > 1)
             systems[name_of(own.group)] = GroupSystem(
                 **parts, statistics=statistics, group=own.group, **given
@@ -166,6 +168,12 @@ class MOAWM:
         return append_memory_transforms(
             env, [m for system in self.groups.values() for m in system.memories]
         )
+
+    def step(self, frames: int) -> None:
+        """Counts frames that were collected: the teacher's share of the environments falls."""
+        for system in self.groups.values():
+            if system.scheduled is not None:
+                system.scheduled.step(frames)
 
     @cached_property
     def policy(self) -> TensorDictSequential:

@@ -19,6 +19,7 @@ def make_networks(
     settings: NetworkSettings,
     statistics: GroupStatistics | None,
     critic_state: Mapping[NestedKey, int],
+    teacher_acts: bool = False,
 ) -> dict[str, Any]:
     """The default networks of a group, as keywords of ``GroupSystem``, on the device of the env.
 
@@ -30,6 +31,7 @@ def make_networks(
         settings: Of the networks.
         statistics: The units of the models of others and world, if not the environment's.
         critic_state: Entries of the whole environment, with their number of features.
+        teacher_acts: Whether the teacher reads what there is before anybody has acted.
     """
     hidden = privileged if settings.reconstruct == "privileged" else ()
     if settings.reconstruct == "privileged" and not privileged:
@@ -40,13 +42,15 @@ def make_networks(
     coder: Any = {**head, "num_cells": settings.encoder_cells}
     coder["decoder_cells"] = settings.decoder_cells
     critic: Any = {"shared_value": settings.shared_value, "state": critic_state}
+    seen_by_critic = [*others, *privileged] if settings.critic_privileged else others
+    told: Any = {"privileged_groups": privileged, "acts": teacher_acts}
     student: Any = {"recurrent": settings.recurrent, "reconstruct_groups": hidden}
     parts: dict[str, Any] = {
         "actor": modules.make_actor(group, **action_settings(env, group.group), **head),
-        "critic": modules.make_critic(group, other_groups=others, **critic, **head),
+        "critic": modules.make_critic(group, other_groups=seen_by_critic, **critic, **head),
         "world_model": modules.make_world_model(group, other_groups=others, **world),
         "student": modules.make_student(group, other_groups=others, **student, **coder),
-        "teacher": modules.make_teacher(group, other_groups=[*others, *privileged], **coder),
+        "teacher": modules.make_teacher(group, other_groups=others, **told, **coder),
     }
     models = {}
     for target in (group, *others, *privileged):

@@ -55,6 +55,9 @@ class NetworkSettings:
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False
     """Whether the agents of a group have one value in common, see ``make_critic``."""
+    critic_privileged: bool = False
+    """Whether the critic, at training time only, reads the observations of the privileged groups
+    as well (an asymmetric critic: Pinto et al., 2018)."""
 
     def __post_init__(self) -> None:
         check_option("reconstruct", self.reconstruct, ("own", "privileged"))
@@ -114,6 +117,12 @@ class LossSettings:
     """Whether the actor reads a sample of the student's posterior or its mean. With the mean actor
     and critic read no noise, when exploring too, and V(s_t, z_t) is of the same kind as
     V(s_{t+1}, z_{t+1})."""
+    teacher_frames: int = 0
+    """Frames over which the teacher acts as well, in a share of the environments that falls from
+    all to none: :class:`~torchrl_moawm.modules.ScheduledLatent`. Call ``system.step(frames)`` after
+    each batch. 0: the student alone acts."""
+    policy_trains_student: bool = False
+    """Whether the policy loss encodes z anew, so that its gradient reaches the student."""
     done_key: NestedKey = "done"
     """Entry under ``next`` that says where the return ends; ``from_env`` finds it."""
     terminated_key: NestedKey = "terminated"
@@ -124,6 +133,11 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         check_option("act_on", self.act_on, ("sample", "mean"))
+        if self.act_on != "mean" and (self.teacher_frames or self.policy_trains_student):
+            raise ValueError(
+                "teacher_frames and policy_trains_student need act_on='mean': z is encoded again, "
+                "and has to be the one that acted."
+            )
 
 
 def split_settings(given: Mapping[str, Any]) -> tuple[NetworkSettings, dict[str, Any]]:
