@@ -13,11 +13,19 @@ from pathlib import Path
 from studies.runs import Run, Stages, run_study, train
 
 MAIN = ("type_oracle", "nam", "moawm_recurrent", "nam_recurrent", "liam")
+TAUGHT = (
+    "moawm_taught",
+    "liam_trained",
+    "moawm_taught_not_acting",
+    "moawm_taught_no_gradient",
+    "moawm_taught_plain_critic",
+)
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 STAGES: Stages = {
     "rendezvous": (("rendezvous",), MAIN, 5),
     "opposite": (("opposite",), MAIN, 5),
     "simple_tag": (("simple_tag",), MAIN, 5),
+    "taught": (("rendezvous", "opposite", "simple_tag"), TAUGHT, 5),
     "ablations": (("rendezvous", "opposite", "simple_tag"), ABLATIONS, 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")

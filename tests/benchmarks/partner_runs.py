@@ -8,7 +8,7 @@ from algorithms.make import make_algorithm
 from tasks.environment import make_env
 from tests.benchmarks.runs import compose_config
 
-AGENTS = sorted({*study_partners.MAIN, *study_partners.ABLATIONS})
+AGENTS = sorted({*study_partners.MAIN, *study_partners.TAUGHT, *study_partners.ABLATIONS})
 TINY = [
     "num_cells=[16]",
     "task.num_envs=8",

@@ -35,7 +35,8 @@ def by_hand(loss, batch):
     seen = loss.teacher[0](td.clone())["agents"]
     p = Independent(Normal(seen["teacher_loc"], seen["teacher_scale"]), 1)
     if isinstance(loss, TeacherVAELoss):
-        network, target = loss.teacher, seen["teacher_feature"]
+        network = loss.teacher
+        target = network[-2](td.clone())["agents", "teacher_feature"]
         loc, scale = seen["teacher_loc"], seen["teacher_scale"]
         p = Independent(Normal(torch.zeros_like(loc), torch.ones_like(scale)), 1)
     else:
