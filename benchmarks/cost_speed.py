@@ -91,6 +91,8 @@ def ours(
     """Seconds (collection, update) of each batch, and the operations of an update."""
     algorithm_name, _, compiled = name.partition(" ")
     settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}"]
+    if algorithm_name == "moawm":
+        settings.append("algorithm.model_frames=0")  # while the team learns
     config = configure(task, n_envs, batches, *settings)
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
@@ -160,6 +162,18 @@ def matrix_rate(rows: int) -> float:
     return 3 * 2 * rows * 128 * 128 / sorted(seconds)[15]
 
 
+def measure(
+    name: str, task: str, n_envs: int, arguments: argparse.Namespace
+) -> tuple[list[tuple[float, float]], float]:
+    """Seconds (collection, update) of each batch of a system, and the operations of an update."""
+    given = task, n_envs, arguments.batches
+    if name == "torchrl":
+        return torchrl_loop(*given)
+    if name == "benchmarl":
+        return benchmarl(*given, arguments.benchmarl)
+    return ours(*given, name)
+
+
 def main() -> None:
     """Measures and prints a Markdown table."""
     if "--to-return" in sys.argv:
@@ -169,6 +183,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["navigation", "balance"])
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 256, 600])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--rounds", type=int, default=1, help="of all systems in turn")
     parser.add_argument("--batches", type=int, default=5, help="the first two are not counted")
     parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
     parser.add_argument(
@@ -184,15 +199,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for task in arguments.tasks:
         for n_envs in arguments.envs:
-            for name in arguments.systems:
-                given = task, n_envs, arguments.batches
-                if name == "torchrl":
-                    seconds, needed = torchrl_loop(*given)
-                elif name == "benchmarl":
-                    seconds, needed = benchmarl(*given, arguments.benchmarl)
-                else:
-                    seconds, needed = ours(*given, name)
-                counted = seconds[2:]
+            found: dict[str, tuple[list[tuple[float, float]], float]] = {}
+            for name in arguments.rounds * arguments.systems:
+                seconds, needed = measure(name, task, n_envs, arguments)
+                found[name] = [*found.get(name, ([], 0.0))[0], *seconds[2:]], needed
+            for name, (counted, needed) in found.items():
                 collection, update = (sorted(c)[len(c) // 2] for c in zip(*counted, strict=True))
                 agents = 4 if task == "balance" else 3
                 limit = needed / matrix_rate(n_envs * STEPS // MINIBATCHES * agents)
