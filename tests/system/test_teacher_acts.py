@@ -201,3 +201,42 @@ def test_without_hidden_partners_the_teacher_sees_the_team():
     losses = system.loss_module(batch.reshape(-1))
     assert all(term.isfinite().all() for term in losses.values())
     assert losses["kl_approx"].abs() < 1e-6
+
+
+def test_a_teacher_that_sees_the_privileged_alone():
+    system, batch = make(teacher_privileged_only=True, **ACTING)
+    teacher, other = system.teacher, batch.clone()
+    for name in ("observation", "previous_action", "action"):
+        other[GROUP, name] = torch.randn_like(other[GROUP, name])
+    one, two = (teacher(each.clone())[GROUP] for each in (batch, other))
+    for name in ("teacher_loc", "teacher_scale", "teacher_feature"):
+        assert torch.equal(one[name], two[name]), name
+    theirs = torch.cat([batch["agent", "observation"], batch["agent", "action"]], -1)
+    assert torch.equal(one["teacher_feature"], theirs.expand(*one["teacher_feature"].shape))
+    other["agent", "observation"] = other["agent", "observation"] + 1.0
+    assert not torch.equal(teacher(other)[GROUP, "teacher_loc"], one["teacher_loc"])
+    with pytest.raises(ValueError, match="needs privileged_groups"):
+        make_teacher(agent_group(), latent_dim=Z, privileged_only=True)
+
+
+def test_the_bootstrap_has_the_latent_of_whoever_acted():
+    """With gamma = 1 and lambda = 0 the target is r + V(s_{t+1}, z_{t+1})."""
+    system, _ = make(gamma=1.0, lmbda=0.0, critic_privileged=True, **ACTING)
+    shaken(system.critic)
+    env = environment()
+    system.step(50)
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(5, system.policy)
+    system.value_estimator(batch)
+    after = batch["next"].clone()
+    student, teacher = (
+        network(after.clone())[GROUP, name]
+        for network, name in ((system.student, "latent_loc"), (system.teacher, "teacher_loc"))
+    )
+    taught = batch[GROUP, "teacher_acts"].unsqueeze(-1)
+    assert taught.any()
+    assert not taught.all()
+    after[GROUP, "latent"] = torch.where(taught, teacher, student)
+    value = system.critic(after)[GROUP, "state_value"]
+    expected = batch["next", GROUP, "reward"] + value
+    torch.testing.assert_close(batch[GROUP, "value_target"], expected)

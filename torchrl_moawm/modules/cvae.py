@@ -12,12 +12,11 @@ from torchrl_moawm.modules.features import (
     GaussianHead,
     ObservationEncoder,
     PreviousStepFeatures,
-    broadcast_to_agents,
     make_mlp,
 )
 from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.memory import AgentGRU
-from torchrl_moawm.modules.vae import GaussianSampler, make_decoder
+from torchrl_moawm.modules.vae import GaussianSampler, GroupsFeatures, make_decoder
 
 
 class StudentFeatures(nn.Module):
@@ -64,30 +63,6 @@ class StudentEncoder(nn.Module):
         features, memory = self.features(*entries[: self.n_entries]), entries[self.n_entries :]
         loc, scale = self.head(self.net(torch.cat([features, *memory], -1)))
         return loc, scale, self.group.flat(entries[0])
-
-
-class GroupsFeatures(nn.Module):
-    """Observations and actions (o_t, a_t) of some groups, for each agent of another group."""
-
-    def __init__(self, groups: Sequence[AgentGroup]) -> None:
-        super().__init__()
-        self.groups = list(groups)
-        self.features = sum(g.n_agents * (g.n_features + g.action_dim) for g in groups)
-
-    @property
-    def in_keys(self) -> list[NestedKey]:
-        """Entries read behind the latent, in the order of the arguments."""
-        return [key for group in self.groups for key in group.keys("observation", "action")]
-
-    def forward(self, latent: Tensor, *entries: Tensor) -> Tensor:
-        """``[*B, N, Z]``, and observation and action of every group -> ``[*B, N, D]``."""
-        features = []
-        for group, observation, action in zip(
-            self.groups, entries[::2], entries[1::2], strict=True
-        ):
-            flat = group.flat(observation)
-            features.append(torch.cat([flat, group.action_features(action, flat)], -1))
-        return torch.cat(broadcast_to_agents(latent, *features), -1)
 
 
 @accepts_sizes

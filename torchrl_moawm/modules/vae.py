@@ -66,6 +66,7 @@ class TeacherEncoder(nn.Module):
         other_groups: Other groups that act.
         privileged_groups: Groups whose action at t is written by the environment.
         acts: Whether it may be asked before anybody has acted at t.
+        privileged_only: Whether it reads of the privileged groups alone.
         latent_dim: ``Z``.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation.
@@ -77,21 +78,24 @@ class TeacherEncoder(nn.Module):
         other_groups: Sequence[AgentGroup],
         privileged_groups: Sequence[AgentGroup],
         acts: bool,
+        privileged_only: bool,
         latent_dim: int,
         num_cells: Sequence[int],
         min_scale: float,
     ) -> None:
         super().__init__()
-        self.groups = groups = [group, *other_groups, *privileged_groups]
-        self.n_previous = 1 + len(other_groups) if acts else 0  # groups of whom a_{t-1} is read
+        acting = [] if privileged_only else [group, *other_groups]
+        self.groups = groups = [*acting, *privileged_groups]
+        self.n_previous = len(acting) if acts else 0  # groups of whom a_{t-1} is read
+        self.group, self.privileged_only = group, privileged_only
         eyes = [ObservationEncoder(each.obs_dim, each.n_agents) for each in groups]
         self.eyes = nn.ModuleList(eyes)
-        self.own_dim = eyes[0].features
+        self.own_dim = 0 if privileged_only else eyes[0].features
         widths = [
             eye.features + each.action_dim + (index < self.n_previous)
             for index, (eye, each) in enumerate(zip(eyes, groups, strict=True))
         ]
-        counts = [group.n_agents - 1, *(other.n_agents for other in groups[1:])]
+        counts = [each.n_agents - (each == group) for each in groups]
         other_dim = sum(n * width for n, width in zip(counts, widths, strict=True))
         self.net = make_mlp(self.own_dim + other_dim, 2 * latent_dim, num_cells)
         self.head = GaussianHead(min_scale)
@@ -100,7 +104,10 @@ class TeacherEncoder(nn.Module):
     def in_keys(self) -> list[NestedKey]:
         """Entries read, in the order of the arguments."""
         now, before = ("observation", "action"), ("observation", "previous_action", "previous_mask")
-        return [
+        like = (
+            self.group.keys("observation") if self.privileged_only else []
+        )  # how many agents there are
+        return like + [
             key
             for index, group in enumerate(self.groups)
             for key in group.keys(*(before if index < self.n_previous else now))
@@ -109,6 +116,7 @@ class TeacherEncoder(nn.Module):
     def forward(self, *entries: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation ``[*B, N, Z]``."""
         encoded, rest = [], list(entries)
+        like = self.group.flat(rest.pop(0)) if self.privileged_only else None
         for index, (eye, group) in enumerate(zip(self.eyes, self.groups, strict=True)):
             features = eye(rest.pop(0))
             if index < self.n_previous:
@@ -116,6 +124,8 @@ class TeacherEncoder(nn.Module):
             else:
                 done = group.action_features(rest.pop(0), features)
             encoded.append(torch.cat([features, done], -1))
+        if like is not None:
+            return self.head(self.net(torch.cat(broadcast_to_agents(like, *encoded), -1)))
         own = encoded[0][..., : self.own_dim]
         return self.head(self.net(torch.cat([own, others_features(encoded)], -1)))
 
@@ -139,6 +149,30 @@ class OthersFeatures(nn.Module):
         return others_features(
             [torch.cat([seen, each.action_features(done, seen)], -1) for each, seen, done in flat]
         )
+
+
+class GroupsFeatures(nn.Module):
+    """Observations and actions (o_t, a_t) of some groups, for each agent of another group."""
+
+    def __init__(self, groups: Sequence[AgentGroup]) -> None:
+        super().__init__()
+        self.groups = list(groups)
+        self.features = sum(g.n_agents * (g.n_features + g.action_dim) for g in groups)
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Entries read behind the latent, in the order of the arguments."""
+        return [key for group in self.groups for key in group.keys("observation", "action")]
+
+    def forward(self, latent: Tensor, *entries: Tensor) -> Tensor:
+        """``[*B, N, Z]``, and observation and action of every group -> ``[*B, N, D]``."""
+        features = []
+        for group, observation, action in zip(
+            self.groups, entries[::2], entries[1::2], strict=True
+        ):
+            flat = group.flat(observation)
+            features.append(torch.cat([flat, group.action_features(action, flat)], -1))
+        return torch.cat(broadcast_to_agents(latent, *features), -1)
 
 
 def others_features(features: Sequence[Tensor]) -> Tensor:
@@ -180,6 +214,7 @@ def make_teacher(
     other_groups: Sequence[AgentGroup] = (),
     privileged_groups: Sequence[AgentGroup] = (),
     acts: bool = False,
+    privileged_only: bool = False,
     num_cells: Sequence[int] = (128,),
     decoder_cells: Sequence[int] = (64,),
     min_scale: float = 0.1,
@@ -201,6 +236,8 @@ def make_teacher(
             well.
         privileged_groups: The same of groups that the environment plays.
         acts: Whether its encoder reads the actions of t-1 of those who act, not those of t.
+        privileged_only: Whether it reads, and reconstructs, what the privileged groups see and do and nothing
+            else: z then says what the agents cannot know, and not what they see themselves.
         num_cells: Widths of the encoder's hidden layers.
         decoder_cells: Widths of the decoder's.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens
@@ -210,18 +247,22 @@ def make_teacher(
         Four modules that write ``teacher_loc``, ``teacher_scale`` - ``teacher_latent`` -
         ``teacher_feature``, what is to be reconstructed - ``teacher_reconstruction``.
     """
-    groups = [group, *other_groups, *privileged_groups]
-    encoder = TeacherEncoder(
-        group, other_groups, privileged_groups, acts, latent_dim, num_cells, min_scale
-    )
-    target = OthersFeatures(groups)
+    if privileged_only and not privileged_groups:
+        raise ValueError("privileged_only needs privileged_groups: the teacher would see nobody.")
+    sizes: Any = (latent_dim, num_cells, min_scale)
+    encoder = TeacherEncoder(group, other_groups, privileged_groups, acts, privileged_only, *sizes)
+    target: Any = OthersFeatures([group, *other_groups, *privileged_groups])
+    target_keys = target.in_keys if not privileged_only else []
+    if privileged_only:
+        target = GroupsFeatures(privileged_groups)
+        target_keys = [*group.keys("teacher_latent"), *target.in_keys]
     n_targets = target.features
     return TensorDictSequential(
         TensorDictModule(encoder, encoder.in_keys, group.keys("teacher_loc", "teacher_scale")),
         GaussianSampler(
             *group.keys("teacher_loc", "teacher_scale", "teacher_latent", "latent_noise")
         ),
-        TensorDictModule(target, target.in_keys, group.keys("teacher_feature")),
+        TensorDictModule(target, target_keys, group.keys("teacher_feature")),
         TensorDictModule(
             make_decoder(latent_dim, n_targets, decoder_cells) if n_targets else EmptyDecoder(),
             group.keys("teacher_latent"),

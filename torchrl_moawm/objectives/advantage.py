@@ -56,7 +56,8 @@ class LatentGAE(MultiAgentGAE):
         loss = self.loss
         if "critic_network" not in loss._modules:
             return []
-        encoder = [] if loss.latent_network is None else loss.latent_network.in_keys
+        networks = (loss.latent_network, loss.teacher_network)
+        encoder = [key for network in networks if network is not None for key in network.in_keys]
         now = list(map(unravel_key, loss.critic_network.in_keys))
         filled = [loss._key("latent")] if loss.latent_network is not None else []
         after = [key for key in (*now, *map(unravel_key, encoder)) if key not in filled]
@@ -122,11 +123,16 @@ class LatentGAE(MultiAgentGAE):
             )
 
     def _fill_latent(self, after: BatchView, tensordict: TensorDictBase) -> None:
-        """Writes z_{t+1}, the mean of the student's posterior."""
+        """Writes z_{t+1}: the mean of the posterior of whoever acted at t, student or teacher."""
         loss, following = self.loss, after.tensordict
         if loss.latent_network is not None:
             encoded = loss.latent_network(after.inputs(loss.latent_network))
             loc = get_required(encoded, loss._key("latent_loc"), "latent_network")
+            taught = tensordict.get(loss._key("teacher_acts"), None)
+            if loss.teacher_network is not None and taught is not None:
+                encoded = loss.teacher_network(after.inputs(loss.teacher_network))
+                teacher = get_required(encoded, loss._key("teacher_loc"), "teacher_network")
+                loc = torch.where(taught.unsqueeze(-1), teacher, loc)
             stored = tensordict.get(loss._key("latent"), None)
             following.set(loss._key("latent"), loc if stored is None else loc.to(stored.dtype))
         elif loss._key("latent") in loss.critic_network.in_keys:

@@ -55,6 +55,9 @@ class ClipPPOValueLoss(MultiAgentLoss):
         latent_network: The student's encoder, which writes ``latent_loc``. The value estimator uses
             its mean for z_{t+1} (collectors never write z at t+1). Not trained here, and not among
             this loss's parameters. ``None`` where the critic reads no latent.
+        teacher_network: The encoder of a teacher that acts
+            (:class:`~torchrl_moawm.modules.ScheduledLatent`), which writes ``teacher_loc``: where
+            ``teacher_acts`` at t, the value estimator takes z_{t+1} from it. Not trained here.
         group: The agents.
         clip_value: eps, in the unit of the value (normalised, with a ``value_norm``); ``None`` does
             not clip.
@@ -100,6 +103,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
         terminated: NestedKey = key("terminated", at_root=True)
         latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
+        teacher_loc: NestedKey = "teacher_loc"
+        teacher_acts: NestedKey = key("teacher_acts", optional=True)
 
     clip_value: Any
     default_value_estimator = ValueEstimators.MAGAE
@@ -109,6 +114,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         critic_network: TensorDictModuleBase,
         *,
         latent_network: TensorDictModuleBase | None = None,
+        teacher_network: TensorDictModuleBase | None = None,
         group: NestedKey = "agents",
         clip_value: float | None = 0.2,
         critic_coeff: float = 1.0,
@@ -123,6 +129,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         self.huber_delta = huber_delta
         self.critic_network = critic_network
         self.__dict__["latent_network"] = latent_network  # not a submodule: it is not trained here
+        self.__dict__["teacher_network"] = teacher_network
         self.loss_critic_type = loss_critic_type
         self.value_norm: Any = value_norm
         self._register_coeff("critic_coeff", critic_coeff)

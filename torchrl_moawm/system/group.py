@@ -117,8 +117,7 @@ class GroupSystem:
             loc, z = self._key("latent_loc"), self._key("latent")
             chooses = [TensorDictModule(nn.Identity(), [loc], [z])]
             if self.scheduled is not None:
-                teacher = split_at(self.teacher, self._key("teacher_loc"))[0]
-                chooses = [*teacher, self.scheduled]
+                chooses = [self._teacher_encoder(), self.scheduled]
             encoder = [*split_at(self.student, loc)[0], *chooses]
         else:
             encoder = split_at(self.student, self._key("latent"))[0]
@@ -180,6 +179,7 @@ class GroupSystem:
         loss = ClipPPOValueLoss(
             self.critic,
             latent_network=self._encoder(),
+            teacher_network=None if self.scheduled is None else self._teacher_encoder(),
             group=self.group,
             **self._chosen("clip_value", "critic_coeff", "value_norm"),
         )
@@ -190,6 +190,10 @@ class GroupSystem:
     def _encoder(self) -> TensorDictSequential:
         """The student's encoder, with its memory."""
         return TensorDictSequential(*split_at(self.student, self._key("latent_loc"))[0])
+
+    def _teacher_encoder(self) -> TensorDictSequential:
+        """The teacher's encoder."""
+        return TensorDictSequential(*split_at(self.teacher, self._key("teacher_loc"))[0])
 
     def _chosen(self, *names: str) -> dict[str, Any]:
         """Some of the settings as keywords."""

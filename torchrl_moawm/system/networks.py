@@ -44,6 +44,7 @@ def make_networks(
     critic: Any = {"shared_value": settings.shared_value, "state": critic_state}
     seen_by_critic = [*others, *privileged] if settings.critic_privileged else others
     told: Any = {"privileged_groups": privileged, "acts": teacher_acts}
+    told["privileged_only"] = settings.teacher_privileged_only
     student: Any = {"recurrent": settings.recurrent, "reconstruct_groups": hidden}
     parts: dict[str, Any] = {
         "actor": modules.make_actor(group, **action_settings(env, group.group), **head),

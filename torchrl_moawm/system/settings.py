@@ -55,6 +55,8 @@ class NetworkSettings:
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False
     """Whether the agents of a group have one value in common, see ``make_critic``."""
+    teacher_privileged_only: bool = False
+    """Whether the teacher sees the privileged groups alone, see ``make_teacher``."""
     critic_privileged: bool = False
     """Whether the critic, at training time only, reads the observations of the privileged groups
     as well (an asymmetric critic: Pinto et al., 2018)."""
