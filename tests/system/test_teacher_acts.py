@@ -230,7 +230,7 @@ def test_the_bootstrap_has_the_latent_of_whoever_acted():
     system.value_estimator(batch)
     after = batch["next"].clone()
     student, teacher = (
-        network(after.clone())[GROUP, name]
+        split_at(network, (GROUP, name))[0][0](after.clone())[GROUP, name]
         for network, name in ((system.student, "latent_loc"), (system.teacher, "teacher_loc"))
     )
     taught = batch[GROUP, "teacher_acts"].unsqueeze(-1)

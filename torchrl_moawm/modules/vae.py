@@ -236,8 +236,8 @@ def make_teacher(
             well.
         privileged_groups: The same of groups that the environment plays.
         acts: Whether its encoder reads the actions of t-1 of those who act, not those of t.
-        privileged_only: Whether it reads, and reconstructs, what the privileged groups see and do and nothing
-            else: z then says what the agents cannot know, and not what they see themselves.
+        privileged_only: Whether it reads, and reconstructs, what the privileged groups see and do
+            and nothing else: z then says what the agents cannot know, not what they see themselves.
         num_cells: Widths of the encoder's hidden layers.
         decoder_cells: Widths of the decoder's.
         min_scale: Floor of the posterior's standard deviation. Without one the teacher sharpens

@@ -42,12 +42,13 @@ def test_nothing_privileged_reaches_who_acts(agent):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_nothing_privileged_reaches_the_advantage(agent):
-    """But where the critic is told, which does not act."""
+    """But where the critic is told, which does not act, or the teacher acts."""
     config, env, algorithm = make(agent)
     batch = collect(env, algorithm)
     awaken(algorithm)
     values = [algorithm.advantage(x)["agents", "advantage"] for x in (batch, perturbed(batch))]
-    told = agent == "type_oracle" or config.algorithm.get("critic_privileged", False)
+    told = [config.algorithm.get(name) for name in ("critic_privileged", "teacher_share")]
+    told = agent == "type_oracle" or any(told)
     assert torch.equal(*values) != told
 
 
