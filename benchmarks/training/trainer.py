@@ -18,7 +18,7 @@ from metrics.loggers import Loggers
 from metrics.returns import losses_on_the_bar, other_losses, team_return
 from parallel.collector import make_collector
 from parallel.ranks import Learners
-from settings.frames import frames_of_models, has_learned
+from settings.frames import frames_of_models
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
 from training.schedule import learning_rate
@@ -146,7 +146,7 @@ def register_hooks(
 
     def schedule(_: TensorDictBase) -> None:
         nonlocal current
-        learned = has_learned(config, trainer.collected_frames)
+        learned = trainer.collected_frames >= config.total_frames
         current, stepper.losses = (pool, behind) if learned else (buffer, while_learning)
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)

@@ -14,7 +14,8 @@ from torchrl_moawm.modules.moa import make_moa_network
 from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
 from torchrl_moawm.modules.specs import action_settings, groups_of
 from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
-from torchrl_moawm.modules.vae import GaussianSampler, make_teacher
+from torchrl_moawm.modules.teacher import make_teacher
+from torchrl_moawm.modules.vae import GaussianSampler
 from torchrl_moawm.modules.world_model import make_world_model
 
 __all__ = [

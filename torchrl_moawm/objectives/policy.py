@@ -12,20 +12,17 @@ from tensordict.nn import (
     dispatch,
 )
 from torch import Tensor
-from torch.distributions import Categorical, Distribution
-from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCategorical
+from torch.distributions import Distribution
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
-    check_integer,
     check_mask,
     check_option,
     check_same_shape,
-    check_shape,
 )
-from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_sampled
+from torchrl_moawm._checks.values import check_sampled
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView
@@ -33,6 +30,7 @@ from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.data_parallel import sum_over_ranks
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required, zero_behind
+from torchrl_moawm.objectives.taken import check_taken
 
 
 class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
@@ -144,8 +142,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         acts, stored = view.acts(), view.get("sample_log_prob")
         self._check_log_prob(view, stored)
         inputs = view.inputs(self.actor_network)
-        if self.latent_network is not None:
-            self._encode(view, inputs)
+        self._encode(view, inputs)
         advantage = view.data("advantage", acts)
         for name in ("action", "sample_log_prob"):
             inputs.set(self._key(name), view.data(name, acts))
@@ -183,6 +180,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
     def _encode(self, view: BatchView, inputs: TensorDictBase) -> None:
         """Writes z_t of the current student into the actor's inputs, where the student acted."""
+        if self.latent_network is None:
+            return
         encoded = self.latent_network(view.inputs(self.latent_network))
         latent = get_required(encoded, self._key("latent_loc"), "latent_network")
         stored, by_teacher = inputs.get(self._key("latent")), view.optional("teacher_acts")
@@ -216,29 +215,9 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         """Checks the action before computing its log-probability."""
         dist = self.actor_network.get_dist(tensordict)
         action = tensordict.get(self._key("action"))
-        self._check_action(tensordict, action, dist)
+        masks = self._key("mask"), unravel_key((self.group, "action_mask"))
+        check_taken(self._key("action"), action, dist, tensordict, *masks)
         return dist.log_prob(action), dist, False
-
-    def _check_action(self, tensordict: TensorDictBase, action: Tensor, dist: Any) -> None:
-        """Refuses an action that the policy cannot have taken."""
-        name = self._key("action")
-        one_hot = isinstance(dist, (OneHotCategorical, MaskedOneHotCategorical))
-        event = dist.logits.shape[-1:] if one_hot else dist.event_shape
-        check_shape("action", action, (*dist.batch_shape, *event), "as the actor's")
-        if one_hot:
-            alive = tensordict.get(self._key("mask"), None)
-            check_one_hot(name, action, alive)
-            index = action.argmax(-1)
-        elif isinstance(dist, (Categorical, MaskedCategorical)):
-            check_integer(action=action)
-            check_index(name, action, dist.logits.shape[-1])
-            index = action
-        else:
-            return
-        mask_name = unravel_key((self.group, "action_mask"))
-        allowed = tensordict.get(mask_name, None)
-        if allowed is not None:
-            check_allowed(mask_name, name, allowed, index)
 
     def _get_entropy(self, dist: Distribution, adv_shape: torch.Size) -> Tensor:
         """Entropy ``[*B, N, 1]``, estimated by one reparametrised sample where there is no formula.

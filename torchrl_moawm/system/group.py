@@ -152,12 +152,7 @@ class GroupSystem:
         )
         return LossSum(
             {
-                "policy": objectives.ClipPPOPolicyLoss(
-                    self.actor,
-                    latent_network=self._encoder() if s.policy_trains_student else None,
-                    **self._chosen("clip_epsilon", "entropy_coeff"),
-                    **group,
-                ),
+                "policy": self._policy_loss(),
                 "value": self._value_loss(),
                 "moawm": objectives.MOAWMLoss(
                     LossSum(moa) if len(moa) > 1 else moa[name_of(self.group)],
@@ -171,6 +166,15 @@ class GroupSystem:
                 ),
             },
             rows=dict.fromkeys(("moawm", "teacher"), s.auxiliary_rows),
+        )
+
+    def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
+        """The actor's loss, which may train the student too."""
+        return objectives.ClipPPOPolicyLoss(
+            self.actor,
+            latent_network=self._encoder() if self.settings.policy_trains_student else None,
+            group=self.group,
+            **self._chosen("clip_epsilon", "entropy_coeff"),
         )
 
     def _value_loss(self) -> ClipPPOValueLoss:
