@@ -65,6 +65,11 @@ LOOKS = {
     "moawm_recurrent_no_teacher": Look(PURPLE, "--"),
     "moawm_frozen_encoder": Look(GREY, "--"),
     "moawm_recurrent_frozen": Look(GREY, "--"),
+    "moawm_taught": Look(VERMILLION, "-."),
+    "liam_trained": Look(GREEN, "-."),
+    "moawm_taught_not_acting": Look(ORANGE, "-."),
+    "moawm_taught_no_gradient": Look(PURPLE, "-."),
+    "moawm_taught_plain_critic": Look(GREY, "-."),
 }
 """How an agent is drawn in every picture; of two with one colour no picture has both."""
 BASELINES = {

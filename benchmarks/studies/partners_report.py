@@ -36,6 +36,11 @@ ORDER = (
     "moawm_recurrent_own",
     "moawm_recurrent_no_teacher",
     "moawm_recurrent_frozen",
+    "moawm_taught",
+    "liam_trained",
+    "moawm_taught_not_acting",
+    "moawm_taught_no_gradient",
+    "moawm_taught_plain_critic",
 )
 Array = NDArray[np.float64]
 

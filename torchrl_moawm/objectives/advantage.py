@@ -62,6 +62,7 @@ class LatentGAE(MultiAgentGAE):
         filled = [loss._key("latent")] if loss.latent_network is not None else []
         after = [key for key in (*now, *map(unravel_key, encoder)) if key not in filled]
         after += [loss._key(name) for name in ("reward", "done", "terminated")]
+        now += [loss._key("teacher_acts")] if loss.teacher_network is not None else []
         masks = [key for key in loss._masks() if key not in now]
         keys = [*now, *(("next", key) for key in after), *masks, *(("next", key) for key in masks)]
         return list(dict.fromkeys(map(unravel_key, keys)))

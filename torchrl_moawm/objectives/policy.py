@@ -180,11 +180,12 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
 
     def _encode(self, view: BatchView, inputs: TensorDictBase) -> None:
         """Writes z_t of the current student into the actor's inputs, where the student acted."""
+        by_teacher = view.optional("teacher_acts")
         if self.latent_network is None:
             return
         encoded = self.latent_network(view.inputs(self.latent_network))
         latent = get_required(encoded, self._key("latent_loc"), "latent_network")
-        stored, by_teacher = inputs.get(self._key("latent")), view.optional("teacher_acts")
+        stored = inputs.get(self._key("latent"))
         check_same_shape(latent=stored, latent_loc=latent)
         latent = latent.to(stored.dtype)
         if by_teacher is not None:

@@ -104,7 +104,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
         teacher_loc: NestedKey = "teacher_loc"
-        teacher_acts: NestedKey = key("teacher_acts", optional=True)
+        teacher_acts: NestedKey = "teacher_acts"
 
     clip_value: Any
     default_value_estimator = ValueEstimators.MAGAE

@@ -152,7 +152,9 @@ def test_an_algorithm_has_the_colour_it_has_in_the_studies(draw):
 def test_every_algorithm_has_a_look_and_no_picture_has_one_twice():
     names = {path.stem for path in BENCHMARKS.glob("conf/algorithm/*.yaml")}
     assert names == style.LOOKS.keys()
-    partners = [n for n in names if n.startswith(("nam", "type", "liam", "moawm_recurrent"))]
+    partners = [
+        n for n in names if n.startswith(("nam", "type", "liam", "moawm_recurrent", "moawm_taught"))
+    ]
     for together in (partners, names - set(partners)):
         assert len({style.look(name) for name in together}) == len(together)
     assert style.look("of a user") == style.look("of a user")
