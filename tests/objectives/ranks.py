@@ -42,7 +42,7 @@ def frozen(loss):
 def pulled():
     """The KL term trains the teacher, too, but not its decoder."""
     loss = make_cvae(detach_teacher=False)
-    loss.teacher[2].requires_grad_(False)
+    loss.teacher[-1].requires_grad_(False)
     return loss
 
 
