@@ -31,7 +31,8 @@ class ByHand:
         self.moa_net = system.moa_network.module
         self.world_net = system.world_model.module
         self.student, _, self.student_decoder = (getattr(m, "module", m) for m in system.student)
-        self.teacher, _, self.teacher_decoder = (getattr(m, "module", m) for m in system.teacher)
+        teacher = [getattr(m, "module", m) for m in system.teacher]
+        self.teacher, _, self.teacher_target, self.teacher_decoder = teacher
         self.critic = system.critic.module
         self.actor = system.actor[0].module
         self.alpha = float(system.loss_module["moawm"]["cvae"].kl_coeff)
@@ -61,10 +62,9 @@ class ByHand:
         return error + (reward - self.reward).pow(2).sum(-1).mean()
 
     def autoencode(
-        self, encoder: nn.Module, decoder: nn.Module, inputs: list[Tensor]
+        self, decoder: nn.Module, loc: Tensor, scale: Tensor, x: Tensor
     ) -> tuple[Tensor, ...]:
         """Error, posterior and logs."""
-        loc, scale, x = encoder(*inputs)
         z = loc + scale * self.noise
         error = (decoder(z) - x.detach()).pow(2).sum(-1)
         with torch.no_grad():
@@ -75,14 +75,17 @@ class ByHand:
 
     def cvae(self) -> Tensor:
         """Loss of the student."""
-        out = self.autoencode(self.student, self.student_decoder, [self.obs, *self.previous])
+        encoded = self.student(self.obs, *self.previous)
+        out = self.autoencode(self.student_decoder, *encoded)
         with torch.no_grad():
-            loc, scale, _ = self.teacher(self.obs, self.action)
+            loc, scale = self.teacher(self.obs, self.action)
         return out[0] + self.alpha * gaussian_kl(out[1], out[2], loc, scale).mean()
 
     def teacher_vae(self) -> Tensor:
         """Loss of the teacher."""
-        out = self.autoencode(self.teacher, self.teacher_decoder, [self.obs, self.action])
+        encoded = self.teacher(self.obs, self.action)
+        target = self.teacher_target(self.obs, self.action)
+        out = self.autoencode(self.teacher_decoder, *encoded, target)
         zero, one = torch.zeros_like(out[1]), torch.ones_like(out[2])
         return out[0] + self.beta * gaussian_kl(out[1], out[2], zero, one).mean()
 

@@ -168,11 +168,11 @@ class Chunk(torch.nn.Module):
 
     def __init__(self, teacher):
         super().__init__()
-        self.encoder, self.decoder = teacher[0].module, teacher[2].module
+        self.encoder, self.decoder = teacher[0].module, teacher[-1].module
 
     def forward(self, observation, action):
         """``[*B, N, 1, F]``, ``[*B, N, Z]`` twice."""
-        loc, scale, _ = self.encoder(observation, action)
+        loc, scale = self.encoder(observation, action)
         z = loc + scale * torch.randn_like(loc)
         return self.decoder(z).unsqueeze(-2), loc, 2 * scale.log()
 
