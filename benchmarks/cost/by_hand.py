@@ -83,9 +83,9 @@ class ByHand:
 
     def teacher_vae(self) -> Tensor:
         """Loss of the teacher."""
-        encoded = self.teacher(self.obs, self.action)
+        loc, scale = self.teacher(self.obs, self.action)
         target = self.teacher_target(self.obs, self.action)
-        out = self.autoencode(self.teacher_decoder, *encoded, target)
+        out = self.autoencode(self.teacher_decoder, loc, scale, target)
         zero, one = torch.zeros_like(out[1]), torch.ones_like(out[2])
         return out[0] + self.beta * gaussian_kl(out[1], out[2], zero, one).mean()
 
