@@ -217,3 +217,10 @@ def test_the_overflow_is_a_share_of_the_living(generator):
     batch["agents", "action_log_prob"][:] = 0.0
     batch["agents", "action_log_prob"][:3:2] = -50.0
     assert_close(loss(batch)["ratio_overflow"].item(), 2 / 3)
+
+
+def test_an_action_of_another_shape_is_refused(generator):
+    loss, batch = make_policy("categorical").double(), batch64((6,), generator=generator)
+    batch["agents", "action"] = batch["agents", "action"].unsqueeze(-1)
+    with pytest.raises(ValueError, match="Expected action of shape .*as the actor's"):
+        loss(batch)
