@@ -222,5 +222,5 @@ def test_the_overflow_is_a_share_of_the_living(generator):
 def test_an_action_of_another_shape_is_refused(generator):
     loss, batch = make_policy("categorical").double(), batch64((6,), generator=generator)
     batch["agents", "action"] = batch["agents", "action"].unsqueeze(-1)
-    with pytest.raises(ValueError, match="Expected action of shape .*as the actor's"):
+    with pytest.raises(ValueError, match=r"Expected action of shape .*as the actor's"):
         loss(batch)
