@@ -64,7 +64,7 @@ class SamplerState:
 
 
 class PoolState(SamplerState):
-    """The same of a buffer that goes on with what it holds, which is kept."""
+    """Order and content of a replay buffer that goes on with what it holds."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         super().__init__(buffer)

@@ -13,6 +13,11 @@ def frames_of_models(config: DictConfig) -> int:
     return round(config.total_frames * share / batch) * batch
 
 
+def all_frames(config: DictConfig) -> int:
+    """Team steps of the whole run."""
+    return config.total_frames + frames_of_models(config)
+
+
 def has_learned(config: DictConfig, frames: int) -> bool:
     """Whether the team has learned, so that a batch collected after these frames is the models'."""
     return frames >= config.total_frames

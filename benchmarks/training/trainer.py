@@ -18,7 +18,7 @@ from metrics.loggers import Loggers
 from metrics.returns import losses_on_the_bar, other_losses, team_return
 from parallel.collector import make_collector
 from parallel.ranks import Learners
-from settings.frames import frames_of_models
+from settings import frames
 from tasks.environment import make_env
 from training.hooks import ModelQualityHook
 from training.schedule import learning_rate
@@ -69,7 +69,7 @@ def make_trainer(
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
-        total_frames=own.total_frames + frames_of_models(own),
+        total_frames=frames.all_frames(own),
         frame_skip=learners.count,  # a frame here stands for one of every rank
         loss_module=algorithm.loss_module,
         optimization_stepper=stepper,
@@ -93,8 +93,8 @@ def sequence_length(config: DictConfig) -> int:
 
 def make_pool(config: DictConfig) -> ReplayBufferTrainer:
     """All batches from which the models learn when the team has learned, as minibatches."""
-    frames = config.task.num_envs * config.task.max_steps
-    return make_buffer(config, batches=max(-(-frames_of_models(config) // frames), 1))
+    batch = config.task.num_envs * config.task.max_steps
+    return make_buffer(config, batches=max(frames.frames_of_models(config) // batch, 1))
 
 
 def make_buffer(config: DictConfig, batches: int = 1) -> ReplayBufferTrainer:
@@ -120,12 +120,12 @@ def checkpoint_settings(
         "learners": n_ranks,
         "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
     }
-    frames = config.task.num_envs * config.task.max_steps  # of all ranks
+    batch = config.task.num_envs * config.task.max_steps  # of all ranks
     return {
         "checkpoint": checkpoint,
         "checkpoint_rotation": Rotation(folder / FOLDER, keep_last=config.checkpoint.keep),
         "checkpoint_metadata": lambda _: metadata,
-        "save_trainer_interval": config.checkpoint.every * frames - 1,
+        "save_trainer_interval": config.checkpoint.every * batch - 1,
     }
 
 
@@ -146,7 +146,7 @@ def register_hooks(
 
     def schedule(_: TensorDictBase) -> None:
         nonlocal current
-        learned = trainer.collected_frames >= config.total_frames
+        learned = frames.has_learned(config, trainer.collected_frames)
         current, stepper.losses = (pool, behind) if learned else (buffer, while_learning)
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)

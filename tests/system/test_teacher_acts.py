@@ -56,7 +56,7 @@ def test_it_goes_on_where_it_was_saved():
 
 
 def test_an_acting_teacher_reads_what_exists_before_anybody_acts():
-    """Of those who act o_t and a_{t-1}, of the privileged o_t and a_t; never a_t of its team."""
+    """It reads (o_t, a_{t-1}) of those who act, (o_t, a_t) of the privileged."""
     system, batch = make(**ACTING)
     encoder = split_at(system.teacher, (GROUP, "teacher_loc"))[0]
     read = [key for module in encoder for key in module.in_keys]

@@ -1,4 +1,4 @@
-"""Whose latent acts while experience is collected."""
+"""The choice of the latent that acts while experience is collected: student's or teacher's."""
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
