@@ -34,6 +34,9 @@ from torchrl_moawm.objectives.world_errors import (
     of_each,
 )
 
+JUDGED = 5_000
+"""Steps of a batch from which the variance of the model's error is taken, in whole rows."""
+
 
 class WorldModelLoss(MultiAgentLoss):
     """Loss of a model of the next observation and reward: what will I see and earn?
@@ -228,16 +231,19 @@ class WorldModelLoss(MultiAgentLoss):
     def update_statistics(self, tensordict: TensorDictBase) -> None:
         """Takes a collected batch into the statistics: once per batch, before it is learned from.
 
-        The model's errors are then of data that it has not seen. Those who are there count, over
+        The model's errors are then of data that it has not seen, of the first 5,000 steps or so of
+        the batch: they give a variance. Those who are there count, over
         all ranks under :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its
         features do. Not within ``forward``: the loss of a minibatch must not depend on the
         minibatches before it. Does nothing where the loss has no statistics.
         """
         if self.statistics is None:
             return
+        self.statistics.update(*map(self._of_all_ranks, self._rows(self._view(tensordict))[:3]))
+        if tensordict.numel() > JUDGED:
+            tensordict = tensordict[: max(len(tensordict) * JUDGED // tensordict.numel(), 1)]
         view = self._view(tensordict)
         *rows, valid = self._rows(view)
-        self.statistics.update(*map(self._of_all_ranks, rows))
         outputs = self.world_model(view.inputs(self.world_model))
         predicted = outputs.get(self._key("predicted_observation"))[valid]
         reward = outputs.get(self._key("predicted_reward"))[valid]
