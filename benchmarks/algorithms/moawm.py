@@ -24,8 +24,6 @@ OF_TRAINING = (
     "student_lr",
 )
 """Settings of an algorithm that are not those of ``MOAWM.from_env``."""
-ROWS_OF_MODELS = 0.5
-"""Share of a minibatch from which the models learn when the team has learned."""
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -47,9 +45,9 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         elif algorithm.ablation == "frozen_encoder":
             one.student.requires_grad_(False)
     parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
-    core, models, latent, alone = (
+    core, models, latent = (
         one_or_sum({group: part[name] for group, part in parts.items()})
-        for name in ("core", "models", "latent", "alone")
+        for name in ("core", "models", "latent")
     )
     return Algorithm(
         policy=system.policy,
@@ -59,7 +57,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
             "models": (models, algorithm.model_epochs),
             "latent": (latent, algorithm.latent_epochs),
         },
-        models=alone,
+        models=models,
         advantage=system.value_estimator,
         networks=system.networks,
         system=system,
@@ -81,6 +79,5 @@ def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
     return {
         "core": whole.part("policy", "value"),
         "models": LossSum(models, rows={"models": algorithm.model_rows}),
-        "alone": LossSum(models, rows={"models": ROWS_OF_MODELS}),
         "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
     }

@@ -24,6 +24,9 @@ from training.hooks import ModelQualityHook
 from training.schedule import learning_rate
 from training.stepper import make_stepper
 
+PASSES_BEHIND = 3
+"""How often as many epochs the models get of a batch when they alone learn."""
+
 
 def make_trainer(
     config: DictConfig,
@@ -141,13 +144,14 @@ def register_hooks(
     stepper, length = trainer.optimization_stepper, sequence_length(config)
     recurrent = config.algorithm.get("recurrent", False)
     average = stepper.learners.average_metrics
-    while_learning, behind = stepper.losses, [algorithm.models] * config.epochs
+    while_learning, behind = stepper.losses, [algorithm.models]
     current = buffer
 
     def schedule(_: TensorDictBase) -> None:
         nonlocal current
         learned = frames.has_learned(config, trainer.collected_frames)
         current, stepper.losses = (pool, behind) if learned else (buffer, while_learning)
+        trainer.num_epochs = config.epochs * (PASSES_BEHIND if learned else 1)
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)
 
