@@ -109,7 +109,7 @@ class Foraging(EnvBase):
         ).view(-1, 2)
         inner = ((cells > 0) & (cells < size - 1)).all(-1)
         apart = (cells[:, None] - cells).abs()
-        near = (apart.sum(-1) <= 2) & True  # itself, the eight around, and two cells on straight
+        near = apart.sum(-1) <= 2  # the eight around, and two cells on
         free, clear = torch.ones(n, size**2, dtype=torch.bool), inner.expand(n, -1).clone()
 
         def pick(allowed: Tensor) -> Tensor:
@@ -121,9 +121,7 @@ class Foraging(EnvBase):
             cell = pick(free)
             free[rows, cell] = False
             place.append(cells[cell])
-        level = torch.randint(
-            1, self.max_level + 1, (n, N_LEARNERS + 1), generator=self.rng
-        )
+        level = torch.randint(1, self.max_level + 1, (n, N_LEARNERS + 1), generator=self.rng)
         highest = level.sort(-1).values[:, :COOPERATING].sum(-1, keepdim=True)
         for _ in range(self.n_food):
             allowed = clear & free
@@ -133,13 +131,14 @@ class Foraging(EnvBase):
             food.append(cells[cell])
         drawn = torch.rand(n, self.n_food, generator=self.rng) * highest
         asked = highest.expand(n, self.n_food) if self.cooperate else drawn.long() + 1
-        food_level = asked * torch.stack(found, -1)
+        food_level, spot = asked * torch.stack(found, -1), torch.stack(food, 1)
+        by_place = (spot[..., 0] * size + spot[..., 1]).argsort(-1)  # as players read it
         return {
             "time": torch.zeros(n, dtype=torch.long),
             "place": torch.stack(place, 1),
             "level": level,
-            "food": torch.stack(food, 1),
-            "food_level": food_level,
+            "food": spot.gather(1, by_place[..., None].expand_as(spot)),
+            "food_level": food_level.gather(1, by_place),
             "worth": food_level.sum(-1).clamp_min(1).float(),
         }
 
@@ -172,30 +171,26 @@ class Foraging(EnvBase):
 
     def _observe(self) -> TensorDict:
         corner = (self.place - self.sight).clamp_min(0)  # of what each player sees, [E, P, 2]
-
-        def seen_from(place: Tensor) -> tuple[Tensor, Tensor]:
-            """Places ``[E, K, 2]`` as each player sees them ``[E, P, K, 2]``, and whether."""
-            away = place[:, None] - self.place[:, :, None]
-            return place[:, None] - corner[:, :, None], (away.abs() <= self.sight).all(-1)
-
-        food, in_sight = seen_from(self.food)
-        in_sight = in_sight & (self.food_level > 0)[:, None]
-        order = (self.food[..., 0] * self.size + self.food[..., 1])[:, None]
-        order = torch.where(in_sight, order, self.size**2).sort(-1).indices
-        level = self.food_level[:, None].expand_as(in_sight)
-        food = torch.cat([food, level[..., None]], -1)
-        none = torch.tensor([-1, -1, 0])
-        food = torch.where(in_sight[..., None], food, none)
-        food = food.gather(2, order[..., None].expand_as(food))
-        players, in_sight = seen_from(self.place)
-        level = self.level[:, None].expand_as(in_sight)
-        players = torch.where(in_sight[..., None], torch.cat([players, level[..., None]], -1), none)
-        own = torch.eye(players.shape[1], dtype=torch.bool).expand_as(in_sight)
-        rank = torch.where(own, 0, torch.where(in_sight, 1, 2)).sort(-1, stable=True).indices
-        players = players.gather(2, rank[..., None].expand_as(players))
-        seen = torch.cat([food.flatten(2), players.flatten(2)], -1).float()
+        away = (self.food[:, None] - self.place[:, :, None]).abs()
+        in_sight = (away <= self.sight).all(-1) & (self.food_level > 0)[:, None]
+        level = self.food_level[:, None, :, None].expand(*in_sight.shape, 1)
+        food = packed(torch.cat([self.food[:, None] - corner[:, :, None], level], -1), in_sight)
+        order = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 0, 1]])  # of the players each sees
+        places = self.place[:, order] - corner[:, :, None]
+        in_sight = ((places >= 0) & (places <= 2 * self.sight)).all(-1)  # as there: farther by a
+        # rim, where a square of that width holds more than the player's sight
+        players = packed(torch.cat([places, self.level[:, order][..., None]], -1), in_sight)
+        seen = torch.cat([food, players], -1).float()
         parts = zip(self.group_map, seen.split([N_LEARNERS, 1], 1), strict=True)
         return TensorDict(
             {group: TensorDict({"observation": x}, x.shape[:2]) for group, x in parts},
             self.batch_size,
         )
+
+
+def packed(entries: Tensor, there: Tensor) -> Tensor:
+    """Row, column and level ``[E, P, K, 3]`` of those there, in front, -1, -1, 0 behind: flat."""
+    n = there.shape[-1]
+    slot = torch.where(there, there.cumsum(-1) - 1, n)[..., None].expand_as(entries)
+    none = torch.tensor([-1, -1, 0]).expand(*there.shape[:-1], n + 1, 3)
+    return none.scatter(-2, slot, entries)[..., :n, :].flatten(-2)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import TransformedEnv
+from torchrl.envs import Compose, TransformedEnv
 
+from tasks.foraging import Foraging
+from tasks.foraging_scripts import KINDS, Forager
 from tasks.partner_scripts import Dancer, Prey, Walker
 from tasks.partner_worlds import TAG_STEPS, make_hidden, make_tag
 from torchrl_moawm.envs import with_transforms
@@ -26,6 +28,24 @@ class Task:
     make: Callable[..., TransformedEnv]
     steps: int | None = None
     """Of an episode, where the world has no end of its own."""
+    seen: tuple[int, ...] | None = None
+    """Types of the training pool, and of the held-out one; ``None`` is all of them."""
+
+
+def make_foraging(num_envs: int, seed: int, **world: Any) -> TransformedEnv:
+    """Level-based foraging."""
+    return TransformedEnv(Foraging(num_envs, seed=seed, **world), Compose())
+
+
+def foraging(size: int, **world: Any) -> Task:
+    """Foraging: partners of six kinds in training, the other four are the pool ``unseen``."""
+    return Task(
+        len(KINDS),
+        (Forager(size), Forager(size, rest=0.2), Forager(size, stray=0.1)),
+        (Forager(size, rest=0.1, stray=0.1), Forager(size, rest=0.3)),
+        partial(make_foraging, size=size, **world),
+        seen=tuple(range(6)),
+    )
 
 
 TASKS = {
@@ -54,16 +74,24 @@ TASKS = {
         make_tag,
         TAG_STEPS,
     ),
+    "foraging": foraging(7, cooperate=True),
+    "foraging_12": foraging(12, n_food=5),
 }
 
 
 def make_partner_env(
     name: str, num_envs: int, *, seed: int, pool: str = "train", **world: Any
 ) -> TransformedEnv:
-    """A task's environment with the partners of one of its pools, ``train`` or ``held_out``."""
+    """A task's environment with the partners of one of its pools.
+
+    ``train``, or ``held_out`` with the same types in other manners; ``unseen``, where training does
+    not have all types, has the others in the manners of ``held_out``.
+    """
     task = TASKS[name]
-    policies = {"train": task.train, "held_out": task.held_out}[pool]
-    partners = [Partner(policy, kind) for policy in policies for kind in range(task.n_types)]
+    policies = task.train if pool == "train" else task.held_out
+    seen = range(task.n_types) if task.seen is None else task.seen
+    kinds = [k for k in range(task.n_types) if (k in seen) != (pool == "unseen")]
+    partners = [Partner(policy, kind) for policy in policies for kind in kinds]
     generator = torch.Generator().manual_seed(seed + 1)
     drawn = PartnerPool(partners, n_types=task.n_types, generator=generator)
     env = task.make(num_envs, seed, **world)
