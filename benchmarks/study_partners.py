@@ -5,28 +5,32 @@
 
 Tasks and pools are in ``tasks/partners.py``, agents in ``algorithms/partners.py``, the method in
 ``partners.md``. A run that is done is skipped; each leaves its returns and its probes under
-``--out``.
+``--out``, that of the oracle also what ``informed_limit.py`` makes of it.
 """
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-from studies.runs import Run, Stages, run_study, train
+from studies.runs import HERE, Run, Stages, run_study, train
 
 MAIN = ("type_oracle", "nam", "moawm_recurrent", "nam_recurrent", "liam")
-TAUGHT = (
-    "moawm_taught",
-    "liam_trained",
+TAUGHT = ("moawm_taught", "liam_trained")
+TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
     "moawm_taught_no_gradient",
     "moawm_taught_plain_critic",
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
+TASKS = ("rendezvous", "opposite", "simple_tag")
 STAGES: Stages = {
     "rendezvous": (("rendezvous",), MAIN, 5),
     "opposite": (("opposite",), MAIN, 5),
     "simple_tag": (("simple_tag",), MAIN, 5),
-    "taught": (("rendezvous", "opposite", "simple_tag"), TAUGHT, 5),
-    "ablations": (("rendezvous", "opposite", "simple_tag"), ABLATIONS, 3),
+    "taught": (TASKS, TAUGHT, 5),
+    "taught_ablations": (TASKS, TAUGHT_ABLATIONS, 3),
+    "ablations": (TASKS, ABLATIONS, 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -41,6 +45,11 @@ def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     """Trains and probes one run, with the settings that all agents share."""
     settings = [*COMMON, *SETTINGS[run.task], *overrides]
     train(run, out, work, settings, "partners", "probe_partners.py")
+    folder = work / run.task / run.algorithm / f"seed_{run.seed}"
+    kept = run.file(out).with_name(f"informed_{run.seed}.json")
+    if run.algorithm == "type_oracle" and folder.exists() and not kept.exists():
+        subprocess.check_call([sys.executable, str(HERE / "informed_limit.py"), str(folder)])
+        shutil.copy(folder / "informed.json", kept)
 
 
 def write_report(folder: Path) -> None:

@@ -45,12 +45,12 @@ ORDER = (
 Array = NDArray[np.float64]
 
 
-def returns(runs: Runs, probes: Runs, task: str, name: str, pool: str, half: bool) -> Array:
-    """Returns of the deterministic policy, one per seed: at half of the frames, or at the end."""
-    if not half:
+def returns(runs: Runs, probes: Runs, task: str, name: str, pool: str, at: float = 1.0) -> Array:
+    """Returns of the deterministic policy, one per seed, at a share of the frames."""
+    if at == 1.0:
         return np.array([probe["returns"][pool] for probe in probes[task][name]])
     frames, values = curve(runs[task][name], f"return_{pool}")
-    return values[:, np.abs(frames - last_frame(runs[task][name]) / 2).argmin()]
+    return values[:, np.abs(frames - last_frame(runs[task][name]) * at).argmin()]
 
 
 def last_frame(runs: list[dict[str, Any]]) -> int:
@@ -75,7 +75,7 @@ def whole_curve(runs: Runs, probes: Runs, task: str, name: str, pool: str) -> tu
         ValueError: There are not as many probes as runs.
     """
     frames, values = curve(runs[task][name], f"return_{pool}")
-    last, final = last_frame(runs[task][name]), returns(runs, probes, task, name, pool, False)
+    last, final = last_frame(runs[task][name]), returns(runs, probes, task, name, pool)
     if len(final) != len(values):
         raise ValueError(f"{task}, {name}: {len(values)} runs and {len(final)} probes.")
     before = frames < last
@@ -101,7 +101,34 @@ def names_of(runs: Runs, task: str) -> list[str]:
     return [name for name in ORDER if name in runs[task]]
 
 
-def tables(runs: Runs, probes: Runs) -> str:
+def limit_returns(informed: Runs, task: str, pool: str) -> Array | None:
+    """Returns of the informed limit, one per oracle, where they were measured."""
+    found = informed.get(task, {}).get("type_oracle", [])
+    return np.array([each["returns"][pool] for each in found]) if found else None
+
+
+def share_cells(
+    runs: Runs, probes: Runs, informed: Runs, task: str, name: str, pool: str
+) -> list[str]:
+    """Shares of the oracle's gap at the end, at half and a quarter, and of the informed limit's."""
+    if name in ("nam", "type_oracle"):
+        return [""] * 5
+
+    def cell(at: float, upper: Array | None) -> str:
+        if upper is None:
+            return ""
+        ours, nam = (returns(runs, probes, task, each, pool, at) for each in (name, "nam"))
+        point, low, high = share(ours, nam, upper)
+        return f"{point:.2f} [{low:.2f}, {high:.2f}]"
+
+    oracle = [
+        cell(at, returns(runs, probes, task, "type_oracle", pool, at)) for at in (1.0, 0.5, 0.25)
+    ]
+    limit = limit_returns(informed, task, pool)
+    return [*oracle, *(cell(at, limit) for at in (1.0, 0.5))]
+
+
+def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
     """Everything as Markdown."""
     lines = [
         "# Partners never met before",
@@ -109,25 +136,24 @@ def tables(runs: Runs, probes: Runs) -> str:
         "Made by `python benchmarks/study_partners.py report` from the JSON in this folder; the",
         "method is in [partners.md](../../partners.md). Return of the deterministic policy,",
         "interquartile mean [95% bootstrap interval] over seeds; share of the gap between `nam`",
-        "and `type_oracle`.",
+        "and `type_oracle`, and between `nam` and the informed limit (`informed_limit.py`), with",
+        "`nam` and the upper end at the same share of the frames; the limit is that of the end.",
     ]
     for pool, title in POOLS.items():
         lines += ["", f"## With {title}", ""]
-        lines += ["| task | agent | seeds | return | share of the gap | share at half the frames |"]
-        lines += ["|---" * 6 + "|"]
+        columns = ["share of the gap", "at half the frames", "at a quarter"]
+        columns += ["share of the informed limit", "at half the frames"]
+        lines += [f"| task | agent | seeds | return | {' | '.join(columns)} |", "|---" * 9 + "|"]
         for task in runs:
             for name in names_of(runs, task):
-                cells = [shown(returns(runs, probes, task, name, pool, False))]
-                for half in (False, True):
-                    ours, nam, oracle = (
-                        returns(runs, probes, task, each, pool, half)
-                        for each in (name, "nam", "type_oracle")
-                    )
-                    point, low, high = share(ours, nam, oracle)
-                    between = name not in ("nam", "type_oracle")
-                    cells.append(f"{point:.2f} [{low:.2f}, {high:.2f}]" if between else "")
+                rest = share_cells(runs, probes, informed, task, name, pool)
+                cells = [shown(returns(runs, probes, task, name, pool)), *rest]
                 n = len(runs[task][name])
                 lines.append(f"| {task} | {name} | {n} | {' | '.join(cells)} |")
+            limits = limit_returns(informed, task, pool)
+            if limits is not None:
+                row = f"{len(limits)} | {shown(limits)}"
+                lines.append(f"| {task} | informed limit | {row} | | | | | |")
     lines += ["", "## Who knows the type", "", "Accuracy of a linear probe, means over seeds.", ""]
     lines += ["| task | agent | what is read | chance | step 2 | a third | two thirds | last | "]
     lines[-1] += "last, held-out |"
@@ -240,7 +266,8 @@ def write_report(folder: Path) -> None:
     if not runs:
         raise SystemExit(f"No results in {folder}: python benchmarks/study_partners.py run")
     probes = {task: a for task, a in read_probes(folder).items() if task in runs}
-    (folder / "partners.md").write_text(tables(runs, probes))
+    informed = read_probes(folder, "informed")
+    (folder / "partners.md").write_text(tables(runs, probes, informed))
     plot_returns(runs, probes, folder)
     plot_probes(probes, folder)
     plot_partner_model(probes, folder)

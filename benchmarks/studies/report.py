@@ -75,10 +75,10 @@ def improvement(runs: dict[str, list[dict[str, Any]]], ours: str, theirs: str) -
     return f"{float(np.ravel(point['_'])[0]):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def read_probes(folder: Path) -> Runs:
-    """Tables of ``probe.py`` by task and algorithm, in the order of their seeds."""
+def read_probes(folder: Path, name: str = "probe") -> Runs:
+    """Tables of ``probe.py`` by task and algorithm, in the order of their seeds; or of others."""
     probes: Runs = {}
-    for file in sorted(folder.glob("*/*/probe_*.json")):
+    for file in sorted(folder.glob(f"*/*/{name}_*.json")):
         task, algorithm = file.parts[-3:-1]
         table = json.loads(file.read_text())
         probes.setdefault(task, {}).setdefault(algorithm, []).append(table)

@@ -8,7 +8,7 @@ from algorithms.make import make_algorithm
 from tasks.environment import make_env
 from tests.benchmarks.runs import compose_config
 
-AGENTS = sorted({*study_partners.MAIN, *study_partners.TAUGHT, *study_partners.ABLATIONS})
+AGENTS = sorted({name for _, names, _ in study_partners.STAGES.values() for name in names})
 TINY = [
     "num_cells=[16]",
     "task.num_envs=8",

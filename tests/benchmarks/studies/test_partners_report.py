@@ -67,7 +67,7 @@ def test_the_committed_curves_end_where_the_runs_end_and_at_the_tables(pool):
             frames, values = partners_report.whole_curve(runs, probes, task, name, pool)
             assert frames[-1] == total
             assert (np.diff(frames) > 0).all()
-            tabled = partners_report.returns(runs, probes, task, name, pool, False)
+            tabled = partners_report.returns(runs, probes, task, name, pool)
             assert np.array_equal(values[:, -1], tabled)
 
 
