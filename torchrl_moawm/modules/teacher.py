@@ -21,6 +21,7 @@ from torchrl_moawm.modules.vae import (
     GroupsFeatures,
     make_decoder,
     others_features,
+    seen_and_done,
 )
 
 
@@ -114,11 +115,7 @@ class OthersFeatures(nn.Module):
 
     def forward(self, *entries: Tensor) -> Tensor:
         """``[*B, N, D]``."""
-        pairs = zip(self.groups, entries[::2], entries[1::2], strict=True)
-        flat = [(group, group.flat(observation), action) for group, observation, action in pairs]
-        return others_features(
-            [torch.cat([seen, each.action_features(done, seen)], -1) for each, seen, done in flat]
-        )
+        return others_features(seen_and_done(self.groups, entries))
 
 
 @accepts_sizes

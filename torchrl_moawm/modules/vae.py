@@ -66,13 +66,16 @@ class GroupsFeatures(nn.Module):
 
     def forward(self, latent: Tensor, *entries: Tensor) -> Tensor:
         """``[*B, N, Z]``, and observation and action of every group -> ``[*B, N, D]``."""
-        features = []
-        for group, observation, action in zip(
-            self.groups, entries[::2], entries[1::2], strict=True
-        ):
-            flat = group.flat(observation)
-            features.append(torch.cat([flat, group.action_features(action, flat)], -1))
-        return torch.cat(broadcast_to_agents(latent, *features), -1)
+        return torch.cat(broadcast_to_agents(latent, *seen_and_done(self.groups, entries)), -1)
+
+
+def seen_and_done(groups: Sequence[AgentGroup], entries: Sequence[Tensor]) -> list[Tensor]:
+    """``(o_t, a_t)`` of each group, ``[*B, N_g, D_g + A_g]``, from its two entries."""
+    found = []
+    for group, observation, action in zip(groups, entries[::2], entries[1::2], strict=True):
+        flat = group.flat(observation)
+        found.append(torch.cat([flat, group.action_features(action, flat)], -1))
+    return found
 
 
 def others_features(features: Sequence[Tensor]) -> Tensor:
