@@ -7,7 +7,7 @@ of the episode, fitted to episodes with the training partners; its accuracy on o
 the training partners and with the held-out ones. It reads z where there is one, else the actor's
 recurrent state, else the observation. *MOA*: likelihood of what the partner does next, beside one
 Gaussian per step that knows nothing. *Projection*: the first two principal components of z at the
-end of the episode. *Returns*: of the deterministic policy with both pools, in other episodes.
+end of the episode. *Returns*: of the deterministic policy with every pool, in other episodes.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from checkpoints.trained import load_run
 from metrics.probes import ridge
 from metrics.returns import first_return
 from tasks.environment import make_env
+from tasks.partners import pools_of
 from torchrl_moawm.functional import diagonal_gaussian_nll
 from training.evaluation import play
 
@@ -96,8 +97,9 @@ def judge(folder: Path, envs: int) -> dict[str, Any]:
     name, z = features(played["train"])
     kind = played["train"][PARTNERS, "type"][:, -1, 0]
     returns = {}
-    for pool in pools:
-        batch = play(config, algorithm, made[pool], ExplorationType.DETERMINISTIC)
+    for k, pool in enumerate(pools_of(config.task.scenario)):
+        env = made.get(pool) or make_env(config, envs, seed + 1 + k, pool=pool)
+        batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)
         returns[pool] = first_return(batch)["evaluation_return"]
     return {
         "returns": returns,

@@ -27,6 +27,7 @@ from studies.plots import Lines, Runs, curve, draw_lines, with_seeds
 from studies.report import REPETITIONS, read, read_probes, shown
 
 POOLS = {"train": "training partners", "held_out": "held-out partners"}
+HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}
 ORDER = (
     "type_oracle",
     "moawm_recurrent",
@@ -128,6 +129,26 @@ def share_cells(
     return [*oracle, *(cell(at, limit) for at in (1.0, 0.5))]
 
 
+def harder(probes: Runs) -> list[str]:
+    """Returns with held-out partners beside those who switch within an episode, or are of other kinds."""
+    lines = ["", "## With partners who switch, or are of unseen kinds", ""]
+    columns = [f"held-out partners {each}" for each in HARDER.values()]
+    lines += [
+        f"| task | agent | seeds | held-out partners | {' | '.join(columns)} |",
+        "|---" * 6 + "|",
+    ]
+    for task in probes:
+        for name in names_of(probes, task):
+            taken = [each["returns"] for each in probes[task][name]]
+            if "switching" in taken[0]:
+                cells = [
+                    shown(np.array([each[pool] for each in taken])) if pool in taken[0] else ""
+                    for pool in ("held_out", *HARDER)
+                ]
+                lines.append(f"| {task} | {name} | {len(taken)} | {' | '.join(cells)} |")
+    return lines
+
+
 def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
     """Everything as Markdown."""
     lines = [
@@ -154,6 +175,7 @@ def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
             if limits is not None:
                 row = f"{len(limits)} | {shown(limits)}"
                 lines.append(f"| {task} | informed limit | {row} | | | | | |")
+    lines += harder(probes)
     lines += ["", "## Who knows the type", "", "Accuracy of a linear probe, means over seeds.", ""]
     lines += ["| task | agent | what is read | chance | step 2 | a third | two thirds | last | "]
     lines[-1] += "last, held-out |"

@@ -13,7 +13,7 @@ from torchrl.envs import Compose, TransformedEnv
 from tasks.foraging import Foraging
 from tasks.foraging_scripts import KINDS, Forager
 from tasks.partner_scripts import Dancer, Prey, Walker
-from tasks.partner_worlds import TAG_STEPS, make_hidden, make_tag
+from tasks.partner_worlds import STEPS, TAG_STEPS, make_hidden, make_tag
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.transforms import Partner, PartnerPool
 
@@ -79,13 +79,19 @@ TASKS = {
 }
 
 
+def pools_of(name: str) -> tuple[str, ...]:
+    """The pools of partners of a task."""
+    return ("train", "held_out", "switching", *(() if TASKS[name].seen is None else ("unseen",)))
+
+
 def make_partner_env(
     name: str, num_envs: int, *, seed: int, pool: str = "train", **world: Any
 ) -> TransformedEnv:
     """A task's environment with the partners of one of its pools.
 
-    ``train``, or ``held_out`` with the same types in other manners; ``unseen``, where training does
-    not have all types, has the others in the manners of ``held_out``.
+    ``train``, or ``held_out`` with the same types in other manners; ``switching``, the same partners,
+    who change within an episode, once in the mean; ``unseen``, where training does not have all
+    types, has the others in the manners of ``held_out``.
     """
     task = TASKS[name]
     policies = task.train if pool == "train" else task.held_out
@@ -93,6 +99,9 @@ def make_partner_env(
     kinds = [k for k in range(task.n_types) if (k in seen) != (pool == "unseen")]
     partners = [Partner(policy, kind) for policy in policies for kind in kinds]
     generator = torch.Generator().manual_seed(seed + 1)
-    drawn = PartnerPool(partners, n_types=task.n_types, generator=generator)
     env = task.make(num_envs, seed, **world)
+    switches = 1.0 / STEPS if pool == "switching" else 0.0
+    drawn = PartnerPool(
+        partners, n_types=task.n_types, switch_probability=switches, generator=generator
+    )
     return with_transforms(env.append_transform(drawn), task.steps)

@@ -176,6 +176,24 @@ def test_a_member_stays_for_an_episode_in_a_collector():
     collector.shutdown()
 
 
+def test_partners_switch_within_an_episode():
+    """One draw in four steps, of three partners: every sixth step brings another one."""
+    pool = PartnerPool(
+        [Partner(lambda td, k=k: td["partners", "observation"] * 0 + k, k) for k in range(3)],
+        switch_probability=0.25,
+        generator=torch.Generator().manual_seed(0),
+    )
+    batch = TransformedEnv(Count(200), pool).rollout(50)["partners"]
+    switched = batch["member"][:, 1:] != batch["member"][:, :-1]
+    assert switched.float().mean().item() == pytest.approx(1 / 6, abs=0.01)
+    assert torch.equal(batch["type"], batch["member"])
+    assert torch.equal(batch["action"][..., 0], batch["member"].float())
+    agreed = (switched[..., 0] & switched[..., 1]).float().mean().item()
+    assert agreed == pytest.approx(1 / 36, abs=0.005)  # each agent for itself
+    with pytest.raises(ValueError, match="switch_probability"):
+        PartnerPool([Partner(lambda td: td, 0)], switch_probability=1.5)
+
+
 def test_a_frozen_policy_plays_and_is_not_trained():
     net = torch.nn.Linear(1, 1)
     module = TensorDictModule(net, [("partners", "observation")], [("partners", "action")])

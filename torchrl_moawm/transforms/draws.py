@@ -35,6 +35,10 @@ class Draws:
             self._move_apart(device)
         return torch.randint(count, tuple(shape), generator=self.generator, device=device)
 
+    def chances(self, probability: float, shape: Sequence[int], device: torch.device) -> Tensor:
+        """True with a probability, to a millionth."""
+        return self.integers(1_000_000, shape, device) < probability * 1_000_000
+
     def seed(self, seed: int, device: torch.device) -> None:
         """Begins a stream of its own."""
         self.begun = True

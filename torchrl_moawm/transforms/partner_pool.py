@@ -31,7 +31,8 @@ class PartnerPool(Transform):
 
     The group's action is no longer asked of the policy, and its reward is dropped: nobody here
     learns from it. Every agent of the group, in every environment, draws its own partner, uniformly
-    and at every reset; exact under partial resets, for all state lies in the tensordict.
+    and at every reset, with ``switch_probability`` at every step as well; exact under partial
+    resets, for all state lies in the tensordict.
 
     Entries of step t, all *privileged*: for a teacher or an oracle, not for those who play with
     the partners (``MOAWM.from_env(env, privileged=(group,))`` keeps them apart).
@@ -59,12 +60,15 @@ class PartnerPool(Transform):
         n_types: Number of types; by default those of the pool. A pool that is held out needs the
             number of the one that was trained with.
         show_type: Whether the partners' observation ends with their type.
+        switch_probability: Of a new draw for an agent, per step within an episode. A partner with a
+            memory goes on from what it remembers.
         generator: Of the draws; ``None`` is torch's global one. In several workers each pool draws
             for itself, also where a factory gives all of them the same seed; and
             ``env.set_seed(seed)`` seeds it again.
 
     Raises:
-        ValueError: The pool is empty, or a type is not in ``0 .. n_types - 1``.
+        ValueError: The pool is empty, a type is not in ``0 .. n_types - 1``, or the probability is
+            none.
         NotImplementedError: It is called without an environment (in a replay buffer).
         RuntimeError: A partner's state is made behind it.
 
@@ -92,6 +96,7 @@ class PartnerPool(Transform):
         group: str = "partners",
         n_types: int | None = None,
         show_type: bool = True,
+        switch_probability: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -102,8 +107,11 @@ class PartnerPool(Transform):
         self.n_types = max(types) + 1 if n_types is None else n_types
         if not 0 <= min(types) <= max(types) < self.n_types:
             raise ValueError(f"Expected types in 0 .. {self.n_types - 1}, got {types}.")
+        if not 0.0 <= switch_probability <= 1.0:
+            raise ValueError(f"Expected a switch_probability in [0, 1], got {switch_probability}.")
         self.partners = partners
         self.group = group
+        self.switch_probability = switch_probability
         self.show_type = show_type
         self._draws = Draws(generator)
         self._seed_inner: Callable[..., int | None] | None = None
@@ -120,6 +128,9 @@ class PartnerPool(Transform):
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         member = tensordict.get((self.group, "member")).clone()
+        if self.switch_probability:
+            p, device = self.switch_probability, member.device
+            member = torch.where(self._draws.chances(p, member.shape, device), self._draw(), member)
         for key in (key for keys in self._states.values() for key in keys):
             next_tensordict.set(key, tensordict.get(key))
         return self._fill(next_tensordict, member)

@@ -40,11 +40,13 @@ def test_the_report_has_every_agent_and_picture(results, capsys):
     partners_report.write_report(results)
     text = (results / "partners.md").read_text()
     for agent in ("nam", "type_oracle", "moawm_recurrent"):
-        assert text.count(f"| rendezvous | {agent} |") == 3
+        assert text.count(f"| rendezvous | {agent} |") == 4
     for name in ("returns_train", "returns_held_out", "probe", "moa", "projection"):
         assert (results / f"{name}.png").stat().st_size > 5_000
     probe = json.loads((results / "rendezvous/moawm_recurrent/probe_0.json").read_text())
     assert probe["reads"] == "latent_loc"
+    assert probe["returns"].keys() == {"train", "held_out", "switching"}
+    assert "| rendezvous | moawm_recurrent | 1 | " in text.split("## With partners who switch")[1]
     assert len(probe["accuracy"]["train"]) == 24
     assert len(probe["moa"]["held_out"]["moa"]) == 23
     assert all(map(math.isfinite, probe["moa"]["train"]["moa"]))
