@@ -130,7 +130,7 @@ def share_cells(
 
 
 def harder(probes: Runs) -> list[str]:
-    """Returns with held-out partners beside those who switch within an episode, or are of other kinds."""
+    """Returns with partners who switch within an episode, or are of kinds never met."""
     lines = ["", "## With partners who switch, or are of unseen kinds", ""]
     columns = [f"held-out partners {each}" for each in HARDER.values()]
     lines += [

@@ -89,9 +89,9 @@ def make_partner_env(
 ) -> TransformedEnv:
     """A task's environment with the partners of one of its pools.
 
-    ``train``, or ``held_out`` with the same types in other manners; ``switching``, the same partners,
-    who change within an episode, once in the mean; ``unseen``, where training does not have all
-    types, has the others in the manners of ``held_out``.
+    ``train``, or ``held_out`` with the same types in other manners; ``switching``, the same
+    partners, who change within an episode, once in the mean; ``unseen``, where training does not
+    have all types, has the others in the manners of ``held_out``.
     """
     task = TASKS[name]
     policies = task.train if pool == "train" else task.held_out
