@@ -18,6 +18,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -35,7 +36,7 @@ AHEAD = 1, 5, 10
 """Steps over which the models are judged."""
 SEQUENCE, ROWS = 25, 40
 """Steps of a sequence, and sequences of a minibatch."""
-OPTIONS = {
+OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 1),
     "continuation": ({"continuation": True}, 1),
     "ensemble of 5": ({"ensemble": 5}, 1),
@@ -98,7 +99,8 @@ def figures(judged: Judged, group: AgentGroup, batch: TensorDictBase) -> list[fl
     reward = rewards(batch, group.group, there)[there]
     error = judged.world_model(batch.copy())[(group.group, "predicted_reward")][there] - reward
     spread = (reward - reward.mean()).square().sum()
-    heads = head_figures(judged, batch)
+    like: Any = judged
+    heads = head_figures(like, batch)
     return [
         *(skill(own[h - 1], reference[h - 1]) for h in AHEAD),
         skill(error.square().sum(), spread),

@@ -6,6 +6,7 @@ from torchrl_moawm._checks.values import set_value_checks
 from torchrl_moawm.objectives import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
+    GuidedPolicyLoss,
     LossSum,
     MOALoss,
     MOAWMLoss,
@@ -26,6 +27,7 @@ __all__ = [
     "MOAWM",
     "ClipPPOPolicyLoss",
     "ClipPPOValueLoss",
+    "GuidedPolicyLoss",
     "LossSum",
     "MOALoss",
     "MOAWMLoss",

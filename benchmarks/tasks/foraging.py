@@ -81,10 +81,10 @@ class Foraging(EnvBase):
                 }[name]
                 groups[group] = Composite({name: leaf}, shape=team)
             setattr(self, kind, Composite(groups, shape=self.batch_size))
-        players = N_LEARNERS + 1
+        n = N_LEARNERS + 1
         self.time = torch.zeros(num_envs, dtype=torch.long)
-        self.place = torch.zeros(num_envs, players, 2, dtype=torch.long)
-        self.level = torch.ones(num_envs, players, dtype=torch.long)
+        self.place = torch.zeros(num_envs, n, 2, dtype=torch.long)
+        self.level = torch.ones(num_envs, n, dtype=torch.long)
         self.food = torch.zeros(num_envs, n_food, 2, dtype=torch.long)
         self.food_level = torch.zeros(num_envs, n_food, dtype=torch.long)
         self.worth = torch.ones(num_envs)
@@ -103,7 +103,7 @@ class Foraging(EnvBase):
 
     def _draw(self) -> dict[str, Tensor]:
         """New episodes: players on cells of their own, food apart from the rim and other food."""
-        n, size = self.batch_size[0], self.size
+        n, size = self.batch_size.numel(), self.size
         cells = torch.stack(
             torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"), -1
         ).view(-1, 2)

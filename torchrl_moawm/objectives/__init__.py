@@ -2,6 +2,7 @@
 
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.cvae import TeacherCVAELoss
+from torchrl_moawm.objectives.guided import GuidedPolicyLoss
 from torchrl_moawm.objectives.loss_sum import LossSum
 from torchrl_moawm.objectives.moa import MOALoss
 from torchrl_moawm.objectives.moawm import MOAWMLoss
@@ -14,6 +15,7 @@ __all__ = [
     "BatchView",
     "ClipPPOPolicyLoss",
     "ClipPPOValueLoss",
+    "GuidedPolicyLoss",
     "LossSum",
     "MOALoss",
     "MOAWMLoss",

@@ -185,14 +185,18 @@ class BatchView:
 
     # ---------------------------------------------------------------- inputs
 
-    def inputs(self, network: TensorDictModuleBase) -> TensorDictBase:
+    def inputs(
+        self, network: TensorDictModuleBase, without: NestedKey | None = None
+    ) -> TensorDictBase:
         """A shallow copy with just what the network reads: what it read when it acted.
 
         Entries are 0 where they are not real, so that a NaN there is harmless. A hidden state that
-        is carried (the network writes it under ``next``) is read as it was stored.
+        is carried (the network writes it under ``next``) is read as it was stored. One entry may be
+        left out, for whoever writes it anew.
         """
         carried = {unravel_key(key) for key in network.out_keys}
         keys = [unravel_key(key) for key in (*network.in_keys, *optional_keys(network))]
+        keys = [key for key in keys if key != without]
         inputs = self.tensordict.select(*keys, strict=False)  # each entry is replaced below
         like = next((p for p in network.parameters() if p.is_floating_point()), None)
         for key in keys:

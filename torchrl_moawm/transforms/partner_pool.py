@@ -129,8 +129,8 @@ class PartnerPool(Transform):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         member = tensordict.get((self.group, "member")).clone()
         if self.switch_probability:
-            p, device = self.switch_probability, member.device
-            member = torch.where(self._draws.chances(p, member.shape, device), self._draw(), member)
+            chance = self._draws.chances(self.switch_probability, member.shape, member.device)
+            member = torch.where(chance, self._draw(), member)
         for key in (key for keys in self._states.values() for key in keys):
             next_tensordict.set(key, tensordict.get(key))
         return self._fill(next_tensordict, member)
@@ -246,9 +246,9 @@ class PartnerPool(Transform):
         group = self.group
         action: TensorSpec = self.parent.full_action_spec[group, "action"]
         seen: TensorSpec = observation_spec[group, "observation"]
-        team = seen.shape[: len(self.parent.batch_size) + 1]
+        team = {"shape": seen.shape[: len(self.parent.batch_size) + 1], "device": seen.device}
         for name, n in (("member", len(self.partners)), ("type", self.n_types)):
-            observation_spec[group, name] = Categorical(n, shape=team, device=seen.device)
+            observation_spec[group, name] = Categorical(n, **team)
         observation_spec[group, "action"] = action.clone()
         if self.show_type:
             shape = (*seen.shape[:-1], seen.shape[-1] + self.n_types)
