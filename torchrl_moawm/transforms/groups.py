@@ -2,6 +2,7 @@
 
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from torch import Tensor
+from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
 Path = tuple[str, ...]
@@ -41,3 +42,12 @@ def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
         if reset is not None:
             return reset.squeeze(-1)
     return None
+
+
+def without(spec: Composite, group: str, name: str) -> Composite:
+    """The spec without an entry, and without the group if nothing else is in it."""
+    if (group, name) in spec.keys(True, True):
+        del spec[group, name]
+        if not spec[group].keys():
+            del spec[group]
+    return spec

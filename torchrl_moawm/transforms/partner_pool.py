@@ -13,7 +13,7 @@ from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import Compose, EnvBase, Transform
 
 from torchrl_moawm.transforms.draws import Draws
-from torchrl_moawm.transforms.groups import reset_mask
+from torchrl_moawm.transforms.groups import reset_mask, without
 
 
 class Partner(NamedTuple):
@@ -255,12 +255,3 @@ class PartnerPool(Transform):
             wider = Unbounded(shape, device=seen.device, dtype=seen.dtype)
             observation_spec[group, "observation"] = wider
         return observation_spec
-
-
-def without(spec: Composite, group: str, name: str) -> Composite:
-    """The spec without an entry, and without the group if nothing else is in it."""
-    if (group, name) in spec.keys(True, True):
-        del spec[group, name]
-        if not spec[group].keys():
-            del spec[group]
-    return spec
