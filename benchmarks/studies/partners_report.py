@@ -30,6 +30,8 @@ POOLS = {"train": "training partners", "held_out": "held-out partners"}
 HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}
 ORDER = (
     "type_oracle",
+    "moawm_taught",
+    "liam_trained",
     "moawm_recurrent",
     "liam",
     "nam_recurrent",
@@ -37,12 +39,12 @@ ORDER = (
     "moawm_recurrent_own",
     "moawm_recurrent_no_teacher",
     "moawm_recurrent_frozen",
-    "moawm_taught",
-    "liam_trained",
     "moawm_taught_not_acting",
     "moawm_taught_no_gradient",
     "moawm_taught_plain_critic",
 )
+DRAWN = ORDER[:7]
+"""Those of the picture of returns: no ablations."""
 Array = NDArray[np.float64]
 
 
@@ -205,6 +207,7 @@ def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
             lines: Lines = {
                 name: (look(name), *whole_curve(runs, probes, task, name, pool))
                 for name in names_of(runs, task)
+                if name in DRAWN
             }
             panels.append((with_seeds(task, runs[task]), lines))
         heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
