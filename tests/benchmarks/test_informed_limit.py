@@ -48,7 +48,7 @@ def test_a_filter_learns_to_name_the_type(folder):
         return (guess == batch[TYPE]).double().mean((0, 2))
 
     before = right()
-    fit(one, batch, passes=40)
+    fit(one, batch, passes=120)
     after = right()
     assert before.max() < 0.4
     assert after[6:].min() > 0.6  # of episodes that it was fitted to
