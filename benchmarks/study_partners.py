@@ -47,7 +47,8 @@ def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     train(run, out, work, settings, "partners", "probe_partners.py")
     folder = work / run.task / run.algorithm / f"seed_{run.seed}"
     kept = run.file(out).with_name(f"informed_{run.seed}.json")
-    if run.algorithm == "type_oracle" and folder.exists() and not kept.exists():
+    trained = run.file(out).exists() and folder.exists()  # or it failed, or was trained elsewhere
+    if run.algorithm == "type_oracle" and trained and not kept.exists():
         subprocess.check_call([sys.executable, str(HERE / "informed_limit.py"), str(folder)])
         shutil.copy(folder / "informed.json", kept)
 
