@@ -25,6 +25,7 @@ from torchrl.modules import set_recurrent_mode
 from algorithms.common import Algorithm
 from algorithms.partners import GROUP, PARTNERS, TypeCode
 from checkpoints.trained import load_run
+from metrics.regression import falling_adam
 from metrics.returns import first_return
 from tasks.environment import make_env
 from torchrl_moawm.modules import AgentGroup, AgentGRU, StudentFeatures
@@ -35,7 +36,7 @@ POOLS = "train", "held_out"
 SEED = 6_000_000
 """On top of the run's, of the environments here."""
 ROUNDS, HIDDEN, EPISODES = 3, 128, 128
-"""Of playing and fitting; size of the state; episodes of a minibatch."""
+"""How often it plays and is fitted, the size of its state, and the episodes of a minibatch."""
 
 
 class Filter(TensorDictModuleBase):
@@ -55,7 +56,7 @@ class Filter(TensorDictModuleBase):
         self.out_keys = [(GROUP, "latent_loc"), (GROUP, "latent"), *self.memory.out_keys]
 
     def logits(self, tensordict: TensorDictBase) -> Tensor:
-        """Of the types, for each learner, ``[*B, N, n_types]``."""
+        """The types' logits for each learner, ``[*B, N, n_types]``."""
         return self.head(self.memory(tensordict)[self.memory.out_keys[0]])
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -71,8 +72,7 @@ def fit(one: Filter, batch: TensorDictBase, passes: int) -> None:
     """Trains a filter on whole episodes ``[E, T]``: cross entropy at every step."""
     batch = batch.select(*one.in_keys, TYPE)
     steps = passes * -(-len(batch) // EPISODES)
-    optimizer = torch.optim.Adam(one.parameters(), lr=3e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+    optimizer, schedule = falling_adam(one, 3e-3, steps)
     for _ in range(passes):
         for rows in torch.randperm(len(batch)).split(EPISODES):
             part = batch[rows]

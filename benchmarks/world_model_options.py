@@ -27,10 +27,12 @@ from torch import Tensor, nn
 
 from attainable import SEEDS, play_steps
 from checkpoints.trained import load_run
-from metrics.model_quality import head_figures, rewards, skill, who
+from metrics.model_quality import head_figures, skill, world_model_skill
+from metrics.regression import falling_adam
 from tasks.environment import make_env
 from torchrl_moawm import WorldModelLoss
 from torchrl_moawm.modules import AgentGroup, GroupStatistics, make_world_model
+from training.stepper import minimised
 
 AHEAD = 1, 5, 10
 """Steps over which the models are judged."""
@@ -72,11 +74,10 @@ class Judged:
 
 def train(loss: WorldModelLoss, sequences: TensorDictBase, steps: int) -> None:
     """Adam on minibatches of sequences; its rate falls to zero."""
-    optimizer = torch.optim.Adam(loss.parameters(), lr=4e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+    optimizer, schedule = falling_adam(loss, 4e-3, steps)
     for _ in range(steps):
         terms = loss(sequences[torch.randint(len(sequences), (ROWS,))])
-        sum(value for key, value in terms.items() if key.startswith("loss")).backward()
+        minimised(terms).backward()
         nn.utils.clip_grad_norm_(loss.parameters(), 100.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -95,15 +96,11 @@ def figures(judged: Judged, group: AgentGroup, batch: TensorDictBase) -> list[fl
     """Skill over each of ``AHEAD`` steps, of reward and continuation, and the correlation."""
     still = TensorDictModule(Still(), group.keys("observation"), judged.world_model.out_keys[:2])
     own, reference = (errors_ahead(group, m, batch) for m in (judged.world_model, still))
-    there = who("there", batch, group.group)
-    reward = rewards(batch, group.group, there)[there]
-    error = judged.world_model(batch.copy())[(group.group, "predicted_reward")][there] - reward
-    spread = (reward - reward.mean()).square().sum()
     like: Any = judged
     heads = head_figures(like, batch)
     return [
         *(skill(own[h - 1], reference[h - 1]) for h in AHEAD),
-        skill(error.square().sum(), spread),
+        world_model_skill(like, batch, {})["reward_skill"],
         heads.get("continue_skill", float("nan")),
         heads.get("disagreement_error_correlation", float("nan")),
     ]

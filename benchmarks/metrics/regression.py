@@ -79,6 +79,14 @@ class Regression(nn.Module):
         return self.linear(x) + self.net(x)
 
 
+def falling_adam(
+    network: nn.Module, lr: float, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Adam for a network, and the schedule by which its rate falls to zero over the steps."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, fused=True)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1.0 - k / steps)
+
+
 def fit(
     x: Tensor, n_outputs: int, loss: Callable[[Tensor, Tensor], Tensor], settings: FitSettings
 ) -> Regression:
@@ -94,9 +102,8 @@ def fit(
         torch.manual_seed(settings.seed)
         network = Regression(x, n_outputs, settings.num_cells).to(x.device)
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.lr, fused=True)
     steps = settings.passes * -(-len(x) // settings.minibatch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
+    optimizer, schedule = falling_adam(network, settings.lr, steps)
     with torch.enable_grad():
         for _ in range(settings.passes):
             for rows in torch.randperm(len(x), generator=generator).split(settings.minibatch):

@@ -44,7 +44,7 @@ ORDER = (
     "moawm_taught_plain_critic",
 )
 DRAWN = ORDER[:7]
-"""Those of the picture of returns: no ablations."""
+"""The agents in the picture of returns, which has no ablations."""
 Array = NDArray[np.float64]
 
 

@@ -90,7 +90,7 @@ def make_partner_env(
     """A task's environment with the partners of one of its pools.
 
     ``train``, or ``held_out`` with the same types in other manners; ``switching``, the same
-    partners, who change within an episode, once in the mean; ``unseen``, where training does not
+    partners, of whom one in 24 steps is replaced; ``unseen``, where training does not
     have all types, has the others in the manners of ``held_out``.
     """
     task = TASKS[name]

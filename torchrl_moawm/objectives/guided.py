@@ -105,8 +105,9 @@ class GuidedPolicyLoss(MultiAgentLoss):
         """Compares the two policies at the stored observations."""
         view = self._view(tensordict)
         acts = view.acts()
-        learner = self._policy(view, self.latent_network, "latent_loc")
-        guider = self._policy(view, self.teacher_network, "teacher_loc")
+        inputs = view.inputs(self.actor_network, without=self._latent)
+        learner = self._policy(view, inputs, self.latent_network, "latent_loc")
+        guider = self._policy(view, inputs, self.teacher_network, "teacher_loc")
         imitation = divergence([x.detach() for x in guider], learner)
         leash = divergence(guider, [x.detach() for x in learner])
         return self._out(
@@ -117,11 +118,13 @@ class GuidedPolicyLoss(MultiAgentLoss):
             }
         )
 
-    def _policy(self, view: BatchView, encoder: TensorDictModuleBase, name: str) -> list[Tensor]:
+    def _policy(
+        self, view: BatchView, inputs: TensorDictBase, encoder: TensorDictModuleBase, name: str
+    ) -> list[Tensor]:
         """Parameters of the policy on an encoder's mean, ``[*B, N, ...]``."""
         encoded = encoder(view.inputs(encoder))
         z = get_required(encoded, self._key(name), "An encoder")
-        inputs = view.inputs(self.actor_network, without=self._latent)
+        inputs = inputs.copy()
         inputs.set(self._latent, zero_behind(view.there(), z, self._key(name)))
         return parameters(self.actor_network.get_dist(inputs))
 

@@ -232,18 +232,20 @@ class WorldModelLoss(MultiAgentLoss):
         """Takes a collected batch into the statistics: once per batch, before it is learned from.
 
         The model's errors are then of data that it has not seen, of the first 5,000 steps or so of
-        the batch: they give a variance. Those who are there count, over
-        all ranks under :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its
-        features do. Not within ``forward``: the loss of a minibatch must not depend on the
+        the batch: they give a variance. Those who are there count, over all ranks under
+        :func:`~torchrl_moawm.set_data_parallel`; an observation counts if all its features do. Not
+        within ``forward``: the loss of a minibatch must not depend on the
         minibatches before it. Does nothing where the loss has no statistics.
         """
         if self.statistics is None:
             return
-        self.statistics.update(*map(self._of_all_ranks, self._rows(self._view(tensordict))[:3]))
-        if tensordict.numel() > JUDGED:
-            tensordict = tensordict[: max(len(tensordict) * JUDGED // tensordict.numel(), 1)]
         view = self._view(tensordict)
         *rows, valid = self._rows(view)
+        self.statistics.update(*map(self._of_all_ranks, rows))
+        if tensordict.numel() > JUDGED:
+            part = tensordict[: max(len(tensordict) * JUDGED // tensordict.numel(), 1)]
+            view = self._view(part)
+            *rows, valid = self._rows(view)
         outputs = self.world_model(view.inputs(self.world_model))
         predicted = outputs.get(self._key("predicted_observation"))[valid]
         reward = outputs.get(self._key("predicted_reward"))[valid]

@@ -107,7 +107,7 @@ def test_every_step_is_the_references(settings):
 
 
 def test_new_episodes_keep_the_references_rules():
-    """Nobody in one place, food within the rim and apart, levels as they are asked for."""
+    """Nobody shares a place, food lies within the rim and apart, levels are those asked for."""
     torch.manual_seed(0)
     env = Foraging(2_000, size=7, n_food=3, max_level=3, seed=1)
     env.reset()
@@ -164,7 +164,7 @@ GOALS = {
     "highest level": 0,
     "nearest to the first learner": 1,
 }
-"""Which of three pieces of food each kind goes for, by hand."""
+"""The piece of food, of three, that each kind goes for, by hand."""
 
 
 def scene():
