@@ -17,28 +17,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
-from torchrl.envs import EnvBase
-from torchrl.envs.utils import ExplorationType
 
-from algorithms.common import Algorithm
 from checkpoints.trained import load_run
 from metrics.attainable import Row, compare
 from metrics.regression import FitSettings
 from settings.scenario import fitting_blocks
 from tasks.environment import make_env
-from training.evaluation import play
+from training.evaluation import play_steps
 
 SEEDS = 4_000_000, 5_000_000
 """Seeds, on top of the run's, of the environments to fit in and of the held-out ones."""
 COLUMNS = ("run", "attainable", "ratio", "difference")
-
-
-def play_steps(config: DictConfig, algorithm: Algorithm, env: EnvBase, steps: int) -> torch.Tensor:
-    """Plays episodes with stochastic actions until there are as many team steps: ``[E, T]``."""
-    rounds = -(-steps // (env.batch_size.numel() * config.task.max_steps))
-    played = [play(config, algorithm, env, ExplorationType.RANDOM) for _ in range(rounds)]
-    return torch.cat(played)
 
 
 def attainable(

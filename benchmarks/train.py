@@ -30,6 +30,7 @@ from torchrl_moawm import set_data_parallel
 from training import start
 from training.evaluation import evaluate, record_episode
 from training.hooks import HeldOutHook, ModelQualityHook
+from training.models_behind import learn_models
 from training.trainer import make_trainer
 
 
@@ -68,6 +69,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     if partners is not None:
         for name, figure in learners.average_metrics(partners.at_the_end)().items():
             logger.log_scalar(name, figure, step=trainer.collected_frames)
+    model_frames = learn_models(own, algorithm, trainer, learners)
     learners.end()
     set_data_parallel(algorithm.loss_module, False)
     if learners.rank > 0:
@@ -79,6 +81,7 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
         "algorithm": config.algorithm.name,
         "seed": config.seed,
         "frames": trainer.collected_frames,
+        **({"model_frames": model_frames} if model_frames else {}),
         "seconds": round(logger.seconds(), 1),
         **figures,
     }

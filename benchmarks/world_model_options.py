@@ -25,13 +25,14 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
-from attainable import SEEDS, play_steps
+from attainable import SEEDS
 from checkpoints.trained import load_run
 from metrics.model_quality import head_figures, skill, world_model_skill
 from metrics.regression import falling_adam
 from tasks.environment import make_env
 from torchrl_moawm import WorldModelLoss
 from torchrl_moawm.modules import AgentGroup, GroupStatistics, make_world_model
+from training.evaluation import play_steps
 from training.stepper import minimised
 
 AHEAD = 1, 5, 10

@@ -65,6 +65,5 @@ def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
     # where that is missing: on shuffled minibatches, as if these were time
     read = (*actor.in_keys, *critic.in_keys)
     names = ("action", "action_log_prob", "advantage", "value_target", "state_value")
-    keys = [*read, *((group, name) for name in names), ("next", "done")]  # ReplayBufferTrainer's
-    loss.in_keys = list(dict.fromkeys(keys))
+    loss.in_keys = list(dict.fromkeys([*read, *((group, name) for name in names)]))
     return loss

@@ -15,6 +15,8 @@ OF_TRAINING = (
     "model_epochs",
     "model_rows",
     "model_frames",
+    "model_steps",
+    "model_minibatch",
     "teacher_share",
     "model_lr",
     "model_max_grad_norm",
@@ -45,16 +47,16 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
         elif algorithm.ablation == "frozen_encoder":
             one.student.requires_grad_(False)
     parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
-    core, models, latent = (
+    core, models, beside, latent = (
         one_or_sum({group: part[name] for group, part in parts.items()})
-        for name in ("core", "models", "latent")
+        for name in ("core", "models", "beside", "latent")
     )
     return Algorithm(
         policy=system.policy,
         loss_module=system.loss_module,
         core=core,
         auxiliary={
-            "models": (models, algorithm.model_epochs),
+            "models": (beside, algorithm.model_epochs),
             "latent": (latent, algorithm.latent_epochs),
         },
         models=models,
@@ -75,9 +77,10 @@ def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
     """The losses of a group that are minimised together: of PPO, of the models, of the latent."""
     moawm = whole["moawm"]
     latent = {"cvae": moawm.part("cvae"), "teacher": whole["teacher"]}
-    models = {"models": moawm.part("moa", "world_model")}
+    models = moawm.part("moa", "world_model")
     return {
         "core": whole.part("policy", "value"),
-        "models": LossSum(models, rows={"models": algorithm.model_rows}),
+        "models": models,
+        "beside": LossSum({"models": models}, rows={"models": algorithm.model_rows}),
         "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
     }

@@ -63,25 +63,6 @@ class SamplerState:
         self.writer.load_state_dict(state_dict["writer"])
 
 
-class PoolState(SamplerState):
-    """Order and content of a replay buffer that goes on with what it holds."""
-
-    def __init__(self, buffer: ReplayBuffer) -> None:
-        super().__init__(buffer)
-        self.buffer = buffer
-
-    def state_dict(self) -> dict[str, Any]:
-        """The rest of the permutation, and everything that is held."""
-        held = plain(self.buffer[:]) if len(self.buffer) else None
-        return {**super().state_dict(), "held": held}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores the state."""
-        if state_dict["held"] is not None:
-            self.buffer.extend(unplain(state_dict["held"], None))
-        super().load_state_dict(state_dict)
-
-
 def plain(tensordict: TensorDictBase) -> dict[str, Any]:
     """A tensordict as nested dictionaries of tensors, which ``weights_only`` admits."""
     entries = {k: plain(v) if is_tensor_collection(v) else v for k, v in tensordict.items()}
@@ -101,7 +82,6 @@ def make_checkpoint(
     env: EnvBase,
     collector: Collector | WorkerPool,
     buffer: ReplayBuffer,
-    pool: ReplayBuffer,
     stepper: OptimizationStepper,
     watch: TrainerHookBase,
     learners: Learners,
@@ -116,7 +96,6 @@ def make_checkpoint(
     own = {
         "collector": CollectorState(collector, exact=vmas) if here else collector,
         "replay_buffer": SamplerState(buffer),
-        "pool": PoolState(pool),
         "random_state": GlobalRNGState(),
         "watch": watch,
     }

@@ -15,7 +15,6 @@ from torchrl.envs import EnvBase, InitTracker, Transform
 from algorithms.common import Algorithm
 from parallel.worker import make_worker_env
 from parallel.worker_pool import WorkerPool
-from settings.frames import all_frames
 
 KINDS = ("single", "multi_sync", "multi_async", "ray")
 
@@ -65,7 +64,7 @@ def make_collector(
         "auto_register_policy_transforms": False,
     }
     if config.collector == "single":
-        return Collector(env, algorithm.policy, total_frames=all_frames(config), **common)
+        return Collector(env, algorithm.policy, total_frames=config.total_frames, **common)
     memory: list[Transform] = []
     if algorithm.system is not None:
         parts = [m for one in algorithm.system.groups.values() for m in one.memories]

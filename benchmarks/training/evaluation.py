@@ -30,6 +30,15 @@ def play(
     return batch.reshape(-1, config.task.max_steps)
 
 
+def play_steps(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, steps: int
+) -> TensorDictBase:
+    """Plays episodes with stochastic actions until there are as many team steps: ``[E, T]``."""
+    rounds = -(-steps // (env.batch_size.numel() * config.task.max_steps))
+    played = [play(config, algorithm, env, ExplorationType.RANDOM) for _ in range(rounds)]
+    return torch.cat(played) if rounds > 1 else played[0]
+
+
 def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> float:
     """Return of the deterministic policy: mean over agents and environments, one episode each."""
     batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)

@@ -1,11 +1,15 @@
-"""What a batch is used for: while the team learns, and behind that, when its models go on."""
+"""What a batch is used for, and how fast."""
 
 from omegaconf import DictConfig
 from torchrl.objectives import LossModule
 
 from algorithms.common import Algorithm
-from settings.frames import frames_of_models, has_learned
 from torchrl_moawm import LossSum
+
+
+def is_model(network: str) -> bool:
+    """Whether a network of this name is a model of others or world."""
+    return not network.startswith(("actor", "critic", "student", "teacher"))
 
 
 def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
@@ -13,15 +17,12 @@ def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
 
     That of actors and critics stays as it is where ``anneal_lr`` is False. What they read, z, moves
     with the student. So the student is slower than the other networks, and stands still in the end.
-    Where the models go on alone, their rate begins anew and falls once more.
     """
     left = max(1.0 - frames / config.total_frames, 0.0)
     if network.startswith(("actor", "critic")):
         return config.lr * (left if config.anneal_lr else 1.0)
-    latent = next((name for name in ("student", "teacher") if network.startswith(name)), "model")
-    if latent == "model" and has_learned(config, frames) and frames_of_models(config):
-        left = max(1.0 - (frames - config.total_frames) / frames_of_models(config), 0.0)
-    return config.algorithm[f"{latent}_lr"] * left
+    kind = "model" if is_model(network) else network[: len("student")]
+    return config.algorithm[f"{kind}_lr"] * left
 
 
 def losses_by_epoch(algorithm: Algorithm, epochs: int) -> list[LossModule]:

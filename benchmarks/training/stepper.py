@@ -14,7 +14,7 @@ from torchrl.trainers import OptimizationStepper, Trainer
 from algorithms.common import Algorithm
 from parallel.ranks import Learners
 from training.nonfinite import NonFinite
-from training.schedule import learning_rate, losses_by_epoch
+from training.schedule import is_model, learning_rate, losses_by_epoch
 
 
 class PerNetworkStepper(OptimizationStepper):
@@ -134,9 +134,7 @@ def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> 
 
 def max_grad_norm(config: DictConfig, network: str) -> float:
     """Largest norm of a network's gradient: models of others and world have one of their own."""
-    if network.startswith(("actor", "critic", "student", "teacher")):
-        return config.max_grad_norm
-    return config.algorithm.model_max_grad_norm
+    return config.algorithm.model_max_grad_norm if is_model(network) else config.max_grad_norm
 
 
 def make_stepper(

@@ -7,9 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from torchrl.checkpoint import Checkpoint
-from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.data import TensorDictReplayBuffer
 from torchrl.envs import EnvBase
-from torchrl.trainers import ReplayBufferTrainer, Trainer
+from torchrl.trainers import Trainer
 
 from algorithms.common import Algorithm
 from checkpoints.files import FOLDER, FORMAT, Rotation, versions
@@ -18,14 +18,11 @@ from metrics.loggers import Loggers
 from metrics.returns import losses_on_the_bar, other_losses, team_return
 from parallel.collector import make_collector
 from parallel.ranks import Learners
-from settings import frames
 from tasks.environment import make_env
+from training.buffer import make_buffer, rows
 from training.hooks import ModelQualityHook
 from training.schedule import learning_rate
 from training.stepper import make_stepper
-
-PASSES_BEHIND = 3
-"""How often as many epochs the models get of a batch when they alone learn."""
 
 
 def make_trainer(
@@ -54,14 +51,14 @@ def make_trainer(
     own = learners.share(config)
     collector = make_collector(own, env, algorithm, make_env)
     stepper = make_stepper(own, algorithm, folder, learners)
-    buffer, pool = make_buffer(own), make_pool(own)
+    steps = own.task.num_envs * own.task.max_steps
+    buffer = make_buffer(own, steps, steps // own.minibatches)
     checkpoints: dict[str, Any] = {}
     if folder is not None and own.checkpoint.every:
         kept = make_checkpoint(
             env,
             collector,
-            buffer.replay_buffer,
-            pool.replay_buffer,
+            buffer,
             stepper,
             quality,
             learners,
@@ -72,7 +69,7 @@ def make_trainer(
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
-        total_frames=frames.all_frames(own),
+        total_frames=own.total_frames,
         frame_skip=learners.count,  # a frame here stands for one of every rank
         loss_module=algorithm.loss_module,
         optimization_stepper=stepper,
@@ -84,33 +81,8 @@ def make_trainer(
         auto_log_optim_steps=False,
         **checkpoints,
     )
-    register_hooks(trainer, own, algorithm, buffer, pool, quality)
+    register_hooks(trainer, own, algorithm, buffer, quality)
     return trainer
-
-
-def sequence_length(config: DictConfig) -> int:
-    """Steps of a row of a minibatch: 1 without a memory."""
-    recurrent = config.algorithm.get("recurrent", False)
-    return config.algorithm.sequence_length if recurrent else 1
-
-
-def make_pool(config: DictConfig) -> ReplayBufferTrainer:
-    """All batches from which the models learn when the team has learned, as minibatches."""
-    batch = config.task.num_envs * config.task.max_steps
-    return make_buffer(config, batches=max(frames.frames_of_models(config) // batch, 1))
-
-
-def make_buffer(config: DictConfig, batches: int = 1) -> ReplayBufferTrainer:
-    """Batches as shuffled minibatches: of samples, or of sequences where there is a memory."""
-    rows = config.task.num_envs * config.task.max_steps // sequence_length(config)
-    return ReplayBufferTrainer(
-        TensorDictReplayBuffer(
-            storage=LazyTensorStorage(batches * rows, device=config.device),
-            sampler=SamplerWithoutReplacement(drop_last=True),
-            batch_size=rows // config.minibatches,
-        ),
-        flatten_tensordicts=not config.algorithm.get("recurrent", False),
-    )
 
 
 def checkpoint_settings(
@@ -136,30 +108,20 @@ def register_hooks(
     trainer: Trainer,
     config: DictConfig,
     algorithm: Algorithm,
-    buffer: ReplayBufferTrainer,
-    pool: ReplayBufferTrainer,
+    buffer: TensorDictReplayBuffer,
     quality: ModelQualityHook,
 ) -> None:
     """Registers what happens to every batch: learning rates, advantage, storage, figures."""
-    stepper, length = trainer.optimization_stepper, sequence_length(config)
-    recurrent = config.algorithm.get("recurrent", False)
+    stepper = trainer.optimization_stepper
     average = stepper.learners.average_metrics
-    while_learning, behind = stepper.losses, [algorithm.models]
-    current = buffer
 
     def schedule(_: TensorDictBase) -> None:
-        nonlocal current
-        learned = frames.has_learned(config, trainer.collected_frames)
-        current, stepper.losses = (pool, behind) if learned else (buffer, while_learning)
-        trainer.num_epochs = config.epochs * (PASSES_BEHIND if learned else 1)
         for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
             group["lr"] = learning_rate(config, name, trainer.collected_frames)
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
-        read = [*algorithm.loss_module.in_keys, ("next", "done")]  # the latter by the buffer's hook
-        batch = batch.select(*read, strict=False)
-        current.extend(batch.reshape(-1, length) if recurrent else batch)
+        buffer.extend(rows(config, algorithm.loss_module, batch))
 
     trainer.register_op("batch_process", schedule)
     trainer.register_op("batch_process", store)
@@ -171,7 +133,7 @@ def register_hooks(
     trainer.register_op("post_steps", count)
     trainer.register_op("pre_steps_log", average(team_return))
     trainer.register_op("pre_steps_log", average(quality))
-    trainer.register_op("process_optim_batch", lambda batch: current.sample(batch))
+    trainer.register_op("process_optim_batch", lambda _: buffer.sample())
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
     trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())

@@ -1,0 +1,29 @@
+"""A batch as minibatches: of samples, or of sequences where there is a memory."""
+
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.objectives import LossModule
+
+
+def sequence_length(config: DictConfig) -> int:
+    """Steps of a row of a minibatch: 1 without a memory."""
+    recurrent = config.algorithm.get("recurrent", False)
+    return config.algorithm.sequence_length if recurrent else 1
+
+
+def make_buffer(config: DictConfig, steps: int, minibatch: int) -> TensorDictReplayBuffer:
+    """Holds so many team steps and gives them as shuffled minibatches of so many."""
+    length = sequence_length(config)
+    return TensorDictReplayBuffer(
+        storage=LazyTensorStorage(steps // length, device=config.device),
+        sampler=SamplerWithoutReplacement(drop_last=True),
+        batch_size=max(minibatch // length, 1),
+    )
+
+
+def rows(config: DictConfig, loss_module: LossModule, batch: TensorDictBase) -> TensorDictBase:
+    """What a loss reads of a batch ``[E, T]``, as samples ``[E T]`` or as sequences."""
+    batch = batch.select(*loss_module.in_keys, strict=False)
+    recurrent = config.algorithm.get("recurrent", False)
+    return batch.reshape(-1, sequence_length(config)) if recurrent else batch.reshape(-1)
