@@ -31,13 +31,14 @@ def learn_models(
         config: This rank's share of the configuration.
         algorithm: Whose models learn; where there are none, nothing is done.
         trainer: With which the team has learned.
-        learners: The ranks, each of which plays its share of the frames.
+        learners: The ranks, each of which has its share of the frames and of a minibatch.
     """
     frames = config.algorithm.get("model_frames", 0) // learners.count
     if algorithm.models is None or not frames:
         return 0
     batch = play_on(config, algorithm, frames)
-    buffer = make_buffer(config, batch.numel(), config.algorithm.model_minibatch)
+    minibatch = min(config.algorithm.model_minibatch // learners.count, batch.numel())
+    buffer = make_buffer(config, batch.numel(), minibatch)
     buffer.extend(rows(config, algorithm.models, batch))
     if config.progress_bar:
         trainer._pbar.close()  # else it is drawn below this one, with the time of both

@@ -31,8 +31,7 @@ def sized(settings):
     """With half of the steps where the environment is slow."""
     slow = any(setting.startswith("task=pettingzoo") for setting in settings)
     small = ["total_frames=200", "task.max_steps=25", "task.evaluation_envs=2"] if slow else []
-    whole = not any(s.startswith("algorithm=") and s != "algorithm=moawm" for s in settings)
-    return [*TINY, *small, *["algorithm.model_frames=0"] * whole, *settings]
+    return [*TINY, *small, *settings]
 
 
 def train(folder, *settings):

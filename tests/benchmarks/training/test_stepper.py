@@ -17,9 +17,8 @@ from training.trainer import make_trainer
 
 @pytest.mark.parametrize("anneal", [True, False])
 def test_every_network_has_its_rate_which_falls_to_zero(anneal):
-    config = compose_config(
-        *TINY, "lr=5e-3", "algorithm.teacher_lr=4e-3", "algorithm.model_frames=0"
-    )
+    config = compose_config(*TINY, "lr=5e-3", "algorithm.teacher_lr=4e-3")
+    config.algorithm.model_lr = 1e-2
     config.algorithm.student_lr = 2e-3
     config.anneal_lr = anneal
     assert config.task.num_envs * config.task.max_steps == 200  # so there are two batches
