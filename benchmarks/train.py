@@ -4,8 +4,9 @@
     python benchmarks/train.py resume=outputs/moawm/vmas/navigation/seed0-...
 
 Every setting of ``conf/`` can be overridden so; ``-m`` sweeps. The run's folder (``hydra.run.dir``)
-receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.gif`` and
-``summary.json``, and while it trains ``checkpoints/``, from which ``resume`` goes on.
+receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``, ``team.gif``,
+``summary.json`` and, for ``MOAWM.load``, ``system.moawm``; while it trains ``checkpoints/``, from
+which ``resume`` goes on.
 """
 
 import sys
@@ -87,6 +88,8 @@ def run(config: DictConfig, folder: Path, source: Path | None = None, frames: in
     }
     optimizer = trainer.optimization_stepper.optimizer
     save_trained(algorithm.loss_module, optimizer, config, summary, folder / "checkpoint.pt")
+    if algorithm.system is not None and not config.algorithm.get("ablation"):
+        algorithm.system.save(folder / "system.moawm")
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
         record_episode(own, algorithm, held_out, folder / "team.gif")

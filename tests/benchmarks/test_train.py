@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from algorithms.make import make_algorithm
 from tasks.environment import make_env
 from tests.benchmarks.runs import BENCHMARKS, TINY, compose_config
+from torchrl_moawm import MOAWM
 from train import run
 
 TASKS = sorted(
@@ -51,6 +52,8 @@ def assert_left_behind(folder, task, algorithm):
     losses = make_algorithm(config, make_env(config, 2, seed=0)).loss_module
     losses.load_state_dict(checkpoint["loss_module"])
     assert (config.task.name, config.algorithm.name) == (task, algorithm)
+    if algorithm == "moawm":
+        assert MOAWM.load(folder / "system.moawm").state_dict()
     assert list((folder / "csv").rglob("loss_objective*.csv"))
     assert list((folder / "tensorboard").rglob("events.*"))
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from torchrl_moawm.system.settings import reward_key
+from torchrl_moawm.system.layout import reward_key
 
 OWN, NESTED = ("agents", "reward"), ("team", "red", "reward")
 

@@ -89,6 +89,14 @@ class StoredActionLogProb(TensorDictModuleBase):
         return tensordict.set(self.out_keys[0], dist.log_prob(tensordict.get(self.action_key)))
 
 
+def move_bounds(actor: nn.Module, device: torch.device | str) -> None:
+    """Moves the bounds of the actions, which TorchRL keeps as no buffers, to a device."""
+    for module in actor.modules():
+        bounds: dict[str, Any] = getattr(module, "distribution_kwargs", {})
+        for name, bound in bounds.items():
+            bounds[name] = bound.to(device) if isinstance(bound, Tensor) else bound
+
+
 @accepts_sizes
 def make_actor(
     group: AgentGroup,

@@ -166,7 +166,7 @@ def _bound(path: tuple[str, ...], name: str, spec: TensorSpec) -> torch.Tensor:
                 "actor serves them all. Scale the actions to one range in the environment."
             )
         bound = bound[0]
-    return bound
+    return bound.clone()  # a slice would be saved with the bounds of every environment
 
 
 def _check_previous_step_there(specs: Any, path: tuple[str, ...]) -> None:

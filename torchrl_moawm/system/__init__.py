@@ -2,6 +2,7 @@
 
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.moawm import MOAWM
+from torchrl_moawm.system.saving import SavedSystemError
 from torchrl_moawm.system.settings import LossSettings, NetworkSettings
 
-__all__ = ["MOAWM", "PARTS", "GroupSystem", "LossSettings", "NetworkSettings"]
+__all__ = ["MOAWM", "PARTS", "GroupSystem", "LossSettings", "NetworkSettings", "SavedSystemError"]

@@ -93,6 +93,18 @@ class GroupSystem:
         return {**own, **others}
 
     @property
+    def module(self) -> nn.ModuleDict:
+        """The networks by name, and what else has a state."""
+        states = {
+            "statistics": self.statistics,
+            "scheduled": self.scheduled,
+            "value_norm": self.settings.value_norm,
+        }
+        return nn.ModuleDict(
+            {**self.networks, **{k: module for k, module in states.items() if module is not None}}
+        )
+
+    @property
     def memories(self) -> list[AgentGRU]:
         """The recurrent modules, whose state the environment carries."""
         networks = (self.student, *self.moa_networks.values())

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import name_of
-from torchrl_moawm.modules import (
-    AgentGroup,
-    GroupStatistics,
-    append_memory_transforms,
-    groups_of,
-)
-from torchrl_moawm.modules.specs import state_dim
+from torchrl_moawm.modules import GroupStatistics, append_memory_transforms
+from torchrl_moawm.modules.actor import move_bounds
 from torchrl_moawm.objectives import LossSum
+from torchrl_moawm.system.description import describe
+from torchrl_moawm.system.export import export_policy
 from torchrl_moawm.system.group import PARTS, GroupSystem
+from torchrl_moawm.system.layout import Layout
 from torchrl_moawm.system.networks import make_networks
-from torchrl_moawm.system.settings import group_settings, split_settings
+from torchrl_moawm.system.saving import SavedSystemError, read_saved, write_saved
+from torchrl_moawm.system.settings import split_settings
 
 
 class MOAWM:
@@ -66,6 +69,7 @@ class MOAWM:
 
     def __init__(self, groups: Mapping[str, GroupSystem]) -> None:
         self.groups = dict(groups)
+        self.made_from: tuple[Layout, dict[str, Any]] | None = None
 
     def __getitem__(self, group: NestedKey) -> GroupSystem:
         if name_of(group) not in self.groups:
@@ -133,24 +137,30 @@ class MOAWM:
                 entries behind it, or an observation, action or reward is of a kind that the default
                 networks and losses cannot read; the message names the entry and says what to do.
         """
+        layout = Layout.from_env(env, group, privileged, critic_state)
+        system = cls.from_layout(layout, **settings).to(env.device)
+        system.add_memory(env)
+        return system
+
+    @classmethod
+    def from_layout(cls, layout: Layout, **settings: Any) -> MOAWM:
+        """Builds networks and losses from what is known of an environment, on the CPU."""
         networks, losses = split_settings(settings)
-        names = groups_of(env) if group is None else [group]
-        groups = [AgentGroup.from_env(env, name) for name in names]
-        hidden = [AgentGroup.from_env(env, name, privileged=True) for name in privileged]
-        state = {} if critic_state is None else {critic_state: state_dim(env, critic_state)}
+        several = len(layout.groups) > 1
         systems = {}
-        for own in groups:
-            others = [other for other in groups if other != own]
-            statistics = GroupStatistics(own).to(env.device) if networks.standardize else None
+        for own in layout.groups:
+            statistics = GroupStatistics(own.group) if networks.standardize else None
             acts = bool(losses.get("teacher_frames", 0))
-            parts = make_networks(env, own, others, hidden, networks, statistics, state, acts)
-            given = group_settings(env, own.group, losses, several=len(groups) > 1)
-            systems[name_of(own.group)] = GroupSystem(
-                **parts, statistics=statistics, group=own.group, **given
+            parts = make_networks(layout, own, networks, statistics, acts)
+            given = {**own.keys, **losses}
+            if several and "value_norm" in losses:  # returns differ, and so do their statistics
+                given["value_norm"] = deepcopy(losses["value_norm"])
+            name = own.group.group
+            systems[name_of(name)] = GroupSystem(
+                **parts, statistics=statistics, group=name, **given
             )
         system = cls(systems)
-        if networks.recurrent:
-            system.add_memory(env)
+        system.made_from = layout, settings
         return system
 
     def add_memory(self, env: EnvBase) -> EnvBase:
@@ -197,6 +207,109 @@ class MOAWM:
             for group, system in self.groups.items()
             for name, network in system.networks.items()
         }
+
+    @property
+    def module(self) -> nn.ModuleDict:
+        """Everything that has weights or counts something, by group and name."""
+        return nn.ModuleDict({name: system.module for name, system in self.groups.items()})
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights of all networks."""
+        return self.module.parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, running statistics and counts: ``agents.actor...``."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state_dict` gave; what is missing or left over is an error."""
+        self.module.load_state_dict(state_dict)
+
+    def to(self, device: torch.device | str) -> MOAWM:
+        """Moves everything, the losses included, to a device."""
+        self.module.to(device)
+        if "loss_module" in self.__dict__:
+            self.loss_module.to(device)
+        for system in self.groups.values():
+            move_bounds(system.actor, device)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Writes the system as one file, from which :meth:`load` makes it without an environment.
+
+        It holds what the system was built for, its settings, its weights, and their SHA-256.
+
+        Raises:
+            ValueError: It was not made by :meth:`from_env`; its ``state_dict`` can be saved.
+        """
+        if self.made_from is None:
+            raise ValueError(
+                "Only a system that from_env has made can be built again by load: save its "
+                "state_dict with torch.save."
+            )
+        layout, settings = self.made_from
+        plain = {k: None if isinstance(v, nn.Module) else v for k, v in settings.items()}
+        content = {"layout": layout.plain(), "settings": plain, "weights": self.state_dict()}
+        write_saved(content, Path(path))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        into: MOAWM | None = None,
+        device: torch.device | str = "cpu",
+        **modules: Any,
+    ) -> MOAWM:
+        """Makes the system that :meth:`save` wrote: in another process it acts bit for bit alike.
+
+        Args:
+            path: The file. Nothing is unpickled but tensors, numbers and words.
+
+        Keyword Args:
+            into: A system that gets the weights, where some of its networks are your own; ``None``
+                makes one.
+            device: Where it goes.
+            **modules: Settings that are modules, ``value_norm``; they are not in the file, what
+                they have counted is.
+
+        Raises:
+            SavedSystemError: The file is no saved system, is damaged, is of another version's form,
+                or does not fit; the message says what, and names what does not fit.
+        """
+        content = read_saved(Path(path), device)
+        system = into
+        if system is None:
+            settings = {**content["settings"], **modules}
+            system = cls.from_layout(Layout.from_plain(content["layout"]), **settings).to(device)
+        try:
+            system.load_state_dict(content["weights"])
+        except RuntimeError as error:
+            raise SavedSystemError(f"{path} does not fit this system: {error}") from error
+        return system
+
+    def export_policy(self, example: TensorDictBase) -> ExportedProgram:
+        """The deterministic policy for use without this library, by ``torch.export``.
+
+        A function of plain tensors, for any number of environments: entries by name, a dictionary
+        ``{"agents_observation": [E, N, D], ...}``, to ``{"agents_action": [E, N, ...]}``. Students
+        and actors alone are in it, nothing that is privileged. With ``recurrent`` it also gives the
+        next state under the name of the state that it reads; ``is_init`` begins an episode.
+
+        Args:
+            example: What the environment gives at its reset, ``[E]``.
+
+        Returns:
+            What ``torch.export.save`` writes; ``.module()`` is called.
+
+        Raises:
+            KeyError: The example lacks an entry that the policy reads.
+            ValueError: It has not one batch dimension.
+        """
+        return export_policy(self.groups.values(), example)
+
+    def __repr__(self) -> str:
+        return "\n".join(["MOAWM", *map(describe, self.groups.values())])
 
     @torch.no_grad()
     def value_estimator(self, batch: TensorDictBase) -> TensorDictBase:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from tensordict import NestedKey, unravel_key
-from torchrl.envs import EnvBase
+from tensordict import NestedKey
 from torchrl.modules import ValueNorm
 
 from torchrl_moawm._checks.tensors import check_option
-from torchrl_moawm._keys import path_of
 
 
 @dataclass(frozen=True)
@@ -156,40 +153,3 @@ def split_settings(given: Mapping[str, Any]) -> tuple[NetworkSettings, dict[str,
     losses = {name: given[name] for name in given if name in of_losses}
     LossSettings(**losses)
     return NetworkSettings(**{n: given[n] for n in given if n in of_networks}), losses
-
-
-def group_settings(
-    env: EnvBase, group: NestedKey, given: Mapping[str, Any], several: bool
-) -> dict[str, Any]:
-    """The settings that were given, behind what the environment says of a group.
-
-    Args:
-        env: The environment.
-        group: The group.
-        given: Settings by name.
-        several: Whether there are other groups: their returns differ, and so do the statistics.
-    """
-    found, path = {"reward_key": reward_key(env, group)}, path_of(group)
-    if (*path, "done") in env.done_keys:  # each agent ends by itself
-        found |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
-    own = {"value_norm": deepcopy(given.get("value_norm"))} if several else {}
-    return {**found, **given, **own}
-
-
-def reward_key(env: EnvBase, group: NestedKey) -> NestedKey:
-    """Finds the reward of a group: its own, or the shared one at the root.
-
-    Raises:
-        ValueError: There is neither.
-    """
-    rewards = list(map(unravel_key, env.reward_keys))
-    own = (*path_of(group), "reward")
-    if own in rewards:
-        return own
-    at_root = [key for key in rewards if isinstance(key, str)]
-    if len(at_root) == 1:
-        return at_root[0]
-    raise ValueError(
-        f"The environment writes no reward {own}, nor one of the whole team at the root; it writes "
-        f"{rewards}. Rename yours with TorchRL's RenameTransform."
-    )

@@ -1,0 +1,260 @@
+"""A system as one file: it acts alike elsewhere; what is not whole or does not fit is refused."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import ActionScaling
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+from torchrl.modules import PopArtValueNorm
+
+from tests.system.test_privileged import environment
+from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
+from torchrl_moawm.modules import AgentGroup, make_moa_network
+from torchrl_moawm.system import SavedSystemError
+from torchrl_moawm.system.layout import Layout
+
+SMALL = {"latent_dim": 3, "num_cells": (8,), "model_cells": (8,), "encoder_cells": (8,)}
+FIXTURE = Path(__file__).with_name("saved_by_0_2.moawm")
+
+
+def knights():
+    from pettingzoo.butterfly import knights_archers_zombies_v11 as game
+
+    return make_pettingzoo_env(
+        lambda: game.parallel_env(max_cycles=9), num_envs=2, max_steps=9, seed=0
+    )
+
+
+def vmas(scenario="navigation", **settings):
+    return make_vmas_env(scenario, 3, max_steps=6, seed=0, **settings)
+
+
+def scaled():
+    """Actions between -2 and 2 of what the environment takes: others at the actor."""
+    env = vmas()
+    half = {"loc": torch.zeros(2), "scale": torch.full((2,), 0.5)}
+    env.insert_transform(0, ActionScaling(**half, in_keys_inv=[("agents", "action")]))
+    return env
+
+
+WORLDS = {
+    "continuous": (vmas, {}),
+    "one-hot": (lambda: vmas(continuous_actions=False, categorical_actions=False), {}),
+    "several groups with a memory": (lambda: vmas("simple_tag"), {"recurrent": True}),
+    "images, masks": (knights, {}),
+    "privileged": (
+        environment,
+        {"privileged": ("agent",), "act_on": "mean", "teacher_frames": 100},
+    ),
+    "other bounds": (scaled, {"value_norm": PopArtValueNorm(shape=1)}),
+}
+
+
+def make(world):
+    """An environment and a system that has seen something of it."""
+    create, settings = WORLDS[world]
+    env = create()
+    system = MOAWM.from_env(env, **SMALL, **settings)
+    for parameter in system.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(6, system.policy, break_when_any_done=False)
+    system.value_estimator(batch)
+    system.step(30)
+    return env, system, batch
+
+
+def act_and_learn(system, batch):
+    """Actions of both kinds, what is estimated from them, and every loss."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for mode in (ExplorationType.DETERMINISTIC, ExplorationType.RANDOM):
+            with set_exploration_type(mode):
+                system.policy(batch)
+        return system.loss_module(system.value_estimator(batch))
+
+
+def act_elsewhere(folder):
+    """What the other process does with every file of a folder."""
+    for file in Path(folder).glob("*.moawm"):
+        given = {"value_norm": PopArtValueNorm(shape=1)} if "bounds" in file.name else {}
+        system = MOAWM.load(file, **given)
+        batch = torch.load(file.with_suffix(".batch"), weights_only=False)
+        torch.save((batch, act_and_learn(system, batch)), file.with_suffix(".out"))
+
+
+def test_another_process_acts_and_learns_bit_for_bit_alike(tmp_path):
+    made = {world: make(world)[1:] for world in WORLDS}
+    for world, (system, batch) in made.items():
+        system.save(tmp_path / f"{world}.moawm")
+        torch.save(batch, tmp_path / f"{world}.batch")
+    code = f"from {__name__} import act_elsewhere; act_elsewhere({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    for world, (system, batch) in made.items():
+        losses = act_and_learn(system, batch)
+        there, its_losses = torch.load(tmp_path / f"{world}.out", weights_only=False)
+        for key, entry in batch.items(True, True):
+            if isinstance(entry, torch.Tensor):
+                assert torch.equal(entry.nan_to_num(), there[key].nan_to_num()), (world, key)
+        assert (losses == its_losses).all(), world
+
+
+def test_all_that_was_counted_is_there(tmp_path):
+    _, system, _ = make("privileged")
+    system.save(tmp_path / "system")
+    copy = MOAWM.load(tmp_path / "system")
+    assert copy.state_dict().keys() == system.state_dict().keys()
+    assert int(copy["adversary"].scheduled.frames) == 30
+    assert torch.equal(
+        copy["adversary"].statistics.change.scale(), system["adversary"].statistics.change.scale()
+    )
+    assert repr(copy) == repr(system)
+
+
+def test_nothing_of_the_file_is_unpickled(tmp_path, monkeypatch):
+    _, system, _ = make("continuous")
+    system.save(tmp_path / "system")
+    asked, load = [], torch.load
+
+    def look(*args, **settings):
+        asked.append(settings["weights_only"])
+        return load(*args, **settings)
+
+    monkeypatch.setattr(torch, "load", look)
+    MOAWM.load(tmp_path / "system")
+    assert asked == [True]
+
+
+def spoilt(data, how):
+    """The bytes of a file, of which something is wrong."""
+    magic, _, body = data.split(b"\n", 2)
+    if how == "another form":
+        return data.replace(magic, magic[:-1] + b"9", 1)
+    if how == "cut short":
+        return data[:-100]
+    if how == "one bit":
+        return data[:-200] + bytes([data[-200] ^ 1]) + data[-199:]
+    return {"text": b"a table\n", "nothing": b"", "other weights": body}[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("text", "was not written by MOAWM.save"),
+        ("nothing", "was not written by MOAWM.save"),
+        ("other weights", "was not written by MOAWM.save"),
+        ("another form", "has form 9, and this version reads 1"),
+        ("cut short", "is not as it was written: cut short, or altered"),
+        ("one bit", "is not as it was written: cut short, or altered"),
+    ],
+)
+def test_what_is_not_whole_is_refused_by_name(how, message, tmp_path):
+    _, system, _ = make("continuous")
+    file = tmp_path / "team.moawm"
+    system.save(file)
+    file.write_bytes(spoilt(file.read_bytes(), how))
+    with pytest.raises(SavedSystemError, match=rf"team\.moawm {message}"):
+        MOAWM.load(file)
+
+
+def test_an_own_network_goes_into_a_system_that_has_it(tmp_path):
+    env, _, _ = make("continuous")
+
+    def own():
+        system = MOAWM.from_env(env, **SMALL)
+        group = AgentGroup.from_env(env)
+        system.moa_network = make_moa_network(group, head="pairwise", num_cells=(5,))
+        return system
+
+    system = own()
+    system.save(tmp_path / "system")
+    with pytest.raises(SavedSystemError, match=r"does not fit this system: (.|\n)*moa_network"):
+        MOAWM.load(tmp_path / "system")
+    copy = MOAWM.load(tmp_path / "system", into=own())
+    pairs = zip(system.parameters(), copy.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_system_of_own_parts_has_a_state_and_no_file(tmp_path):
+    _, system, _ = make("continuous")
+    by_hand = MOAWM(system.groups)
+    with pytest.raises(ValueError, match=r"save its state_dict with torch\.save"):
+        by_hand.save(tmp_path / "system")
+    by_hand.load_state_dict(system.state_dict())
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    _, system, _ = make("continuous")
+    file = tmp_path / "team.moawm"
+    system.save(file)
+    before = file.read_bytes()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        system.save(file)
+    assert file.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["team.moawm"]
+
+
+def test_the_file_says_by_what_it_was_written(tmp_path):
+    _, system, _ = make("continuous")
+    system.save(tmp_path / "system")
+    first, digest, body = (tmp_path / "system").read_bytes().split(b"\n", 2)
+    assert first == b"torchrl_moawm.MOAWM 1"
+    assert digest.decode() == hashlib.sha256(body).hexdigest()
+    (tmp_path / "body").write_bytes(body)
+    content = torch.load(tmp_path / "body", weights_only=True)
+    assert content["versions"].keys() == {"torch", "torchrl", "tensordict", "torchrl_moawm"}
+
+
+@pytest.mark.parametrize("world", ["several groups with a memory", "privileged", "images, masks"])
+def test_the_layout_of_an_environment_survives(world):
+    create, settings = WORLDS[world]
+    layout = Layout.from_env(create(), privileged=settings.get("privileged", ()))
+    assert Layout.from_plain(layout.plain()) == layout
+
+
+def test_a_file_of_the_first_version_is_read():
+    """Written by 0.2, and to be read by every later version. Its actions were noted then."""
+    system = MOAWM.load(FIXTURE)
+    noted = torch.load(FIXTURE.with_suffix(".pt"), weights_only=True)
+    entries = {tuple(key.split(".")): entry for key, entry in noted["given"].items()}
+    out = system.policy(TensorDict(entries, [2]))
+    torch.testing.assert_close(out["agents", "action"], noted["action"])
+
+
+def test_everything_moves_to_a_device():
+    """Weights, counts, losses, and the bounds of the actions."""
+    _, system, _ = make("other bounds")
+    _ = system.loss_module
+    bounds = system.actor[-1].distribution_kwargs
+    assert bounds["high"].device.type == "cpu"
+    system.to("meta")
+    tensors = [*system.parameters(), *system.state_dict().values(), *bounds.values()]
+    tensors += [*system.loss_module.parameters(), *system.loss_module.buffers()]
+    assert {x.device.type for x in tensors} == {"meta"}
+
+
+def test_what_it_is_can_be_read():
+    _, system, _ = make("several groups with a memory")
+    lines = repr(system).splitlines()
+    assert lines[:2] == ["MOAWM", "  adversary"]
+    actor = sum(p.numel() for p in system["adversary"].actor.parameters())
+    assert lines[2].split() == [
+        "actor",
+        f"{actor}",
+        "parameters",
+        "reads",
+        "observation,",
+        "latent",
+    ]
+    assert lines[9].strip().startswith("minimises loss_objective, loss_entropy, loss_value")

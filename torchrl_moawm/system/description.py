@@ -1,0 +1,17 @@
+"""What a system is, for those who print it."""
+
+from tensordict import unravel_key
+
+from torchrl_moawm._keys import name_of
+from torchrl_moawm.system.group import GroupSystem
+
+
+def describe(system: GroupSystem) -> str:
+    """The networks of a group with their sizes, and its losses, line by line."""
+    lines = [f"  {name_of(system.group)}"]
+    for name, network in system.networks.items():
+        count = sum(parameter.numel() for parameter in network.parameters())
+        reads = dict.fromkeys(str(unravel_key(key)[-1]) for key in network.in_keys if key != "t")
+        lines.append(f"    {name:<24}{count:>9,} parameters  reads {', '.join(reads)}")
+    terms = [str(key) for key in system.loss_module.out_keys if str(key).startswith("loss")]
+    return "\n".join([*lines, f"    minimises {', '.join(terms)}"])

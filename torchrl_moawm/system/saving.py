@@ -1,0 +1,62 @@
+"""A system as one file: what it was built for, its settings, its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MAGIC = b"torchrl_moawm.MOAWM 1\n"
+"""First line of a file, with the number of its form; the second is the SHA-256 of the rest."""
+
+
+class SavedSystemError(ValueError):
+    """A file that is no saved system, or not a whole one."""
+
+
+def write_saved(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a file, whole or not at all."""
+    memory = io.BytesIO()
+    torch.save({**content, "versions": versions()}, memory)
+    body = memory.getvalue()
+    pending = path.with_name(f"{path.name}.pending")
+    try:
+        pending.write_bytes(MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+        pending.replace(path)
+    finally:
+        pending.unlink(missing_ok=True)
+
+
+def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
+    """Reads a file without unpickling anything but tensors, numbers and words.
+
+    Raises:
+        SavedSystemError: The file is none of ours, of a form that this version does not know, or
+            not what was written.
+    """
+    data = path.read_bytes()
+    magic, _, rest = data.partition(b"\n")
+    name, _, form = MAGIC.strip().rpartition(b" ")
+    if not magic.startswith(name):
+        raise SavedSystemError(f"{path} was not written by MOAWM.save.")
+    if magic + b"\n" != MAGIC:
+        found = magic.removeprefix(name).strip().decode(errors="replace")
+        raise SavedSystemError(
+            f"{path} has form {found}, and this version reads {form.decode()}: it was written by "
+            "another version of torchrl_moawm."
+        )
+    digest, _, body = rest.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != digest:
+        raise SavedSystemError(f"{path} is not as it was written: cut short, or altered.")
+    return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+
+
+def versions() -> dict[str, str]:
+    """Of what the weights were made with."""
+    names = ("torch", "torchrl", "tensordict", "torchrl_moawm")
+    return {name: version(name) for name in names}
