@@ -11,7 +11,6 @@ from parallel.ranks import Learners
 from tasks.environment import make_env
 from training.buffer import make_buffer, rows
 from training.evaluation import play_steps
-from training.schedule import is_model
 
 SEEDS = 6_000_000
 """Seeds, on top of the run's, of the environments in which the finished team plays."""
@@ -44,11 +43,8 @@ def learn_models(
         trainer._pbar.close()  # else it is drawn below this one, with the time of both
     stepper, steps = trainer.optimization_stepper, config.algorithm.model_steps
     stepper.losses = [algorithm.models]
-    rates = zip(stepper.optimizer.param_groups, algorithm.networks, strict=True)
-    groups = [group for group, name in rates if is_model(name)]
     for step in trange(steps, desc="models", disable=not config.progress_bar):
-        for group in groups:
-            group["lr"] = config.algorithm.model_lr * (1.0 - step / steps)
+        stepper.set_rates(config, step / steps)  # the others have no gradient
         stepper.step(trainer, buffer.sample())
     return batch.numel() * learners.count
 

@@ -6,22 +6,25 @@ from torchrl.objectives import LossModule
 from algorithms.common import Algorithm
 from torchrl_moawm import LossSum
 
+MODELS = "moa", "world_model"
+LATENT = "student", "teacher"
+
 
 def is_model(network: str) -> bool:
     """Whether a network of this name is a model of others or world."""
-    return not network.startswith(("actor", "critic", "student", "teacher"))
+    return network.startswith(MODELS)
 
 
-def learning_rate(config: DictConfig, network: str, frames: int = 0) -> float:
-    """Learning rate of a network: falls linearly to 0 over the run.
+def learning_rate(config: DictConfig, network: str, done: float = 0.0) -> float:
+    """Learning rate of a network when so large a share of its way is done: it falls to 0.
 
     That of actors and critics stays as it is where ``anneal_lr`` is False. What they read, z, moves
     with the student. So the student is slower than the other networks, and stands still in the end.
     """
-    left = max(1.0 - frames / config.total_frames, 0.0)
-    if network.startswith(("actor", "critic")):
+    left = max(1.0 - done, 0.0)
+    kind = next((name for name in (*MODELS, *LATENT) if network.startswith(name)), None)
+    if kind is None:  # actor or critic
         return config.lr * (left if config.anneal_lr else 1.0)
-    kind = "model" if is_model(network) else network[: len("student")]
     return config.algorithm[f"{kind}_lr"] * left
 
 

@@ -60,6 +60,11 @@ class PerNetworkStepper(OptimizationStepper):
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
+    def set_rates(self, config: DictConfig, done: float) -> None:
+        """Sets the learning rate of every network when so large a share of the way is done."""
+        for group, name in zip(self.optimizer.param_groups, self.parameters, strict=True):
+            group["lr"] = learning_rate(config, name, done)
+
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
         epoch = self.count // self.steps_per_epoch % len(self.losses)

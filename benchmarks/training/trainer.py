@@ -21,7 +21,6 @@ from parallel.ranks import Learners
 from tasks.environment import make_env
 from training.buffer import make_buffer, rows
 from training.hooks import ModelQualityHook
-from training.schedule import learning_rate
 from training.stepper import make_stepper
 
 
@@ -116,8 +115,7 @@ def register_hooks(
     average = stepper.learners.average_metrics
 
     def schedule(_: TensorDictBase) -> None:
-        for group, name in zip(stepper.optimizer.param_groups, algorithm.networks, strict=True):
-            group["lr"] = learning_rate(config, name, trainer.collected_frames)
+        stepper.set_rates(config, trainer.collected_frames / config.total_frames)
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old
