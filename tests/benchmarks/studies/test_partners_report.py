@@ -10,7 +10,7 @@ from tensordict import TensorDict
 
 import study_partners
 from probe_partners import accuracy, judge, projection
-from studies import partners_report
+from studies import partners_numbers, partners_pictures, partners_report
 from studies.report import read, read_probes
 from tests.benchmarks.partner_runs import configuration
 from tests.benchmarks.runs import BENCHMARKS
@@ -24,7 +24,7 @@ def results(tmp_path_factory):
     """Two batches of three agents, and their probes, as the study leaves them."""
     out = tmp_path_factory.mktemp("partners")
     threads = torch.get_num_threads()
-    for agent in ("nam", "type_oracle", "moawm_recurrent"):
+    for agent in ("nam", "type_oracle", "moawm_taught"):
         config = configuration("rendezvous", agent, "task.evaluate_every=1")
         work, kept = out / "work" / agent, out / "out" / "rendezvous" / agent
         for folder in (work, kept):
@@ -39,14 +39,14 @@ def results(tmp_path_factory):
 def test_the_report_has_every_agent_and_picture(results, capsys):
     partners_report.write_report(results)
     text = (results / "partners.md").read_text()
-    for agent in ("nam", "type_oracle", "moawm_recurrent"):
+    for agent in ("nam", "type_oracle", "moawm_taught"):
         assert text.count(f"| rendezvous | {agent} |") == 4
     for name in ("returns_train", "returns_held_out", "probe", "moa", "projection"):
         assert (results / f"{name}.png").stat().st_size > 5_000
-    probe = json.loads((results / "rendezvous/moawm_recurrent/probe_0.json").read_text())
+    probe = json.loads((results / "rendezvous/moawm_taught/probe_0.json").read_text())
     assert probe["reads"] == "latent_loc"
     assert probe["returns"].keys() == {"train", "held_out", "switching"}
-    assert "| rendezvous | moawm_recurrent | 1 | " in text.split("## With partners who switch")[1]
+    assert "| rendezvous | moawm_taught | 1 | " in text.split("## With partners who switch")[1]
     assert len(probe["accuracy"]["train"]) == 24
     assert len(probe["moa"]["held_out"]["moa"]) == 23
     assert all(map(math.isfinite, probe["moa"]["train"]["moa"]))
@@ -65,25 +65,25 @@ def test_the_committed_curves_end_where_the_runs_end_and_at_the_tables(pool):
     runs, probes = read(COMMITTED), read_probes(COMMITTED)
     for task, settings in study_partners.SETTINGS.items():
         total = int(settings[0].removeprefix("total_frames="))
-        for name in partners_report.names_of(runs, task):
-            frames, values = partners_report.whole_curve(runs, probes, task, name, pool)
+        for name in partners_numbers.names_of(runs, task):
+            frames, values = partners_numbers.whole_curve(runs, probes, task, name, pool)
             assert frames[-1] == total
             assert (np.diff(frames) > 0).all()
-            tabled = partners_report.returns(runs, probes, task, name, pool)
+            tabled = partners_numbers.returns(runs, probes, task, name, pool)
             assert np.array_equal(values[:, -1], tabled)
 
 
 def test_the_pictures_are_drawn_to_the_end(results, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        partners_report, "draw_lines", lambda panels, *rest: drawn.update({rest[-1].name: panels})
+        partners_pictures, "draw_lines", lambda panels, *rest: drawn.update({rest[-1].name: panels})
     )
     runs = read(results)
     for (one,) in runs["rendezvous"].values():  # as those that took none after their last batch
         for at in one.values():
             if at.get("step_count") == 384:
                 del at["return_train"], at["return_held_out"]
-    partners_report.plot_returns(runs, read_probes(results), results)
+    partners_pictures.plot_returns(runs, read_probes(results), results)
     assert set(drawn) == {"returns_train.png", "returns_held_out.png"}
     for panels in drawn.values():
         ends = [x[-1] for _, lines in panels for _, x, _ in lines.values()]
@@ -107,14 +107,14 @@ def test_a_curve_by_hand():
     ]
     probes = [{"returns": {"train": 3.0}}]
     for one in runs:
-        frames, values = partners_report.whole_curve(
+        frames, values = partners_numbers.whole_curve(
             {"t": {"a": [one]}}, {"t": {"a": probes}}, "t", "a", "train"
         )
         assert (frames.tolist(), values.tolist()) == ([10, 30, 40], [[1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match="t, a: 2 runs and 1 probes"):
-        partners_report.whole_curve({"t": {"a": runs}}, {"t": {"a": probes}}, "t", "a", "train")
+        partners_numbers.whole_curve({"t": {"a": runs}}, {"t": {"a": probes}}, "t", "a", "train")
     with pytest.raises(ValueError, match=r"end at \[30, 40\] frames"):
-        partners_report.last_frame([runs[0], {"step_0": step(30)}])
+        partners_numbers.last_frame([runs[0], {"step_0": step(30)}])
 
 
 @pytest.mark.parametrize(("every", "taken"), [(2, [384 // 2, 384]), (1, [384 // 2, 384])])
@@ -137,11 +137,11 @@ def test_no_results_is_an_error(tmp_path):
 
 def test_the_share_of_the_gap():
     nam, oracle = np.array([0.0, 0.2]), np.array([1.0, 1.2])
-    point, low, high = partners_report.share(np.array([0.6, 0.6]), nam, oracle)
+    point, low, high = partners_numbers.share(np.array([0.6, 0.6]), nam, oracle)
     assert point == pytest.approx(0.5)  # (0.6 - 0.1) / (1.1 - 0.1)
     assert 0.3 < low < point < high < 0.7
-    assert partners_report.share(oracle, nam, oracle)[0] == pytest.approx(1.0)
-    assert partners_report.share(nam, nam, oracle)[0] == pytest.approx(0.0)
+    assert partners_numbers.share(oracle, nam, oracle)[0] == pytest.approx(1.0)
+    assert partners_numbers.share(nam, nam, oracle)[0] == pytest.approx(0.0)
 
 
 def batch_of(z, kind):

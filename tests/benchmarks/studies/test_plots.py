@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from metrics import style
-from studies import partners_report, plots
+from studies import partners_numbers, partners_pictures, plots
 
 LAST = 300
 
@@ -27,13 +27,13 @@ STUDY = {
 }
 PROBE = {
     "chance": 0.25,
-    "returns": dict.fromkeys(partners_report.POOLS, 1.0),
+    "returns": dict.fromkeys(partners_numbers.POOLS, 1.0),
     "accuracy": {"train": [0.3, 0.9, 0.8], "held_out": [0.3, 0.8, 0.7]},
-    "moa": {p: {"moa": [1.0, 0.5], "marginal": [1.2, 1.1]} for p in partners_report.POOLS},
+    "moa": {p: {"moa": [1.0, 0.5], "marginal": [1.2, 1.1]} for p in partners_numbers.POOLS},
     "projection": {"points": [[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]], "types": [0, 1, 1]},
 }
-AGENTS = ("type_oracle", "moawm_recurrent", "nam_recurrent", "nam")
-POOLS = [f"return_{pool}" for pool in partners_report.POOLS]
+AGENTS = ("type_oracle", "moawm_taught", "nam_recurrent", "nam")
+POOLS = [f"return_{pool}" for pool in partners_numbers.POOLS]
 PARTNERS = {"task": {name: make_runs(1, "return", *POOLS) for name in AGENTS}}
 PROBES = {"task": {name: [PROBE] for name in AGENTS}}
 
@@ -50,10 +50,10 @@ def figures(tmp_path_factory):
         )
         plots.plot(STUDY, folder / "study.png")
         plots.plot_models(STUDY, folder / "models.png")
-        partners_report.plot_returns(PARTNERS, PROBES, folder)
-        partners_report.plot_probes(PROBES, folder)
-        partners_report.plot_partner_model(PROBES, folder)
-        partners_report.plot_projection(PROBES, folder)
+        partners_pictures.plot_returns(PARTNERS, PROBES, folder)
+        partners_pictures.plot_probes(PROBES, folder)
+        partners_pictures.plot_partner_model(PROBES, folder)
+        partners_pictures.plot_projection(PROBES, folder)
     for figure in kept.values():
         figure.draw_without_rendering()  # where things are on the screen, not in the file
     return kept
@@ -125,10 +125,10 @@ def test_curves_end_where_the_runs_end(figures):
 
 def test_an_agent_has_one_look_in_all_pictures(figures):
     pictures = [figures[name] for name in ("returns_train", "returns_held_out", "probe")]
-    for name in ("moawm_recurrent", "nam_recurrent"):
+    for name in ("moawm_taught", "nam_recurrent"):
         assert {line_of(figure, name) for figure in pictures} == {tuple(style.look(name))}
     assert line_of(figures["study"], "moawm") == line_of(figures["models"], "moawm")
-    assert style.look("moawm").color == style.look("moawm_recurrent").color
+    assert style.look("moawm").color == style.look("moawm_taught").color
 
 
 def test_chance_and_oracles_are_drawn(figures):

@@ -1,0 +1,109 @@
+"""The pictures of ``study_partners.py``."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metrics.style import (
+    BASELINES,
+    COLOURS,
+    FRAMES,
+    NATS,
+    RETURN,
+    WIDTH,
+    Look,
+    legend_of_all,
+    look,
+)
+from studies.partners_numbers import ORDER, POOLS, accuracy, names_of, whole_curve
+from studies.plots import Lines, Runs, draw_lines, with_seeds
+
+DRAWN = ORDER[:7]
+"""The agents in the picture of returns, which has no ablations."""
+
+
+def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
+    """Draws the returns task by task to the end of the runs, a file per pool."""
+    for pool, title in POOLS.items():
+        panels: list[tuple[str, Lines]] = []
+        for task in runs:
+            lines: Lines = {
+                name: (look(name), *whole_curve(runs, probes, task, name, pool))
+                for name in names_of(runs, task)
+                if name in DRAWN
+            }
+            panels.append((with_seeds(task, runs[task]), lines))
+        heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
+        draw_lines(panels, heading, FRAMES, [RETURN], folder / f"returns_{pool}.png")
+
+
+STEP = "step of the episode"
+
+
+def plot_probes(probes: Runs, folder: Path) -> None:
+    """Draws the accuracy of the type step by step, beside chance."""
+    panels: list[tuple[str, Lines]] = []
+    for task, agents in probes.items():
+        lines: Lines = {}
+        for name in names_of(probes, task):
+            if name not in ("type_oracle", "nam"):
+                values = accuracy(agents[name], "train")
+                lines[name] = (look(name), np.arange(values.shape[1]), values)
+        first = next(iter(agents.values()))
+        steps = np.arange(accuracy(first, "train").shape[1])
+        chance = np.full((1, len(steps)), first[0]["chance"])
+        lines["chance"] = (BASELINES["chance"], steps, chance)
+        panels.append((with_seeds(task, agents), lines))
+    title = "Linear probe for the partner's type, training partners: mean and range over seeds"
+    unit = "accuracy of the probe,\nfraction of episodes"
+    draw_lines(panels, title, STEP, [unit], folder / "probe.png")
+
+
+def plot_partner_model(probes: Runs, folder: Path) -> None:
+    """Draws the likelihood of the partner's action step by step, beside a distribution per step."""
+    panels: list[tuple[str, Lines]] = []
+    ours = look("moawm_taught")
+    drawn = {
+        f"moawm_taught, {POOLS['train']}": ("train", "moa", ours),
+        f"moawm_taught, {POOLS['held_out']}": ("held_out", "moa", Look(ours.color, ":")),
+        "one distribution per step": ("train", "marginal", BASELINES["marginal"]),
+    }
+    for task in probes:
+        those = probes[task].get("moawm_taught", [])
+        lines: Lines = {}
+        for label, (pool, kind, style) in drawn.items():
+            values = np.array([probe["moa"][pool][kind] for probe in those])
+            lines[label] = (style, np.arange(1, values.shape[-1] + 1), values)
+        if those:
+            panels.append((with_seeds(task, {"": those}), lines))
+    if panels:
+        title = "Negative log-likelihood of the partner's next action: mean and range over seeds"
+        draw_lines(panels, title, STEP, [NATS], folder / "moa.png")
+
+
+def plot_projection(probes: Runs, folder: Path) -> None:
+    """Draws two principal components of z at the last step, by type, of the first seed."""
+    names = ("moawm_taught", "liam_trained", "nam_recurrent")
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.5 * len(probes)), layout="constrained")
+    axes = figure.subplots(len(probes), len(names), squeeze=False)
+    for row, (task, agents) in zip(axes, probes.items(), strict=True):
+        for axis, name in zip(row, names, strict=True):
+            if name in agents:
+                draw_types(axis, agents[name][0]["projection"])
+                axis.set_title(f"{task}: {name}")
+        row[0].set_ylabel("second component (no unit)")
+    for axis in axes[-1]:
+        axis.set_xlabel("first component (no unit)")
+    legend_of_all(figure, list(axes.flat))
+    figure.suptitle("z (or recurrent state) at the last step: two principal components, one seed")
+    figure.savefig(folder / "projection.png")
+
+
+def draw_types(axis: Any, projection: dict[str, Any]) -> None:
+    """Draws a point for each episode, its colour and shape by the partner's type."""
+    points, types = np.array(projection["points"]), np.array(projection["types"])
+    for k in sorted(set(types)):
+        style = {"color": COLOURS[k % 8], "marker": "os^vDPX*"[k % 8], "linewidths": 0}
+        axis.scatter(*points[types == k].T, s=16, label=f"type {k}", **style)
