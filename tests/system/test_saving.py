@@ -12,6 +12,7 @@ from torchrl.envs import ActionScaling
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import PopArtValueNorm
 
+from tests.modules.test_choices import make_env as make_choices
 from tests.system.test_privileged import environment
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
@@ -52,6 +53,7 @@ WORLDS = {
         environment,
         {"privileged": ("agent",), "act_on": "mean", "teacher_frames": 100},
     ),
+    "several choices": (make_choices, {}),
     "other bounds": (scaled, {"value_norm": PopArtValueNorm(shape=1)}),
 }
 

@@ -7,6 +7,7 @@ from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules.actor import StoredActionLogProb, make_actor
 from torchrl_moawm.modules.critic import make_critic
 from torchrl_moawm.modules.cvae import StudentFeatures, make_student
+from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import own_features_first
 from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
@@ -21,6 +22,7 @@ from torchrl_moawm.modules.world_model import make_world_model
 __all__ = [
     "AgentGRU",
     "AgentGroup",
+    "FactorisedCategorical",
     "GaussianSampler",
     "GroupStatistics",
     "RecentNorm",

@@ -11,6 +11,7 @@ from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 
 from torchrl_moawm.functional.reduction import full_precision
+from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import (
     GaussianHead,
     ObservationEncoder,
@@ -124,7 +125,8 @@ def make_actor(
         one_hot: Whether discrete actions are one-hot rather than int64.
         masked: Whether discrete actions are restricted by ``(group, "action_mask")``.
         low: Lower bound of a continuous action (discrete ones are of a categorical distribution,
-            continuous ones of a ``TanhNormal``).
+            several choices of a :class:`~torchrl_moawm.modules.FactorisedCategorical`, continuous ones of a
+            ``TanhNormal``).
         high: Upper bound of a continuous action.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation before the tanh.
@@ -134,11 +136,11 @@ def make_actor(
         A ``ProbabilisticActor`` that writes ``action``.
 
     Raises:
-        ValueError: Actions are masked and not discrete.
+        ValueError: Actions are masked and not of one discrete choice.
     """
     discrete = group.n_actions is not None
-    if masked and not discrete:
-        raise ValueError("Expected discrete actions (n_actions) where masked is True.")
+    if masked and len(group.choices) != 1:
+        raise ValueError("Expected one discrete action (n_actions) where masked is True.")
     given = {"observation": True, "latent": latent_dim > 0, "action_mask": masked}
     eye = ObservationEncoder(group.obs_dim)
     outputs = group.action_dim if discrete else 2 * group.action_dim
@@ -148,6 +150,8 @@ def make_actor(
     if discrete:
         parameters = ["logits"]
         distribution = OneHotCategorical if one_hot else Categorical
+        if len(group.choices) > 1:
+            distribution, settings = FactorisedCategorical, {"n_actions": group.choices}
     else:
         # bounded here: TanhNormal's own tanh_loc shifts the mean where the bounds are not +-1
         parameters, head = ["loc", "scale"], GaussianHead(min_scale, initial_scale, max_loc=5.0)

@@ -46,9 +46,11 @@ class AgentGroup:
     obs_dim: ObsDim = 0
     """Features of an observation, or its shape: an image is ``(C, H, W)``."""
     action_dim: int = 0
-    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one."""
-    n_actions: int | None = None
-    """``A`` of discrete actions (int64 or one-hot); ``None`` for continuous ones."""
+    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one; of several choices
+    at once the sum of theirs."""
+    n_actions: int | tuple[int, ...] | None = None
+    """``A`` of discrete actions (int64 or one-hot); the number of each of several choices at once
+    (int64); ``None`` for continuous ones."""
 
     def __post_init__(self) -> None:
         check_size(n_agents=self.n_agents, obs_dim=min(self.obs_shape), action_dim=self.action_dim)
@@ -79,6 +81,13 @@ class AgentGroup:
         return [(self.group, name) for name in names]
 
     @property
+    def choices(self) -> tuple[int, ...]:
+        """The number of actions of each choice; none of continuous actions."""
+        if self.n_actions is None:
+            return ()
+        return (self.n_actions,) if isinstance(self.n_actions, int) else tuple(self.n_actions)
+
+    @property
     def obs_shape(self) -> tuple[int, ...]:
         """The shape of one observation."""
         return shape_of(self.obs_dim)
@@ -96,23 +105,32 @@ class AgentGroup:
         """Actions as floating features ``[*B, N, F]``, whatever their encoding.
 
         Args:
-            action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, or categorical ``[*B, N]``.
+            action: Continuous ``[*B, N, D]``, one-hot ``[*B, N, A]``, categorical ``[*B, N]``, or
+                several choices ``[*B, N, F]``.
             like: Features ``[*B, ., F]``: their dtype, and their number of dimensions.
             name: What the action is called in a message.
 
         Returns:
             ``[*B, N, D]`` or ``[*B, N, A]``.
         """
-        if self.n_actions is not None and action.ndim == like.ndim - 1:
+        choices = self.choices
+        if len(choices) == 1 and action.ndim == like.ndim - 1:
+            action = action.unsqueeze(-1)
+        elif len(choices) == 1:
+            choices = ()  # one-hot as it is
+        if choices:
             check_integer(**{name: action})
-            check_index((self.group, name), action, self.n_actions)
-            actions = torch.arange(self.n_actions, device=action.device)
-            action = action.unsqueeze(-1) == actions
+            check_group(self.n_agents, **{name: (action, len(choices))})
+            taken = list(zip(action.unbind(-1), choices, strict=True))
+            for choice, n in taken:
+                check_index((self.group, name), choice, n)
+            one_hot = [c.unsqueeze(-1) == torch.arange(n, device=c.device) for c, n in taken]
+            action = torch.cat(one_hot, -1)
         if self.n_actions is None and not action.dtype.is_floating_point:
             raise TypeError(
                 f"Expected {name} of {self.group!r} to be floating, as continuous actions are, got "
-                f"{action.dtype}. Of discrete actions the number is needed, n_actions=; several "
-                "choices at once are not supported."
+                f"{action.dtype}. Of discrete actions the number is needed, n_actions=; of several "
+                "choices at once that of each, n_actions=(5, 3)."
             )
         features = action.to(like.dtype)
         check_group(self.n_agents, **{name: (features, self.action_dim)})

@@ -5,12 +5,19 @@ from typing import Any, Literal
 
 import torch
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+)
 from torch import Tensor, nn
 
 from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import gather_others
+from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import (
     GaussianHead,
     PreviousStepFeatures,
@@ -167,6 +174,8 @@ def make_moa_network(
     Returns:
         A module that writes ``moa_logits`` ``[*B, N, M, A]``, or ``moa_loc`` and ``moa_scale``
         ``[*B, N, M, D]``; with ``_<target_group>`` behind their names where that is another group.
+        Of several choices at once a probabilistic one, whose distribution is a
+        :class:`~torchrl_moawm.modules.FactorisedCategorical` of ``moa_choice_logits`` ``[*B, N, M, sum_f A_f]``.
 
     Raises:
         ValueError: The head is unknown, or ``target_group`` is none of the groups, or it is unseen
@@ -191,7 +200,17 @@ def make_moa_network(
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
     net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups, norm)
-    discrete = net.target_group.n_actions is not None
-    written = ["moa_logits"] if discrete else ["moa_loc", "moa_scale"]
+    choices = net.target_group.choices
+    written = ["moa_logits"] if choices else ["moa_loc", "moa_scale"]
+    if len(choices) > 1:
+        written = ["moa_choice_logits"]
     module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))
+    if len(choices) > 1:
+        predicts = ProbabilisticTensorDictModule(
+            in_keys={"logits": module.out_keys[0]},
+            out_keys=group.keys(f"moa_action{suffix}"),
+            distribution_class=FactorisedCategorical,
+            distribution_kwargs={"n_actions": choices},
+        )
+        return ProbabilisticTensorDictSequential(*memory, module, predicts)
     return TensorDictSequential(*memory, module) if memory else module

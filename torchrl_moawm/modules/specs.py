@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, unravel_key
 from torch import nn
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
+from torchrl.data import Bounded, Categorical, MultiCategorical, OneHot, TensorSpec
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._checks.tensors import check_one_shape
@@ -71,6 +71,9 @@ def read_sizes(env: EnvBase, group: NestedKey, privileged: bool) -> tuple[Any, .
     if not privileged:
         _check_previous_step_last(env, path)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)
+    if isinstance(action, MultiCategorical):
+        choices = numbers_of_choices(action, path)
+        return n_agents, obs_dim, sum(choices), choices
     n_actions = int(action.space.n) if type(action) in DISCRETE else None
     return n_agents, obs_dim, action.shape[-1] if n_actions is None else n_actions, n_actions
 
@@ -92,13 +95,36 @@ def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
     path = path_of(group)
     spec = _action(env.full_action_spec, path)
     settings = {"one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
+    masked = (*path, "action_mask") in env.full_observation_spec.keys(True, True)
     if type(spec) in DISCRETE:
-        masked = (*path, "action_mask") in env.full_observation_spec.keys(True, True)
         return {**settings, "one_hot": isinstance(spec, OneHot), "masked": masked}
+    if isinstance(spec, MultiCategorical):
+        if masked:
+            raise ValueError(
+                f"The default networks serve no mask of several choices at once, and there is "
+                f"{(*path, 'action_mask')}: drop it with TorchRL's ExcludeTransform, or bring an "
+                "actor of your own."
+            )
+        return settings
     bounds = {name: _bound(path, name, spec) for name in ("low", "high")}
     if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
         bounds = {}
     return {**settings, **bounds}
+
+
+def numbers_of_choices(spec: MultiCategorical, path: tuple[str, ...]) -> tuple[int, ...]:
+    """How many actions each of several choices at once has.
+
+    Raises:
+        ValueError: Agents differ in that.
+    """
+    rows = spec.nvec.reshape(-1, spec.nvec.shape[-1])
+    if not bool((rows == rows[0]).all()):
+        raise ValueError(
+            f"The agents of {path} have other numbers of actions, {rows.unique(dim=0).tolist()}: "
+            "one actor serves them all. Put them into groups of their own, with group_map=."
+        )
+    return tuple(map(int, rows[0]))
 
 
 def state_dim(env: EnvBase, key: NestedKey) -> int:
@@ -136,7 +162,7 @@ def _check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
 def _action(specs: Any, path: tuple[str, ...]) -> TensorSpec:
     """The spec of a group's action, which has to be of a kind that an actor can serve."""
     spec, key = _one_shape(specs, path, "action"), (*path, "action")
-    if type(spec) in DISCRETE:
+    if type(spec) in DISCRETE or isinstance(spec, MultiCategorical):
         return spec
     if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
         _check_dtype(key, spec.dtype)
@@ -144,8 +170,8 @@ def _action(specs: Any, path: tuple[str, ...]) -> TensorSpec:
             _bound(path, name, spec)
         return spec
     raise ValueError(
-        f"The default networks serve continuous (bounded), categorical and one-hot actions; "
-        f"{key} is {type(spec).__name__}. Build the parts by hand."
+        f"The default networks serve continuous (bounded), categorical, one-hot and several "
+        f"categorical actions; {key} is {type(spec).__name__}. Build the parts by hand."
     )
 
 

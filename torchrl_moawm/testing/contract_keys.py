@@ -123,7 +123,8 @@ def renamed_keys(loss: LossModule, batch: TensorDictBase) -> None:
                 found = run(loss, moved)
             except KeyError as error:
                 expect(may_fail, f"with {old!r} moved to {new} forward raised {error}.")
-                expect(names(error, new), f"without {new} the message does not name it: {error}")
+                named = names(error, new) or names(error, under("next", new))
+                expect(named, f"without {new} the message does not name it: {error}")
             except Exception as error:
                 kind = type(error).__name__
                 raise AssertionError(
