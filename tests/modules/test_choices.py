@@ -124,7 +124,7 @@ def test_features_are_one_hot_choice_by_choice():
 
 def test_an_actor_has_no_mask_for_several_choices():
     group = AgentGroup(n_agents=2, obs_dim=1, action_dim=5, n_actions=(3, 2))
-    with pytest.raises(ValueError, match="one discrete action"):
+    with pytest.raises(ValueError, match="one choice, where masked"):
         make_actor(group, masked=True)
 
 

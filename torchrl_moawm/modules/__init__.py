@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm.modules.action_specs import action_settings
 from torchrl_moawm.modules.actor import StoredActionLogProb, make_actor
 from torchrl_moawm.modules.critic import make_critic
 from torchrl_moawm.modules.cvae import StudentFeatures, make_student
@@ -13,7 +14,7 @@ from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
 from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
-from torchrl_moawm.modules.specs import action_settings, groups_of
+from torchrl_moawm.modules.specs import groups_of
 from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
 from torchrl_moawm.modules.teacher import make_teacher
 from torchrl_moawm.modules.vae import GaussianSampler

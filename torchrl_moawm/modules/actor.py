@@ -125,8 +125,8 @@ def make_actor(
         one_hot: Whether discrete actions are one-hot rather than int64.
         masked: Whether discrete actions are restricted by ``(group, "action_mask")``.
         low: Lower bound of a continuous action (discrete ones are of a categorical distribution,
-            several choices of a :class:`~torchrl_moawm.modules.FactorisedCategorical`, continuous ones of a
-            ``TanhNormal``).
+            several choices of a :class:`~torchrl_moawm.modules.FactorisedCategorical`, continuous
+            ones of a ``TanhNormal``).
         high: Upper bound of a continuous action.
         num_cells: Widths of the hidden layers.
         min_scale: Floor of the standard deviation before the tanh.
@@ -140,7 +140,9 @@ def make_actor(
     """
     discrete = group.n_actions is not None
     if masked and len(group.choices) != 1:
-        raise ValueError("Expected one discrete action (n_actions) where masked is True.")
+        raise ValueError(
+            "Expected discrete actions of one choice (n_actions) where masked is True."
+        )
     given = {"observation": True, "latent": latent_dim > 0, "action_mask": masked}
     eye = ObservationEncoder(group.obs_dim)
     outputs = group.action_dim if discrete else 2 * group.action_dim

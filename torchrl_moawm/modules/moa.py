@@ -175,7 +175,8 @@ def make_moa_network(
         A module that writes ``moa_logits`` ``[*B, N, M, A]``, or ``moa_loc`` and ``moa_scale``
         ``[*B, N, M, D]``; with ``_<target_group>`` behind their names where that is another group.
         Of several choices at once a probabilistic one, whose distribution is a
-        :class:`~torchrl_moawm.modules.FactorisedCategorical` of ``moa_choice_logits`` ``[*B, N, M, sum_f A_f]``.
+        :class:`~torchrl_moawm.modules.FactorisedCategorical` of ``moa_choice_logits``
+        ``[*B, N, M, sum_f A_f]``.
 
     Raises:
         ValueError: The head is unknown, or ``target_group`` is none of the groups, or it is unseen
@@ -200,17 +201,27 @@ def make_moa_network(
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
     net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups, norm)
-    choices = net.target_group.choices
+    modules = [*memory, *predicting_modules(net, in_keys, suffix)]
+    if len(net.target_group.choices) > 1:
+        return ProbabilisticTensorDictSequential(*modules)
+    return TensorDictSequential(*modules) if memory else modules[0]
+
+
+def predicting_modules(
+    net: MOANet, in_keys: Sequence[NestedKey], suffix: str
+) -> list[TensorDictModuleBase]:
+    """The network with the entries that it writes; of several choices the distribution behind."""
+    group, choices = net.previous.groups[0], net.target_group.choices
     written = ["moa_logits"] if choices else ["moa_loc", "moa_scale"]
     if len(choices) > 1:
         written = ["moa_choice_logits"]
     module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))
-    if len(choices) > 1:
-        predicts = ProbabilisticTensorDictModule(
-            in_keys={"logits": module.out_keys[0]},
-            out_keys=group.keys(f"moa_action{suffix}"),
-            distribution_class=FactorisedCategorical,
-            distribution_kwargs={"n_actions": choices},
-        )
-        return ProbabilisticTensorDictSequential(*memory, module, predicts)
-    return TensorDictSequential(*memory, module) if memory else module
+    if len(choices) < 2:
+        return [module]
+    predicts = ProbabilisticTensorDictModule(
+        in_keys={"logits": module.out_keys[0]},
+        out_keys=group.keys(f"moa_action{suffix}"),
+        distribution_class=FactorisedCategorical,
+        distribution_kwargs={"n_actions": choices},
+    )
+    return [module, predicts]

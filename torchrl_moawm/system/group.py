@@ -95,14 +95,10 @@ class GroupSystem:
     @property
     def module(self) -> nn.ModuleDict:
         """The networks by name, and what else has a state."""
-        states = {
-            "statistics": self.statistics,
-            "scheduled": self.scheduled,
-            "value_norm": self.settings.value_norm,
-        }
-        return nn.ModuleDict(
-            {**self.networks, **{k: module for k, module in states.items() if module is not None}}
-        )
+        states = {name: getattr(self, name) for name in ("statistics", "scheduled")}
+        states["value_norm"] = self.settings.value_norm
+        there = {name: module for name, module in states.items() if module is not None}
+        return nn.ModuleDict({**self.networks, **there})
 
     @property
     def memories(self) -> list[AgentGRU]:
