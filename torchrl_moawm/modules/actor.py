@@ -98,6 +98,13 @@ def move_bounds(actor: nn.Module, device: torch.device | str) -> None:
             bounds[name] = bound.to(device) if isinstance(bound, Tensor) else bound
 
 
+def categorical_of(group: AgentGroup, one_hot: bool) -> tuple[type, dict[str, Any]]:
+    """The distribution of discrete actions, and its settings."""
+    if len(group.choices) > 1:
+        return FactorisedCategorical, {"n_actions": group.choices}
+    return (OneHotCategorical if one_hot else Categorical), {}
+
+
 @accepts_sizes
 def make_actor(
     group: AgentGroup,
@@ -138,27 +145,18 @@ def make_actor(
     Raises:
         ValueError: Actions are masked and not of one discrete choice.
     """
-    discrete = group.n_actions is not None
     if masked and len(group.choices) != 1:
-        raise ValueError(
-            "Expected discrete actions of one choice (n_actions) where masked is True."
-        )
+        raise ValueError("Expected discrete actions (n_actions), one choice, where masked is True.")
     given = {"observation": True, "latent": latent_dim > 0, "action_mask": masked}
     eye = ObservationEncoder(group.obs_dim)
-    outputs = group.action_dim if discrete else 2 * group.action_dim
+    outputs = group.action_dim if group.choices else 2 * group.action_dim
     net = make_mlp(eye.features + latent_dim, outputs, num_cells)
     head: nn.Module = nn.Identity()
-    settings: dict[str, Any] = {}
-    if discrete:
-        parameters = ["logits"]
-        distribution = OneHotCategorical if one_hot else Categorical
-        if len(group.choices) > 1:
-            distribution, settings = FactorisedCategorical, {"n_actions": group.choices}
-    else:
+    parameters, (distribution, settings) = ["logits"], categorical_of(group, one_hot)
+    if not group.choices:
         # bounded here: TanhNormal's own tanh_loc shifts the mean where the bounds are not +-1
         parameters, head = ["loc", "scale"], GaussianHead(min_scale, initial_scale, max_loc=5.0)
-        distribution = TanhNormal
-        settings = {"low": low, "high": high}
+        distribution, settings = TanhNormal, {"low": low, "high": high}
     keys = group.keys(*parameters)
     actor = ActorNet(eye, net, head, masked)
     actor.reset_parameters()
