@@ -226,6 +226,19 @@ def test_the_layout_of_an_environment_survives(world):
     assert Layout.from_plain(layout.plain()) == layout
 
 
+def test_of_other_groups_than_that_which_is_served_nothing_is_read(monkeypatch):
+    """They may be of a kind that cannot be served."""
+    env, asked, read = vmas("simple_tag"), [], AgentGroup.from_env
+
+    def look(env, group, privileged=False):
+        asked.append(group)
+        return read(env, group, privileged)
+
+    monkeypatch.setattr(AgentGroup, "from_env", look)
+    layout = Layout.from_env(env, "agent")
+    assert asked == [one.group.group for one in layout.groups] == ["agent"]
+
+
 def test_a_file_of_the_first_version_is_read():
     """Written by 0.2, and to be read by every later version. Its actions were noted then."""
     system = MOAWM.load(FIXTURE)

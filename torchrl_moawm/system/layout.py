@@ -46,9 +46,8 @@ class Layout:
         critic_state: NestedKey | None = None,
     ) -> Layout:
         """Reads it from the specs of an environment; see ``MOAWM.from_env``."""
-        groups = [AgentGroup.from_env(env, name) for name in groups_of(env)]
-        if group is not None:
-            groups = [AgentGroup.from_env(env, group)]
+        names = groups_of(env) if group is None else [group]
+        groups = [AgentGroup.from_env(env, name) for name in names]
         return cls(
             [GroupLayout(g, action_settings(env, g.group), return_keys(env, g)) for g in groups],
             [AgentGroup.from_env(env, name, privileged=True) for name in privileged],
