@@ -44,11 +44,12 @@ OF_THE_MODELS = {
 def curve(
     runs: list[dict[str, Any]], name: str = "return"
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Frames, and a figure ``[runs, steps]`` while training, at the steps that all runs have."""
+    """Frames, and a figure ``[runs, steps]`` while training, of the runs and steps that have it."""
     steps = [
         {v["step_count"]: v[name][0] for k, v in run.items() if k.startswith("step_") and name in v}
         for run in runs
     ]
+    steps = [one for one in steps if one] or steps
     frames = sorted(set.intersection(*map(set, steps)))
     return np.array(frames), np.array([[one[frame] for frame in frames] for one in steps])
 
