@@ -7,14 +7,13 @@ import pytest
 
 from settings.command_line import check_arguments
 from tests.benchmarks.runs import OF_ALL, start, wait_for
-from train import main
 
 TINY = [*OF_ALL, "total_frames=120", "epochs=1", "minibatches=1", "resume=auto"]
 TASKS, ALGORITHMS, SEEDS = ("vmas/navigation", "vmas/balance"), ("mappo", "moawm"), (1,)
 GRID = {"task": TASKS, "algorithm": ALGORITHMS, "seed": SEEDS}
 
 
-def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path):
     grid = [f"{name}={','.join(map(str, values))}" for name, values in GRID.items()]
     sweep = ["-m", *TINY, *grid, f"hydra.sweep.dir={tmp_path}"]
 
@@ -28,9 +27,9 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     killed.communicate()
     there = {job: file.stat().st_mtime_ns for job, file in summaries().items()}
     assert len(there) < 4
-    monkeypatch.setattr("sys.argv", ["train.py", *sweep])
-    main()
-    output = capsys.readouterr().out
+    process = start(tmp_path, *sweep)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert output.count("Done before: ") == len(there)
     assert {job: summaries()[job].stat().st_mtime_ns for job in there} == there
     made = [json.loads(summaries()[job].read_text()) for job in range(4)]

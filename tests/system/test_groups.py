@@ -344,16 +344,12 @@ def test_observations_of_four_dimensions_are_refused():
         MOAWM.from_env(env)
 
 
-@pytest.mark.parametrize("categorical", [True, False])
-def test_several_discrete_actions_at_once_are_refused(categorical):
-    env = vmas(
-        "simple_tag",
-        continuous_actions=False,
-        multidiscrete_actions=True,
-        categorical_actions=categorical,
-    )
+def test_several_discrete_actions_at_once_are_served_but_one_hot_ones():
+    settings = {"continuous_actions": False, "multidiscrete_actions": True}
+    system = MOAWM.from_env(vmas("simple_tag", **settings), num_cells=(8,))
+    assert all(len(network.out_keys) for network in system.networks.values())
     with pytest.raises(ValueError, match=r"\('adversary', 'action'\) is Multi"):
-        MOAWM.from_env(env)
+        MOAWM.from_env(vmas("simple_tag", categorical_actions=False, **settings))
 
 
 def test_an_unknown_target_group_is_refused():

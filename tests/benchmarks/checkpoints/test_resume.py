@@ -164,7 +164,7 @@ def test_goes_on_where_the_models_learn_alone(tmp_path):
 def test_a_finished_run_goes_on_to_more_frames(tmp_path):
     """As if it had been meant to, but for the learning rates that fall towards its end: 0 here."""
     rates = ["task=vmas/balance", "anneal_lr=false"]
-    rates += [f"algorithm.{network}_lr=0.0" for network in ("model", "teacher", "student")]
+    rates += [f"algorithm.{n}_lr=0.0" for n in ("moa", "world_model", "teacher", "student")]
     whole = run_here(tmp_path / "whole", *rates, f"total_frames={BATCHES * FRAMES}")
     short = run_here(tmp_path / "run", *rates, f"total_frames={BATCHES // 2 * FRAMES}")
     resume(short, *rates[1:])
