@@ -24,7 +24,7 @@ from torchrl_moawm.system.export import export_policy
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.layout import Layout
 from torchrl_moawm.system.networks import make_networks
-from torchrl_moawm.system.saving import SavedSystemError, read_saved, write_saved
+from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
 from torchrl_moawm.system.settings import split_settings
 
 
@@ -248,7 +248,7 @@ class MOAWM:
                 "state_dict with torch.save."
             )
         layout, settings = self.made_from
-        plain = {k: None if isinstance(v, nn.Module) else v for k, v in settings.items()}
+        plain = {name: plain_setting(value) for name, value in settings.items()}
         content = {"layout": layout.plain(), "settings": plain, "weights": self.state_dict()}
         write_saved(content, Path(path))
 

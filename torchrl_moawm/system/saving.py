@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,13 @@ def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise SavedSystemError(f"{path} is not as it was written: cut short, or altered.")
     return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+
+
+def plain_setting(value: Any) -> Any:
+    """A setting as numbers and words: lists of whatever kind are tuples, modules are left out."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(plain_setting, value))
+    return None if isinstance(value, torch.nn.Module) else value
 
 
 def versions() -> dict[str, str]:
