@@ -11,7 +11,6 @@ from parallel.ranks import Learners
 from tasks.environment import make_env
 from training.buffer import make_buffer, rows
 from training.evaluation import play_steps
-from training.schedule import learning_rate
 
 SEEDS = 6_000_000
 """Seeds, on top of the run's, of the environments in which the finished team plays."""
@@ -44,11 +43,8 @@ def learn_models(
         trainer._pbar.close()  # else it is drawn below this one, with the time of both
     stepper, steps = trainer.optimization_stepper, config.algorithm.model_steps
     stepper.losses = [algorithm.models]
-    groups = stepper.optimizer.param_groups
-    rates = [learning_rate(config, name) for name in algorithm.networks]  # read once: it is slow
     for step in trange(steps, desc="models", disable=not config.progress_bar):
-        for group, rate in zip(groups, rates, strict=True):  # of the others without a gradient
-            group["lr"] = rate * (1.0 - step / steps)
+        stepper.set_rates(step / steps)  # the team's networks have no gradient
         stepper.step(trainer, buffer.sample())
     return batch.numel() * learners.count
 

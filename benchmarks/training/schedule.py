@@ -1,5 +1,7 @@
 """What a batch is used for, and how fast."""
 
+from collections.abc import Iterable
+
 from omegaconf import DictConfig
 from torchrl.objectives import LossModule
 
@@ -15,17 +17,21 @@ def is_model(network: str) -> bool:
     return network.startswith(MODELS)
 
 
-def learning_rate(config: DictConfig, network: str, done: float = 0.0) -> float:
-    """Learning rate of a network when so large a share of its way is done: it falls to 0.
+def learning_rate(config: DictConfig, network: str) -> float:
+    """Learning rate of a network at first.
 
-    That of actors and critics stays as it is where ``anneal_lr`` is False. What they read, z, moves
-    with the student. So the student is slower than the other networks, and stands still in the end.
+    What actors and critics read, z, moves with the student. So the student is slower than the other
+    networks.
     """
-    left = max(1.0 - done, 0.0)
     kind = next((name for name in (*MODELS, *LATENT) if network.startswith(name)), None)
-    if kind is None:  # actor or critic
-        return config.lr * (left if config.anneal_lr else 1.0)
-    return config.algorithm[f"{kind}_lr"] * left
+    return config.lr if kind is None else config.algorithm[f"{kind}_lr"]  # None: actor or critic
+
+
+def constant_rates(config: DictConfig, networks: Iterable[str]) -> list[str]:
+    """The networks whose rate does not fall: actors and critics where ``anneal_lr`` is False."""
+    if config.anneal_lr:
+        return []
+    return [name for name in networks if not name.startswith((*MODELS, *LATENT))]
 
 
 def losses_by_epoch(algorithm: Algorithm, epochs: int) -> list[LossModule]:

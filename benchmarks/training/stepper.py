@@ -1,6 +1,6 @@
 """The optimisation step of the benchmark's ``Trainer``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torchrl.trainers import OptimizationStepper, Trainer
 from algorithms.common import Algorithm
 from parallel.ranks import Learners
 from training.nonfinite import NonFinite
-from training.schedule import is_model, learning_rate, losses_by_epoch
+from training.schedule import constant_rates, is_model, learning_rate, losses_by_epoch
 
 
 class PerNetworkStepper(OptimizationStepper):
@@ -32,6 +32,7 @@ class PerNetworkStepper(OptimizationStepper):
         compile: Whether the losses are compiled (``torch.compile``), forward and backward.
         nonfinite: Skips the steps whose loss or gradient is not finite.
         learners: The ranks whose gradients are averaged.
+        constant_rates: Networks whose learning rate does not fall.
 
     Raises:
         ValueError: Two networks share a parameter.
@@ -48,9 +49,12 @@ class PerNetworkStepper(OptimizationStepper):
         compile: bool = False,
         nonfinite: NonFinite | None = None,
         learners: Learners | None = None,
+        constant_rates: Collection[str] = (),
     ) -> None:
         check_disjoint(networks)
         self.optimizer = optimizer
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.constant_rates = constant_rates
         self.parameters = {name: list(net.parameters()) for name, net in networks.items()}
         self.max_grad_norm = max_grad_norm
         self.steps_per_epoch = steps_per_epoch
@@ -60,10 +64,12 @@ class PerNetworkStepper(OptimizationStepper):
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
-    def set_rates(self, config: DictConfig, done: float) -> None:
-        """Sets the learning rate of every network when so large a share of the way is done."""
-        for group, name in zip(self.optimizer.param_groups, self.parameters, strict=True):
-            group["lr"] = learning_rate(config, name, done)
+    def set_rates(self, done: float) -> None:
+        """Sets the rates for when a share of the way is done; they fall linearly to 0."""
+        left = max(1.0 - done, 0.0)
+        groups = zip(self.optimizer.param_groups, self.rates, self.parameters, strict=True)
+        for group, rate, name in groups:
+            group["lr"] = rate if name in self.constant_rates else rate * left
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
@@ -160,4 +166,5 @@ def make_stepper(
         compile=config.compile,
         nonfinite=NonFinite(config.max_nonfinite_steps, folder),
         learners=learners,
+        constant_rates=constant_rates(config, algorithm.networks),
     )

@@ -115,7 +115,7 @@ def register_hooks(
     average = stepper.learners.average_metrics
 
     def schedule(_: TensorDictBase) -> None:
-        stepper.set_rates(config, trainer.collected_frames / config.total_frames)
+        stepper.set_rates(trainer.collected_frames / config.total_frames)
 
     def store(batch: TensorDictBase) -> None:
         algorithm.advantage(batch)  # once: again in each epoch it would overwrite V_old

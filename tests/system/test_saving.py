@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+from collections import UserList
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_all_that_was_counted_is_there(tmp_path):
         copy["adversary"].statistics.change.scale(), system["adversary"].statistics.change.scale()
     )
     assert repr(copy) == repr(system)
+
+
+def test_lists_of_any_kind_are_settings(tmp_path):
+    """Hydra's come as a class of their own, which could not be read without unpickling it."""
+    sizes = {**SMALL, "num_cells": UserList([8]), "model_cells": [8]}
+    MOAWM.from_env(vmas(), **sizes).save(tmp_path / "system")
+    _, settings = MOAWM.load(tmp_path / "system").made_from
+    assert (settings["num_cells"], settings["model_cells"]) == ((8,), (8,))
 
 
 def test_nothing_of_the_file_is_unpickled(tmp_path, monkeypatch):

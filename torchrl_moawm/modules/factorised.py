@@ -51,7 +51,7 @@ class FactorisedCategorical(Distribution):
         return torch.stack([choice.log_prob(taken) for choice, taken in pairs]).sum(0)
 
     def entropy(self) -> Tensor:
-        """In nats, ``[...]``."""
+        """The entropy of all choices in nats, ``[...]``."""
         return torch.stack([choice.entropy() for choice in self.choices]).sum(0)
 
     @property
@@ -61,5 +61,5 @@ class FactorisedCategorical(Distribution):
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """The same, by the name that TorchRL asks for."""
+        """The mode, by the name that TorchRL asks for."""
         return self.mode

@@ -201,27 +201,21 @@ def make_moa_network(
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
     net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups, norm)
-    modules = [*memory, *predicting_modules(net, in_keys, suffix)]
     if len(net.target_group.choices) > 1:
-        return ProbabilisticTensorDictSequential(*modules)
-    return TensorDictSequential(*modules) if memory else modules[0]
-
-
-def predicting_modules(
-    net: MOANet, in_keys: Sequence[NestedKey], suffix: str
-) -> list[TensorDictModuleBase]:
-    """The network with the entries that it writes; of several choices the distribution behind."""
-    group, choices = net.previous.groups[0], net.target_group.choices
-    written = ["moa_logits"] if choices else ["moa_loc", "moa_scale"]
-    if len(choices) > 1:
-        written = ["moa_choice_logits"]
+        return ProbabilisticTensorDictSequential(*memory, *choosing_modules(net, in_keys, suffix))
+    written = ["moa_logits"] if net.target_group.choices else ["moa_loc", "moa_scale"]
     module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))
-    if len(choices) < 2:
-        return [module]
-    predicts = ProbabilisticTensorDictModule(
-        in_keys={"logits": module.out_keys[0]},
-        out_keys=group.keys(f"moa_action{suffix}"),
+    return TensorDictSequential(*memory, module) if memory else module
+
+
+def choosing_modules(
+    net: MOANet, in_keys: Sequence[NestedKey], suffix: str
+) -> tuple[TensorDictModule, ProbabilisticTensorDictModule]:
+    """The network of several choices at once, and the distribution of its logits."""
+    keys = net.previous.groups[0].keys(f"moa_choice_logits{suffix}", f"moa_action{suffix}")
+    return TensorDictModule(net, in_keys, keys[:1]), ProbabilisticTensorDictModule(
+        in_keys={"logits": keys[0]},
+        out_keys=keys[1:],
         distribution_class=FactorisedCategorical,
-        distribution_kwargs={"n_actions": choices},
+        distribution_kwargs={"n_actions": net.target_group.choices},
     )
-    return [module, predicts]

@@ -31,9 +31,9 @@ class Layout:
     """All groups of an environment, and what else is read of it."""
 
     groups: Sequence[GroupLayout]
-    """Those that act."""
+    """The groups that act."""
     privileged: Sequence[AgentGroup] = ()
-    """Those that are known in training only."""
+    """The groups that are known in training only."""
     critic_state: tuple[NestedKey, int] | None = None
     """An entry of the whole environment for the critic, and its number of features."""
 
@@ -55,12 +55,12 @@ class Layout:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As nested dictionaries of numbers, words and tensors."""
+        """The layout as nested dictionaries of numbers, words and tensors."""
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Layout:
-        """Inverse of :meth:`plain`."""
+        """Makes a layout from what :meth:`plain` gave."""
         groups = [
             GroupLayout(**{**one, "group": AgentGroup(**one["group"])}) for one in plain["groups"]
         ]

@@ -64,6 +64,6 @@ def plain_setting(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Of what the weights were made with."""
+    """The versions of the libraries that the weights were made with."""
     names = ("torch", "torchrl", "tensordict", "torchrl_moawm")
     return {name: version(name) for name in names}

@@ -107,7 +107,7 @@ def test_every_step_is_the_references(settings):
 
 
 def test_new_episodes_keep_the_references_rules():
-    """Nobody shares a place, food lies within the rim and apart, levels are those asked for."""
+    """Players and food lie apart, food within the rim, and levels are those asked for."""
     torch.manual_seed(0)
     env = Foraging(2_000, size=7, n_food=3, max_level=3, seed=1)
     env.reset()
