@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.trained import load_run
 from metrics.attainable import Row, compare
 from metrics.regression import FitSettings
-from settings.scenario import fitting_blocks
-from tasks.environment import make_env
-from training.evaluation import play_steps
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play_steps
+from torchrl_moawm.train.settings.scenario import fitting_blocks
+from torchrl_moawm.train.tasks.environment import make_env
 
 SEEDS = 4_000_000, 5_000_000
 """Seeds, on top of the run's, of the environments to fit in and of the held-out ones."""

@@ -22,13 +22,13 @@ from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import nn
 
-from algorithms.make import make_algorithm
 from cost_speed import HERE, Timed
-from parallel.collector import share
-from parallel.worker_pool import WorkerPool
-from tasks.environment import make_env
-from training.hooks import ModelQualityHook
-from training.trainer import make_trainer
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.loop.hooks import ModelQualityHook
+from torchrl_moawm.train.loop.trainer import make_trainer
+from torchrl_moawm.train.parallel.collector import share
+from torchrl_moawm.train.parallel.worker_pool import WorkerPool
+from torchrl_moawm.train.tasks.environment import make_env
 
 OUT = HERE / "results" / "scale"
 MODES = ("single", "multi_sync", "multi_async", "ray")

@@ -29,15 +29,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchrl.collectors import Collector
 
 import cost_to_return
-from algorithms.common import Algorithm
-from algorithms.make import make_algorithm
-from algorithms.mappo import make_mappo
 from cost import benchmarl_venv
 from cost.ppo import PPOSettings, train
-from tasks.environment import make_env
-from training.hooks import ModelQualityHook
-from training.schedule import losses_by_epoch
-from training.trainer import make_trainer
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.algorithms.mappo import make_mappo
+from torchrl_moawm.train.loop.hooks import ModelQualityHook
+from torchrl_moawm.train.loop.schedule import losses_by_epoch
+from torchrl_moawm.train.loop.trainer import make_trainer
+from torchrl_moawm.train.tasks.environment import make_env
 
 HERE = Path(__file__).parent
 EPOCHS, MINIBATCHES, STEPS = 15, 10, 100

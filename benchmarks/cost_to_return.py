@@ -20,22 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torchrl.collectors import Collector
 
-from algorithms.make import make_algorithm
 from cost import benchmarl_venv
 from cost.ppo import BENCHMARL_TUNED, TORCHRL_EXAMPLE, PPOSettings, train
 from cost.watch import Watch
-from parallel.ranks import Learners
-from settings.known import CONF
-from settings.scenario import settled
-from tasks.environment import make_env
-from training.evaluation import deterministic_return
-from training.hooks import ModelQualityHook
-from training.start import prepare
-from training.trainer import make_trainer
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.experiment import compose_config
+from torchrl_moawm.train.loop.evaluation import deterministic_return
+from torchrl_moawm.train.loop.hooks import ModelQualityHook
+from torchrl_moawm.train.loop.start import prepare
+from torchrl_moawm.train.loop.trainer import make_trainer
+from torchrl_moawm.train.parallel.ranks import Learners
+from torchrl_moawm.train.tasks.environment import make_env
 
 THRESHOLDS = {"navigation": 2.5, "balance": 35.0, "dispersion": 0.9, "simple_spread": -480.0}
 """Returns that are to be passed, by task."""
@@ -49,8 +47,7 @@ def configure(task: str, algorithm: str, seed: int, *more: str) -> DictConfig:
     """The configuration of a task as ``train.py`` runs it."""
     overrides = [f"task=vmas/{task}", f"algorithm={algorithm}", f"seed={seed}"]
     overrides += ["progress_bar=false", "gif=false", *more]
-    with initialize_config_dir(str(CONF), version_base=None):
-        return settled(compose("config", overrides))
+    return compose_config(overrides)
 
 
 def ours(config: DictConfig, watch: Watch) -> None:

@@ -16,7 +16,7 @@ from torchrl.envs import EnvBase, RewardScaling, Transform, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from cost.watch import Watch
-from tasks.agent_index import AgentIndex
+from torchrl_moawm.train.tasks.agent_index import AgentIndex
 
 
 class Task(VmasClass):

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torchrl.envs.utils import ExplorationType
 from torchrl.modules import set_recurrent_mode
 
-from algorithms.common import Algorithm
-from algorithms.partners import GROUP, PARTNERS, TypeCode
-from checkpoints.trained import load_run
 from metrics.regression import falling_adam
-from metrics.returns import first_return
-from tasks.environment import make_env
+from partners.agents import GROUP, PARTNERS, TypeCode
 from torchrl_moawm.modules import AgentGroup, AgentGRU, StudentFeatures
-from training.evaluation import play
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.metrics.returns import first_return
+from torchrl_moawm.train.tasks.environment import make_env
 
 TYPE = PARTNERS, "type"
 POOLS = "train", "held_out"

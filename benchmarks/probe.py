@@ -14,10 +14,10 @@ from pathlib import Path
 
 from torchrl.envs.utils import ExplorationType
 
-from checkpoints.trained import load_run
 from metrics.probes import open_loop, probe
-from settings.scenario import fitting_blocks
-from training.evaluation import play
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.settings.scenario import fitting_blocks
 
 
 def main() -> None:

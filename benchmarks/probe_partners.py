@@ -20,15 +20,15 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
-from algorithms.common import Algorithm
-from algorithms.partners import GROUP, PARTNERS
-from checkpoints.trained import load_run
 from metrics.probes import ridge
-from metrics.returns import first_return
-from tasks.environment import make_env
-from tasks.partners import pools_of
+from partners.agents import GROUP, PARTNERS
+from partners.tasks import pools_of
 from torchrl_moawm.functional import diagonal_gaussian_nll
-from training.evaluation import play
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.metrics.returns import first_return
+from torchrl_moawm.train.tasks.environment import make_env
 
 POINTS = 300
 """Of the projection that are kept."""

@@ -26,10 +26,11 @@ from torchrl.collectors import Collector
 from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
-from metrics.model_quality import rewards, who
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 from torchrl_moawm.modules import path_of
+from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.model_quality import rewards
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
 DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]

@@ -26,14 +26,14 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
 from attainable import SEEDS
-from checkpoints.trained import load_run
-from metrics.model_quality import head_figures, skill, world_model_skill
 from metrics.regression import falling_adam
-from tasks.environment import make_env
 from torchrl_moawm import WorldModelLoss
 from torchrl_moawm.modules import AgentGroup, GroupStatistics, make_world_model
-from training.evaluation import play_steps
-from training.stepper import minimised
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play_steps
+from torchrl_moawm.train.loop.stepper import minimised
+from torchrl_moawm.train.metrics.model_quality import head_figures, skill, world_model_skill
+from torchrl_moawm.train.tasks.environment import make_env
 
 AHEAD = 1, 5, 10
 """Steps over which the models are judged."""

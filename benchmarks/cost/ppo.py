@@ -11,7 +11,7 @@ from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDic
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
-from algorithms.common import Algorithm
+from torchrl_moawm.train.algorithms.common import Algorithm
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Figures, logs and pictures."""
+"""What teams and models know: plain regressions and linear probes."""

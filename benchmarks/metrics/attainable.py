@@ -8,22 +8,22 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 
 from metrics.features import Features, everybody_keys, read_groups
-from metrics.model_quality import (
-    judged_pairs,
-    moa_loss,
-    moa_nll,
-    renamed,
-    rewards,
-    skill,
-    who,
-    world_model_skill,
-)
 from metrics.regressed import MOARegression, WorldModelRegression
 from metrics.regression import FitSettings, LeastSquares
 from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
+from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.model_quality import (
+    judged_pairs,
+    moa_loss,
+    moa_nll,
+    renamed,
+    rewards,
+    skill,
+    world_model_skill,
+)
 
 Row = dict[str, float]
 """``run``, ``attainable``, and ``ratio`` or ``difference``."""

@@ -7,8 +7,8 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from metrics.model_quality import skill
 from torchrl_moawm.functional import gather_others
+from torchrl_moawm.train.metrics.model_quality import skill
 
 HORIZONS = (1, 5, 10)
 

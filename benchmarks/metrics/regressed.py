@@ -8,11 +8,12 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from metrics.features import Features
-from metrics.model_quality import judged_pairs, rewards, who, without_self
 from metrics.regression import FitSettings, LeastSquares, Standardised, fit
 from torchrl_moawm.functional import diagonal_gaussian_nll, gather_others, moa_cross_entropy
 from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView
+from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.model_quality import judged_pairs, rewards, without_self
 
 MIN_SCALE = 0.01
 """Floor of the deviation that a regression may learn, in deviations of the action."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.plots import Runs, curve
 from studies.report import REPETITIONS
+from torchrl_moawm.train.metrics.curves import Runs, curve
 
 POOLS = {"train": "training partners", "held_out": "held-out partners"}
 ORDER = (

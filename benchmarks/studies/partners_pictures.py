@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from metrics.style import (
+from studies.partners_numbers import ORDER, POOLS, accuracy, names_of, whole_curve
+from torchrl_moawm.train.metrics.curves import Lines, Runs, draw_lines, with_seeds
+from torchrl_moawm.train.metrics.style import (
     BASELINES,
     COLOURS,
     FRAMES,
@@ -16,9 +18,8 @@ from metrics.style import (
     Look,
     legend_of_all,
     look,
+    styled,
 )
-from studies.partners_numbers import ORDER, POOLS, accuracy, names_of, whole_curve
-from studies.plots import Lines, Runs, draw_lines, with_seeds
 
 DRAWN = ORDER[:7]
 """The agents in the picture of returns, which has no ablations."""
@@ -83,6 +84,7 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
         draw_lines(panels, title, STEP, [NATS], folder / "moa.png")
 
 
+@styled
 def plot_projection(probes: Runs, folder: Path) -> None:
     """Draws two principal components of z at the last step, by type, of the first seed."""
     names = ("moawm_taught", "liam_trained", "nam_recurrent")

@@ -19,8 +19,8 @@ from studies.partners_pictures import (
     plot_projection,
     plot_returns,
 )
-from studies.plots import Runs
 from studies.report import read, read_probes, shown
+from torchrl_moawm.train.metrics.curves import Runs
 
 HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}
 

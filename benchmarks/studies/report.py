@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rliable import library, metrics
 
-from studies.plots import Runs, plot, plot_models
+from studies.plots import plot, plot_models
+from torchrl_moawm.train.metrics.curves import Runs
 
 FIGURES = {
     "moa_nll": "MOA, nats",

@@ -8,10 +8,12 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from train import run
+import partners  # noqa: F401  makes tasks and algorithms known
+from torchrl_moawm.train import experiment
+from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings.places import CONF  # noqa: F401
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRAMES = 60  # of a batch
@@ -52,8 +54,7 @@ TINY = [
 
 def compose_config(*overrides):
     """What Hydra makes of a command line."""
-    with initialize_config_dir(str(BENCHMARKS / "conf"), version_base=None):
-        return compose("config", list(overrides))
+    return experiment.compose_config(list(overrides))
 
 
 def configuration(*overrides):
@@ -65,7 +66,7 @@ def run_here(folder, *overrides):
     """A run in this process, without the picture of its curves."""
     folder.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
-    with mock.patch("train.plot_curves"):
+    with mock.patch("torchrl_moawm.train.run.plot_curves"):
         run(configuration(*overrides), folder)
     torch.set_num_threads(threads)
     return folder

@@ -8,7 +8,7 @@ import pytest
 
 import attainable
 from tests.benchmarks.runs import OF_ALL, compose_config, run_here
-from train import run
+from torchrl_moawm.train.run import run
 
 BLOCKS = ("position", "velocity", "goal", "lidar")
 

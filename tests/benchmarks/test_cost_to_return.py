@@ -11,7 +11,7 @@ import cost_speed
 import cost_to_return
 from cost.ppo import BENCHMARL_TUNED, TORCHRL_EXAMPLE, PPOSettings
 from cost.watch import Watch, moving_mean
-from tests.benchmarks.runs import OF_ALL, compose_config
+from tests.benchmarks.runs import BENCHMARKS, OF_ALL, compose_config
 
 SMALL = [each for each in OF_ALL if not each.startswith("checkpoint")]
 ALWAYS, NEVER = -1e9, 1e9
@@ -137,7 +137,7 @@ def test_what_benchmarl_is_given(small, monkeypatch, tmp_path):
     cost_speed.main()
     for (folder, script, each), (lr, scale) in zip(given, ((5e-5, 1.0), (1e-3, 1.0)), strict=True):
         assert folder == tmp_path
-        assert (cost_to_return.CONF.parent / script).is_file()
+        assert (BENCHMARKS / script).is_file()
         assert (each["lr"], each["reward_scale"]) == (lr, scale)
         assert each["scenario_kwargs"] == {"n_agents": 4, "share_reward": True}
         assert each["agent_index"] is True

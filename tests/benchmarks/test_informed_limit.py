@@ -9,13 +9,13 @@ from torchrl.envs.utils import ExplorationType
 from torchrl.modules import set_recurrent_mode
 
 import informed_limit
-from algorithms.partners import GROUP
-from checkpoints.trained import load_run
 from informed_limit import TYPE, Filter, fit, with_filter
-from tests.benchmarks.partner_runs import configuration
+from partners.agents import GROUP
+from tests.benchmarks.partners.runs import configuration
 from torchrl_moawm.modules import AgentGroup
-from train import run
-from training.evaluation import play
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.run import run
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from algorithms.make import make_algorithm
-from tasks.environment import make_env
-from tests.benchmarks.runs import BENCHMARKS, TINY, compose_config
+from tests.benchmarks.runs import BENCHMARKS, CONF, TINY, compose_config
 from torchrl_moawm import MOAWM
-from train import run
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.run import run
+from torchrl_moawm.train.tasks.environment import make_env
 
 TASKS = sorted(
-    str(path.relative_to(BENCHMARKS / "conf/task").with_suffix(""))
-    for path in BENCHMARKS.glob("conf/task/*/*.yaml")
-    if path.parent.name != "partners"  # in test_partners.py
+    str(path.relative_to(CONF / "task").with_suffix("")) for path in CONF.glob("task/*/*.yaml")
 )
 
 

@@ -7,7 +7,6 @@ import torch
 
 from metrics.attainable import compare
 from metrics.features import Features, everybody_keys, read_groups
-from metrics.model_quality import who
 from metrics.regressed import MOARegression, WorldModelRegression
 from metrics.regression import FitSettings
 from tests import kinds
@@ -17,6 +16,7 @@ from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules import path_of
+from torchrl_moawm.train.metrics.baselines import who
 
 QUICK = FitSettings(passes=20, minibatch=200, lr=0.01, num_cells=16)
 ONCE = FitSettings(passes=1, minibatch=200, num_cells=8)

@@ -12,9 +12,9 @@ import study_partners
 from probe_partners import accuracy, judge, projection
 from studies import partners_numbers, partners_pictures, partners_report
 from studies.report import read, read_probes
-from tests.benchmarks.partner_runs import configuration
+from tests.benchmarks.partners.runs import configuration
 from tests.benchmarks.runs import BENCHMARKS
-from train import run
+from torchrl_moawm.train.run import run
 
 THREADS = torch.get_num_threads()
 
@@ -25,7 +25,7 @@ def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("partners")
     threads = torch.get_num_threads()
     for agent in ("nam", "type_oracle", "moawm_taught"):
-        config = configuration("rendezvous", agent, "task.evaluate_every=1")
+        config = configuration("rendezvous", agent, "task.evaluation_interval=1")
         work, kept = out / "work" / agent, out / "out" / "rendezvous" / agent
         for folder in (work, kept):
             folder.mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_a_curve_by_hand():
 @pytest.mark.parametrize(("every", "taken"), [(2, [384 // 2, 384]), (1, [384 // 2, 384])])
 def test_a_run_takes_returns_with_both_pools_at_its_end(every, taken, tmp_path):
     """A run of two batches ends with returns of the trained team, unless the last had its own."""
-    run(configuration("rendezvous", "nam", f"task.evaluate_every={every}"), tmp_path)
+    run(configuration("rendezvous", "nam", f"task.evaluation_interval={every}"), tmp_path)
     torch.set_num_threads(THREADS)
     for pool in ("train", "held_out"):
         lines = next((tmp_path / "csv").rglob(f"return_{pool}.csv")).read_text().splitlines()

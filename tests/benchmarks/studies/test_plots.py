@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from metrics import style
 from studies import partners_numbers, partners_pictures, plots
+from torchrl_moawm.train.metrics import style
 
 LAST = 300
 

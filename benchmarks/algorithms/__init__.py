@@ -1,1 +1,0 @@
-"""The algorithms of the benchmark, all in one form."""

@@ -1,1 +1,0 @@
-"""Tasks: environments, partners, and what they are made of."""

@@ -1,0 +1,103 @@
+"""Agents for hidden partners: nothing privileged reaches who acts; which loss teaches whom."""
+
+import pytest
+import torch
+
+from partners.agents import PARTNERS
+from tests.benchmarks.partners.runs import AGENTS, collect, make
+
+
+def awaken(algorithm):
+    """Actor and critic give no weight to z at first, and would hide a leak."""
+    for name in ("actor", "critic"):
+        for parameter in algorithm.networks[name].parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+def perturbed(tensordict):
+    """Every privileged entry, at t and t+1, replaced."""
+    other = tensordict.clone()
+    for key, entry in tensordict.items(True, True):
+        if PARTNERS in key:
+            noise = torch.randn(entry.shape) * 5 if entry.is_floating_point() else entry * 0 + 1
+            other[key] = entry + noise if entry.is_floating_point() else (entry + noise) % 2
+    return other
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_nothing_privileged_reaches_who_acts(agent):
+    """A perturbation of everything privileged changes no action, but the oracle's."""
+    _, env, algorithm = make(agent)
+    at = collect(env, algorithm)[:, 3].exclude("next")
+    awaken(algorithm)
+    written = [
+        algorithm.policy(x.exclude(("agents", "action"))) for x in (at.clone(), perturbed(at))
+    ]
+    acted = [x["agents", "logits"] for x in written]
+    assert torch.equal(*acted) == (agent != "type_oracle")
+    for name in ("latent_loc", "latent"):
+        if ("agents", name) in written[0].keys(True) and agent != "type_oracle":
+            assert torch.equal(*(x["agents", name] for x in written))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_nothing_privileged_reaches_the_advantage(agent):
+    """But where the critic is told, which does not act, or the teacher acts."""
+    config, env, algorithm = make(agent)
+    batch = collect(env, algorithm)
+    awaken(algorithm)
+    values = [algorithm.advantage(x)["agents", "advantage"] for x in (batch, perturbed(batch))]
+    told = [config.algorithm.get(name) for name in ("critic_privileged", "teacher_share")]
+    told = agent == "type_oracle" or any(told)
+    assert torch.equal(*values) != told
+
+
+def test_teacher_and_targets_are_privileged_and_the_models_inputs_are_not():
+    _, env, algorithm = make("moawm_recurrent")
+    batch = collect(env, algorithm)
+    networks = algorithm.networks
+    for name, module in networks.items():
+        read = [key for key in module.in_keys if PARTNERS in key]
+        behind = name in ("teacher", "student")  # the student's target lies behind its sampler
+        assert bool(read) == behind, (name, read)
+    teacher = [
+        networks["teacher"](x.clone())["agents", "teacher_loc"] for x in (batch, perturbed(batch))
+    ]
+    assert not torch.equal(*teacher)
+    moa = [algorithm.moa(x)["loss_moa"] for x in (batch, perturbed(batch))]
+    assert not torch.equal(*moa)
+
+
+def gradients(agent, *overrides):
+    _, env, algorithm = make(agent, "rendezvous", *overrides)
+    batch = collect(env, algorithm, 24)
+    algorithm.advantage(batch)
+    batch["agents", "latent_noise"] = torch.zeros_like(batch["agents", "latent_loc"])
+    terms = algorithm.loss_module(batch)
+    sum(v for k, v in terms.items() if k.startswith("loss")).backward()
+    return {
+        f"{name}.{key}": p.grad
+        for name in ("actor", "critic", "student")
+        for key, p in algorithm.networks[name].named_parameters()
+    }
+
+
+def test_moa_and_world_model_do_not_touch_who_acts():
+    """So their ablations are the same agent: by construction, to the last bit of a gradient."""
+    whole = gradients("moawm_recurrent")
+    torch.manual_seed(0)
+    without = gradients("moawm_recurrent", "algorithm.auxiliary_losses=[cvae,teacher]")
+    assert whole.keys() == without.keys()
+    for name, grad in whole.items():
+        assert torch.equal(grad, without[name]), name
+    assert any(grad.abs().sum() > 0 for name, grad in whole.items() if name.startswith("student"))
+    torch.manual_seed(0)
+    no_teacher = gradients("moawm_recurrent", "algorithm.student_kl_coeff=0.0")
+    assert any(not torch.equal(whole[name], no_teacher[name]) for name in whole)
+
+
+def test_a_frozen_student_stays_and_an_untrained_one_is_refused():
+    _, _, algorithm = make("moawm_recurrent_frozen")
+    assert algorithm.networks.keys() == {"actor", "critic"}
+    with pytest.raises(ValueError, match="Nothing would train the student"):
+        make("moawm_recurrent", "rendezvous", "algorithm.auxiliary_losses=[teacher]")

@@ -1,0 +1,70 @@
+"""The algorithms, their controls, and what the oracle reads."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from tests.benchmarks.runs import TINY, compose_config
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.loop.trainer import make_trainer
+from torchrl_moawm.train.tasks.environment import make_env
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "moawm"])
+def test_the_advantage_is_learned_from_as_it_was_computed(algorithm):
+    """TorchRL's MAPPOLoss would compute it again on a shuffled minibatch that has lost it."""
+    config = compose_config(f"algorithm={algorithm}", *TINY)
+    env = make_env(config, 4, 0)
+    made = make_algorithm(config, env)
+    trainer = make_trainer(config, made, env, lambda batch: None, SimpleNamespace())
+    batch = next(iter(trainer.collector))
+    trainer._process_batch_hook(batch)
+    sample = trainer._process_optim_batch_hook(batch)
+    stored = batch.reshape(-1)["agents"]
+    for name in ("advantage", "value_target"):
+        same = stored["observation"][None] == sample["agents", "observation"][:, None]
+        where = same.flatten(2).all(-1).int().argmax(-1)
+        assert torch.equal(sample["agents", name], stored[name][where])
+    before = sample["agents", "advantage"].clone()
+    made.loss_module(sample)
+    assert torch.equal(sample["agents", "advantage"], before)
+    trainer.collector.shutdown()
+
+
+@pytest.mark.parametrize("control", ["zero_latent", "frozen_encoder"])
+def test_the_controls_do_what_they_say(control):
+    config = compose_config(f"algorithm=moawm_{control}", *TINY)
+    env = make_env(config, 4, 0)
+    made = make_algorithm(config, env)
+    with torch.no_grad():
+        batch = env.rollout(5, made.policy)
+    made.advantage(batch)
+    sum(v for k, v in made.loss_module(batch).items() if k.startswith("loss")).backward()
+    reached = {
+        name: any(p.grad is not None for p in n.parameters()) for name, n in made.networks.items()
+    }
+    frozen = control == "frozen_encoder"
+    assert reached == {**dict.fromkeys(reached, True), "student": not frozen}
+    reads_z = ("agents", "latent") in made.system.actor.in_keys
+    assert reads_z == (("agents", "latent") in made.system.critic.in_keys) == frozen
+
+
+def test_the_oracle_reads_what_everybody_sees():
+    config = compose_config("algorithm=mappo_oracle", *TINY)
+    env = make_env(config, 4, 0)
+    actor = make_algorithm(config, env).loss_module.actor_network
+    seen = env.reset()
+    seen["agents", "observation"].requires_grad_()
+    actor.get_dist(seen).loc[:, 0].sum().backward()
+    assert (seen["agents", "observation"].grad.flatten(2) != 0).any(-1).all()
+    plain = make_algorithm(compose_config(*TINY, "algorithm=mappo"), env).loss_module.actor_network
+    seen["agents", "observation"].grad = None
+    plain.get_dist(seen).loc[:, 0].sum().backward()
+    assert not seen["agents", "observation"].grad[:, 1:].any()
+
+
+def test_an_algorithm_that_does_not_exist():
+    with pytest.raises(ValueError, match=r"Unknown algorithm\.kind 'qmix'; there are moawm"):
+        make_algorithm(OmegaConf.create({"algorithm": {"kind": "qmix"}}), env=None)

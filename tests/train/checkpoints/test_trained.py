@@ -1,0 +1,33 @@
+"""Teams that are read from the folders of finished runs."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+import probe
+from tests.benchmarks.runs import load, run_here
+from torchrl_moawm.train.checkpoints.trained import load_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return run_here(tmp_path_factory.mktemp("trained"), "total_frames=120")
+
+
+def test_a_run_is_loaded_with_its_weights_and_new_environments(folder):
+    config, algorithm, env = load_run(folder, 5)
+    saved = load(folder / "checkpoint.pt")
+    assert config == saved["config"]
+    state = algorithm.loss_module.state_dict()
+    assert state.keys() == saved["loss_module"].keys()
+    assert all(torch.equal(state[key], each) for key, each in saved["loss_module"].items())
+    assert env.batch_size == (5,)
+
+
+def test_the_probe_of_a_run(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["probe.py", str(folder), "--envs", "4"])
+    probe.main()
+    assert f"{folder}: open_loop" in capsys.readouterr().out
+    assert json.loads((folder / "probe.json").read_text()).keys() == {"probe", "open_loop"}

@@ -1,0 +1,22 @@
+"""The evaluation of a trained team."""
+
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+from torchrl.envs.utils import ExplorationType
+
+from tests.transforms.teams import Teams
+from torchrl_moawm.envs import with_transforms
+from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.metrics.returns import first_return
+
+
+def test_the_evaluation_counts_the_first_episode_of_every_environment():
+    """Some tasks end early: what goes on longer counts as well, what begins again does not."""
+    env = with_transforms(Teams((2, 3, 7)), max_steps=6)
+    config = OmegaConf.create({"task": {"max_steps": 6}})
+    act = {"policy": lambda td: td.update(env.full_action_spec.rand())}
+    policy = SimpleNamespace(**act, system=None, memories=[])
+    batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
+    assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)

@@ -1,0 +1,1 @@
+"""Algorithms, all in one form."""

@@ -1,0 +1,69 @@
+"""TorchRL's MAPPO with the framework's networks, without a latent."""
+
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictSequential
+from torchrl.envs import EnvBase
+from torchrl.objectives.multiagent import MAPPOLoss
+from torchrl.objectives.utils import ValueEstimators
+
+from torchrl_moawm.modules import StoredActionLogProb, groups_of
+from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
+
+
+def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
+    """TorchRL's MAPPO with the networks of ``moawm``, without a latent, for each group."""
+    losses = {group: mappo_loss(config, env, group) for group in groups_of(env)}
+    log_probs = {
+        group: StoredActionLogProb(
+            loss.actor_network, (group, "action"), (group, "action_log_prob")
+        )
+        for group, loss in losses.items()
+    }
+
+    def advantage(batch: TensorDictBase) -> TensorDictBase:
+        for loss in losses.values():
+            loss.value_estimator(batch)
+        return batch
+
+    networks = {
+        f"{name}{f'_{group}' if len(losses) > 1 else ''}": getattr(loss, f"{name}_network")
+        for group, loss in losses.items()
+        for name in ("actor", "critic")
+    }
+    loss = one_or_sum(losses)
+    policy = [x for group, loss in losses.items() for x in (loss.actor_network, log_probs[group])]
+    return Algorithm(TensorDictSequential(*policy), loss, loss, advantage, networks)
+
+
+def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
+    """TorchRL's loss with an actor and a centralised critic for one group."""
+    task = config.task
+    actor, critic = actor_and_critic(config, env, group)
+    loss = MAPPOLoss(
+        actor,
+        critic,
+        functional=False,
+        clip_epsilon=task.clip_epsilon,
+        clip_value=task.clip_value,
+        entropy_coeff=task.entropy_coeff,
+        critic_coeff=task.critic_coeff,
+        loss_critic_type="l2",
+    )
+    loss.set_keys(
+        action=(group, "action"),
+        sample_log_prob=(group, "action_log_prob"),
+        value=(group, "state_value"),
+        reward=(group, "reward"),
+        advantage=(group, "advantage"),
+        value_target=(group, "value_target"),
+    )
+    if (group, "done") in env.done_keys:  # each agent ends by itself
+        loss.set_keys(done=(group, "done"), terminated=(group, "terminated"))
+    loss.make_value_estimator(ValueEstimators.MAGAE, gamma=task.gamma, lmbda=task.lmbda)
+    # TorchRL names what GAE reads, but not the advantage, which it computes again without a word
+    # where that is missing: on shuffled minibatches, as if these were time
+    read = (*actor.in_keys, *critic.in_keys)
+    names = ("action", "action_log_prob", "advantage", "value_target", "state_value")
+    loss.in_keys = list(dict.fromkeys([*read, *((group, name) for name in names)]))
+    return loss

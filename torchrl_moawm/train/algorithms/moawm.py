@@ -1,0 +1,98 @@
+"""The whole framework: PPO with a latent, and models of the others and of the world."""
+
+from omegaconf import DictConfig
+from torchrl.envs import EnvBase
+
+from torchrl_moawm import MOAWM, LossSum
+from torchrl_moawm.modules import ScheduledLatent
+from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
+
+OF_TRAINING = (
+    "name",
+    "kind",
+    "ablation",
+    "sequence_length",
+    "model_epochs",
+    "model_rows",
+    "model_frames",
+    "model_steps",
+    "model_minibatch",
+    "teacher_share",
+    "moa_lr",
+    "world_model_lr",
+    "model_max_grad_norm",
+    "latent_epochs",
+    "latent_rows",
+    "teacher_lr",
+    "student_lr",
+)
+"""Settings of an algorithm that are not those of ``MOAWM.from_env``."""
+
+
+def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
+    """The whole framework."""
+    return algorithm_of(make_system(config, env), config)
+
+
+def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
+    """The system with its networks, of which each may still be replaced by one of your own."""
+    task, algorithm = config.task, config.algorithm
+    shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
+    own = [key for key in algorithm if key not in OF_TRAINING]
+    system = MOAWM.from_env(
+        env,
+        num_cells=list(config.num_cells),
+        shared_value=task.shared_value,
+        **{key: task[key] for key in shared},
+        teacher_frames=int(algorithm.teacher_share * config.total_frames),
+        **{key: algorithm[key] for key in own},
+    )
+    for group, one in system.groups.items():
+        if algorithm.ablation == "zero_latent":  # weights on z = 0 do nothing: leave them out
+            one.actor, one.critic = actor_and_critic(config, env, group)
+        elif algorithm.ablation == "frozen_encoder":
+            one.student.requires_grad_(False)
+    return system
+
+
+def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
+    """The system as the training loop sees it."""
+    algorithm = config.algorithm
+    parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
+    core, models, beside, latent = (
+        one_or_sum({group: part[name] for group, part in parts.items()})
+        for name in ("core", "models", "beside", "latent")
+    )
+    return Algorithm(
+        policy=system.policy,
+        loss_module=system.loss_module,
+        core=core,
+        auxiliary={
+            "models": (beside, algorithm.model_epochs),
+            "latent": (latent, algorithm.latent_epochs),
+        },
+        models=models,
+        advantage=system.value_estimator,
+        networks=system.networks,
+        system=system,
+        scheduled=scheduled_of(system),
+    )
+
+
+def scheduled_of(system: MOAWM) -> list[ScheduledLatent]:
+    """What decides whose z acts, of every group where the teacher acts too."""
+    found = (one.scheduled for one in system.groups.values())
+    return [scheduled for scheduled in found if scheduled is not None]
+
+
+def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
+    """The losses of a group that are minimised together: of PPO, of the models, of the latent."""
+    moawm = whole["moawm"]
+    latent = {"cvae": moawm.part("cvae"), "teacher": whole["teacher"]}
+    models = moawm.part("moa", "world_model")
+    return {
+        "core": whole.part("policy", "value"),
+        "models": models,
+        "beside": LossSum({"models": models}, rows={"models": algorithm.model_rows}),
+        "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
+    }

@@ -1,0 +1,35 @@
+"""Trained teams, read from the folders of finished runs."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torchrl.envs import EnvBase
+
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.tasks.environment import make_env
+
+
+def load_run(
+    folder: Path, num_envs: int, *, seed_offset: int = 2_000_000, **settings: Any
+) -> tuple[DictConfig, Algorithm, EnvBase]:
+    """Loads the trained team of a finished run, with new environments that it can act in.
+
+    Args:
+        folder: The run's folder, which holds ``checkpoint.pt``.
+        num_envs: Environments side by side.
+        seed_offset: What their seed has on top of the run's. Evaluations while and after a run
+            trains use 1,000,000 and 3,000,000.
+        **settings: Further settings of ``make_env``, such as the pool of partners.
+
+    Returns:
+        The run's configuration, its algorithm with the trained weights, and the environments.
+    """
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    config = OmegaConf.create(saved["config"])
+    env = make_env(config, num_envs, config.seed + seed_offset, **settings)
+    algorithm = make_algorithm(config, env)
+    algorithm.loss_module.load_state_dict(saved["loss_module"])
+    return config, algorithm, env

@@ -1,0 +1,144 @@
+"""The command ``moawm-compare``: curves and final returns of several runs, side by side.
+
+    moawm-compare outputs/moawm/vmas/navigation/* outputs/mappo/vmas/navigation/*
+    moawm-compare mine/run.json benchmarl/mappo_navigation_mlp__1a2b3c4d.json --out both.png
+
+It reads folders of runs (their ``run.json``) and files in the schema of marl-eval, so those that
+BenchMARL writes too. Runs of one task and algorithm are its seeds. It writes a picture and beside
+it a table (``compare.md``), which it prints.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchrl_moawm.train.metrics.curves import Lines, Runs, curve, draw_lines, with_seeds
+from torchrl_moawm.train.metrics.style import FRAMES, RETURN, look
+
+COLUMNS = 2
+EVALUATED = "return_deterministic"
+
+
+def read(places: Sequence[Path]) -> Runs:
+    """Runs by task and algorithm.
+
+    Raises:
+        ValueError: A place is no finished run and no file of marl-eval's schema.
+    """
+    runs: Runs = {}
+    for place in places:
+        file = place / "run.json" if place.is_dir() else place
+        if not file.is_file():
+            raise ValueError(f"{place} holds no run.json: has that run ended?")
+        for task, algorithm, run in entries(json.loads(file.read_text()), file):
+            runs.setdefault(task, {}).setdefault(algorithm, []).append(run)
+    return runs
+
+
+def entries(saved: Any, file: Path) -> list[tuple[str, str, dict[str, Any]]]:
+    """Task, algorithm and run of every seed in ``{suite: {task: {algorithm: {seed: run}}}}``."""
+    found = [
+        (f"{suite}/{task}", algorithm, run)
+        for suite, tasks in mapping(saved, file).items()
+        for task, algorithms in mapping(tasks, file).items()
+        for algorithm, seeds in mapping(algorithms, file).items()
+        for run in mapping(seeds, file).values()
+    ]
+    for _, _, run in found:
+        if not any(name.startswith("step_") for name in mapping(run, file)):
+            raise ValueError(f"{file} is not in the schema of marl-eval: it has no steps.")
+    return found
+
+
+def mapping(value: Any, file: Path) -> Mapping[str, Any]:
+    """The value, which has to be one of names."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{file} is not in the schema of marl-eval.")
+    return value
+
+
+def final(run: Mapping[str, Any]) -> float:
+    """The return at the end: of the final evaluation, or the last one on the way."""
+    absolute = run.get("absolute_metrics", {}).get("return")
+    if absolute:
+        return float(np.mean(absolute))
+    steps = [v for k, v in run.items() if k.startswith("step_") and "return" in v]
+    return float(np.mean(max(steps, key=lambda step: step["step_count"])["return"]))
+
+
+def table(runs: Runs) -> str:
+    """Final returns, differences to the first algorithm of each task, frames and seconds."""
+    lines = [
+        "| task | algorithm | seeds | return at the end | difference to the first | frames | s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for task, algorithms in runs.items():
+        first: NDArray[np.float64] | None = None
+        for name, seeds in algorithms.items():
+            returns = np.array([final(run) for run in seeds])
+            apart = "" if first is None else difference(returns, first)
+            first = returns if first is None else first
+            frames, seconds = (of_the_last(seeds, key) for key in ("step_count", "elapsed_time"))
+            shown = f"{returns.mean():.3g} [{returns.min():.3g}, {returns.max():.3g}]"
+            cells = [task, name, str(len(seeds)), shown, apart, frames, seconds]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference(ours: NDArray[np.float64], first: NDArray[np.float64]) -> str:
+    """Difference of the means; with its standard error where both have two seeds or more."""
+    apart = f"{ours.mean() - first.mean():+.3g}"
+    if min(len(ours), len(first)) < 2:
+        return apart
+    error = np.sqrt(ours.var(ddof=1) / len(ours) + first.var(ddof=1) / len(first))
+    return f"{apart} +- {error:.2g}"
+
+
+def of_the_last(runs: Sequence[Mapping[str, Any]], name: str) -> str:
+    """Mean over runs of an entry of their last step, if all have it."""
+    steps = [[v for k, v in run.items() if k.startswith("step_") and name in v] for run in runs]
+    if not all(steps):
+        return ""
+    return f"{np.mean([max(each[name] for each in one) for one in steps]):,.0f}"
+
+
+def draw(runs: Runs, path: Path) -> None:
+    """Draws returns over frames, task by task; deterministic ones where every run has them."""
+    panels: list[tuple[str, Lines]] = []
+    for task, algorithms in runs.items():
+        everyone = [run for seeds in algorithms.values() for run in seeds]
+        evaluated = all(any(EVALUATED in v for v in run.values()) for run in everyone)
+        name = EVALUATED if evaluated else "return"
+        lines: Lines = {a: (look(a), *curve(seeds, name)) for a, seeds in algorithms.items()}
+        panels.append((with_seeds(task, algorithms), lines))
+    title = "Return while training: mean and range over seeds"
+    draw_lines(panels, title, FRAMES, [RETURN] * -(-len(panels) // COLUMNS), path)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="moawm-compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, files of marl-eval")
+    parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture")
+    given = parser.parse_args()
+    try:
+        runs = read(given.runs)
+    except ValueError as error:
+        parser.error(str(error))
+    written = table(runs)
+    draw(runs, given.out)
+    given.out.with_suffix(".md").write_text(f"{written}\n")
+    print(f"{written}\n\n{given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""An experiment: a task, an algorithm and settings, trained and judged in a folder."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from torchrl_moawm.train.loop import start
+from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings.command_line import check_arguments
+from torchrl_moawm.train.settings.known import freed
+from torchrl_moawm.train.settings.own_code import GIVEN, name_for, trust
+from torchrl_moawm.train.settings.places import CONF, searchpath, use_config_dir
+from torchrl_moawm.train.settings.scenario import settled
+
+
+class Experiment:
+    """A team that is trained, judged and written down, as ``moawm-train`` does it.
+
+    Args:
+        task: Name of a task (``"vmas/navigation"``), or a function that makes environments: called
+            as ``task(num_envs, seed=..., device=..., **scenario_kwargs)``, it gives an ``EnvBase``
+            of that batch size.
+        algorithm: Name of an algorithm (``"moawm"``), or a function or class that gives an
+            ``Algorithm`` for a configuration and an environment.
+        settings: Any setting of the command line by its dotted name, ``{"total_frames": 20_000,
+            "task.num_envs": 8}``.
+
+    Keyword Args:
+        folder: Where everything goes; by default a new one under ``outputs/``.
+        config_dir: A folder with ``task/*.yaml`` and ``algorithm/*.yaml`` of your own.
+        trust_code: Whether settings may name code as ``module:function``. Functions that are given
+            here are trusted anyway.
+
+    Raises:
+        ValueError: There is no such task, algorithm or setting.
+
+    Example:
+        >>> experiment = Experiment("vmas/balance", "mappo", {"total_frames": 20_000})
+        >>> experiment.config.task.num_envs, experiment.config.total_frames
+        (20, 20000)
+        >>> summary = experiment.run()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        task: str | Callable[..., Any] = "vmas/navigation",
+        algorithm: str | Callable[..., Any] = "moawm",
+        settings: Mapping[str, Any] | None = None,
+        *,
+        folder: Path | str | None = None,
+        config_dir: Path | str | None = None,
+        trust_code: bool = False,
+    ) -> None:
+        if config_dir is not None:
+            use_config_dir(config_dir)
+        if trust_code:
+            trust()
+        self.functions: dict[str, Callable[..., Any]] = {}
+        said = [*self.chosen("task", task), *self.chosen("algorithm", algorithm)]
+        said += [f"{name}={written(value)}" for name, value in (settings or {}).items()]
+        self.overrides = said
+        self.config = compose_config(said)
+        self.folder = Path(folder) if folder is not None else default_folder(self.config)
+
+    def chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
+        """The settings that choose a task or algorithm."""
+        if isinstance(one, str):
+            return [f"{group}={one}"]
+        name = name_for(one)
+        self.functions[name] = one
+        what, label = {"task": "scenario", "algorithm": "kind"}[group], name.split(":")[-1]
+        named = [f"algorithm.name={label}"] if group == "algorithm" else []
+        return [f"{group}=own", f"{group}.{what}={name}", *named]
+
+    def run(self) -> dict[str, Any]:
+        """Trains, evaluates and writes the folder; returns the summary.
+
+        With the setting ``{"resume": "auto"}`` it goes on with what is in its folder, and a
+        finished run only gives its summary. Files and columns: ``benchmarks/README.md``.
+        """
+        GIVEN.update(self.functions)
+        done = start.finished(self.config, self.folder)
+        if done is not None:
+            return json.loads((self.folder / "summary.json").read_text())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return run(*start.resumed_from(self.config, self.folder, self.overrides))
+
+
+def written(value: Any) -> str:
+    """A value as a command line says it."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{written(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(written, value)) + "]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def compose_config(overrides: list[str]) -> DictConfig:
+    """The configuration of a command line.
+
+    Raises:
+        ValueError: It names what there is not, or code that is not trusted.
+    """
+    check_arguments(overrides)
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose("config", [searchpath(), *map(freed, overrides)])
+    choice = next((each[5:] for each in overrides if each.startswith("task=")), None)
+    return settled(config, overrides, choice)
+
+
+def default_folder(config: DictConfig) -> Path:
+    """A new folder under ``outputs/``, named by algorithm, task, seed and time."""
+    when = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("outputs") / config.algorithm.name / config.task.name / f"seed{config.seed}-{when}"

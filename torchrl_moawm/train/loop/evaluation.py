@@ -1,0 +1,87 @@
+"""Episodes that a team has not been trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from tensordict import TensorDictBase
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_moawm.modules import append_memory_transforms
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.metrics.model_quality import judge
+from torchrl_moawm.train.metrics.pictures import record_gif
+from torchrl_moawm.train.metrics.returns import first_return
+from torchrl_moawm.train.tasks.environment import make_env
+
+
+@torch.no_grad()
+def play(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
+) -> TensorDictBase:
+    """Plays as many steps as an episode has at most, in every environment: ``[E, T]``."""
+    if algorithm.system is not None:
+        algorithm.system.add_memory(env)
+    append_memory_transforms(env, algorithm.memories)
+    with set_exploration_type(mode):
+        batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+    return batch.reshape(-1, config.task.max_steps)
+
+
+def play_steps(
+    config: DictConfig, algorithm: Algorithm, env: EnvBase, steps: int
+) -> TensorDictBase:
+    """Plays episodes with stochastic actions until there are as many team steps: ``[E, T]``."""
+    rounds = -(-steps // (env.batch_size.numel() * config.task.max_steps))
+    played = [play(config, algorithm, env, ExplorationType.RANDOM) for _ in range(rounds)]
+    return torch.cat(played) if rounds > 1 else played[0]
+
+
+def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> float:
+    """Return of the deterministic policy: mean over agents and environments, one episode each."""
+    batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)
+    return first_return(batch)["evaluation_return"]
+
+
+def make_held_out_env(config: DictConfig, seed_offset: int) -> EnvBase:
+    """As many environments as an evaluation has, of a seed that the training does not use."""
+    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
+    return make_env(config, num_envs, config.seed + seed_offset)
+
+
+def evaluate(
+    config: DictConfig,
+    algorithm: Algorithm,
+    training_batch: TensorDictBase,
+    blocks: Mapping[str, Sequence[int]],
+) -> tuple[EnvBase, dict[str, float]]:
+    """Environments that the team has not seen, and its figures there.
+
+    Args:
+        config: The configuration.
+        algorithm: What was trained.
+        training_batch: The last one, to which the baselines of the models are fitted.
+        blocks: Ranges of features that are judged apart.
+    """
+    held_out = make_held_out_env(config, 1_000_000)
+    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
+    figures = first_return(batch)
+    if algorithm.system is not None:
+        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
+        figures |= judge(algorithm.system, batch, training_batch, blocks)
+    return held_out, figures
+
+
+def record_episode(config: DictConfig, algorithm: Algorithm, env: EnvBase, path: Path) -> None:
+    """A GIF of the trained team in one of the environments of its evaluation."""
+    if config.task.suite == "pettingzoo":  # which draws only where it was made to
+        try:
+            env = make_env(config, 1, config.seed, render_mode="rgb_array")
+        except TypeError as error:  # of a function that takes no such argument
+            print(f"No film: {error}.")
+            return
+        if algorithm.system is not None:
+            algorithm.system.add_memory(env)
+    record_gif(env, algorithm.policy, config.task.max_steps, path)

@@ -1,0 +1,127 @@
+"""Hooks of the Trainer that measure models and returns while a team trains."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
+from torchrl.checkpoint import GlobalRNGState
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType
+from torchrl.trainers import TrainerHookBase
+
+from torchrl_moawm.train.algorithms.common import Algorithm
+from torchrl_moawm.train.checkpoints.run_state import plain, unplain
+from torchrl_moawm.train.checkpoints.vmas_state import VmasRandomState
+from torchrl_moawm.train.loop.evaluation import make_held_out_env, play
+from torchrl_moawm.train.metrics.baselines import READ_BY_BASELINES
+from torchrl_moawm.train.metrics.model_quality import judge
+from torchrl_moawm.train.metrics.returns import first_return
+from torchrl_moawm.train.settings.scenario import fitting_blocks
+
+EVALUATION_SEEDS = 3_000_000
+"""On top of the run's seed, for evaluations while it trains; the one at its end has others."""
+JUDGED = 4_000
+"""Team steps of a batch on which the models are judged, whole environments: a few will do."""
+
+
+class ModelQualityHook(TrainerHookBase):
+    """Judges the models of others and world on every batch, before it is learned from.
+
+    They have not seen the batch, so the figures are honest; the baselines are fitted to the batch
+    before.
+
+    Args:
+        algorithm: Whose models are judged.
+        config: The configuration.
+        env: What the team acts in, whose observations the task's blocks have to fit; ``None`` does
+            not look.
+    """
+
+    def __init__(
+        self, algorithm: Algorithm, config: DictConfig, env: EnvBase | None = None
+    ) -> None:
+        self.system = algorithm.system
+        self.blocks = (
+            OmegaConf.to_container(config.task.observation_blocks)
+            if config.task.observation_blocks
+            else {}
+        )
+        if self.system is not None and env is not None:
+            self.blocks = fitting_blocks(config.task, env)
+        self.device = torch.device(config.device)
+        self.last: TensorDictBase | None = None
+
+    def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
+        """Figures of the batch as it was collected."""
+        steps = batch.numel() // len(batch)
+        batch = batch[: max(JUDGED // steps, 1)]
+        keys = [
+            key
+            for key in batch.keys(True, True)
+            if isinstance(key, tuple) and key[0] != "next" and key[-1] in READ_BY_BASELINES
+        ]
+        last, self.last = self.last, batch.select(*keys)
+        if self.system is None or last is None:
+            return None
+        return judge(self.system, batch, last, self.blocks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Entries of the batch before that the next figures need."""
+        return {"last": None if self.last is None else plain(self.last)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores the state."""
+        last = state_dict["last"]
+        self.last = None if last is None else unplain(last, self.device)
+
+
+class EvaluationHook(TrainerHookBase):
+    """Plays the deterministic policy every few batches, in the same episodes each time.
+
+    Nothing of it reaches the training: random states are put back, and a run has the same bits with
+    it and without. A resumed run keeps the interval.
+
+    Args:
+        config: The configuration.
+        algorithm: Whose policy plays.
+        batches: How many there have been before.
+    """
+
+    def __init__(self, config: DictConfig, algorithm: Algorithm, batches: int = 0) -> None:
+        self.config, self.algorithm = config, algorithm
+        self.batches, self.taken = batches, True
+
+    def figures(self) -> dict[str, float]:
+        """``return_deterministic``, over agents and one episode in every environment."""
+        with random_states_kept(self.config):
+            env = make_held_out_env(self.config, EVALUATION_SEEDS)
+            batch = play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
+        return {
+            name.replace("evaluation_return", "return_deterministic"): value
+            for name, value in first_return(batch).items()
+        }
+
+    def __call__(self, _: TensorDictBase) -> dict[str, float] | None:
+        """Figures before the batch is learned from, or nothing."""
+        self.taken = self.batches % self.config.evaluation_interval == 0
+        self.batches += 1
+        return self.figures() if self.taken else None
+
+    def at_the_end(self) -> dict[str, float]:
+        """Figures of the trained team, unless the last batch had some: so that the curves end."""
+        return {} if self.taken else self.figures()
+
+
+@contextmanager
+def random_states_kept(config: DictConfig) -> Iterator[None]:
+    """Puts the random states of the process back, and that which VMAS's environments share."""
+    kept = [GlobalRNGState(), *([VmasRandomState()] if config.task.suite == "vmas" else [])]
+    states = [one.state_dict() for one in kept]
+    try:
+        yield
+    finally:
+        for one, state in zip(kept, states, strict=True):
+            one.load_state_dict(state)

@@ -1,0 +1,142 @@
+"""Beginning, resuming and stopping of a run."""
+
+import errno
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torchrl.checkpoint import CheckpointError
+from torchrl.trainers import Trainer
+
+from torchrl_moawm.train.checkpoints.files import FOLDER, open_checkpoint
+from torchrl_moawm.train.loop.nonfinite import NonFiniteError
+from torchrl_moawm.train.parallel.ranks import Learners, check_count, is_first, n_learners
+from torchrl_moawm.train.parallel.worker import WorkersLostError
+from torchrl_moawm.train.settings.command_line import resumed
+from torchrl_moawm.train.tasks.environment import SUITES
+
+SEEDS_OF_RESUMED = 10_000_000
+"""Offset of the seeds of environments that a checkpoint cannot hold, and that begin again."""
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a folder holds checkpoints of a run."""
+    return any((folder / FOLDER).glob("checkpoint-*"))
+
+
+def check_folder(folder: Path, source: Path | None) -> None:
+    """Refuses to begin a run in the folder of another.
+
+    Raises:
+        FileExistsError: The folder holds checkpoints, and the run does not go on from one.
+    """
+    if source is None and has_checkpoints(folder):
+        raise FileExistsError(
+            f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
+            "needs another hydra.run.dir, or an empty one."
+        )
+
+
+def prepare(config: DictConfig, learners: Learners) -> DictConfig:
+    """Sets threads and seeds of this process; returns the rank's share of the configuration."""
+    own = learners.share(config)
+    if own.threads is not None:
+        torch.set_num_threads(own.threads)
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(own.seed)
+    return own
+
+
+def is_exact(config: DictConfig) -> bool:
+    """Whether a checkpoint holds the environments, so that a resumed run has the same bits."""
+    return config.collector == "single" and SUITES[config.task.suite].saved
+
+
+def seed_offset(config: DictConfig, source: Path | None, frames: int) -> int:
+    """Offset of the seed where a resumed run's environments begin again."""
+    return 0 if source is None or is_exact(config) else SEEDS_OF_RESUMED + frames
+
+
+def begin(
+    trainer: Trainer,
+    config: DictConfig,
+    learners: Learners,
+    folder: Path,
+    source: Path | None,
+    frames: int,
+) -> None:
+    """Writes the first checkpoint of a new run, or restores that from which a run goes on."""
+    if source is None:
+        trainer.save_trainer(force_save=True)
+        return
+    trainer.load_from_file(
+        source, weights_only=True, mmap=False, map_location=torch.device(config.device)
+    )
+    if learners.count > 1:
+        trainer.checkpoint.components["other_ranks"].restore()
+    if learners.rank == 0:
+        print(f"Goes on from {frames} frames in {folder}.")
+    if not is_exact(config):
+        whose = f"{config.task.suite}'s" if config.collector == "single" else "The workers'"
+        print(f"{whose} environments cannot be saved: new episodes begin, not bitwise.")
+
+
+def finished(config: DictConfig, folder: Path) -> float | None:
+    """The return of a run that ``resume=auto`` finds done; ``None`` where there is work to do.
+
+    Raises:
+        ValueError: ``resume=auto`` under torchrun, whose ranks have no folder in common.
+    """
+    if config.resume != "auto":
+        return None
+    if n_learners() > 1:
+        raise ValueError("resume=auto needs one process: name the folder to torchrun.")
+    if not (folder / "summary.json").exists():
+        return None
+    print(f"Done before: {folder}")
+    return float(json.loads((folder / "summary.json").read_text())["evaluation_return"])
+
+
+def resumed_from(
+    config: DictConfig, folder: Path, overrides: Sequence[str]
+) -> tuple[DictConfig, Path, Path | None, int]:
+    """Finds configuration, folder and checkpoint of a run that goes on, and its frames.
+
+    Args:
+        config: As the command line composed it.
+        folder: Of this call.
+        overrides: What the command line said.
+
+    Returns:
+        The same configuration and folder, no checkpoint and 0 for a new run.
+    """
+    where = config.resume
+    if where == "auto":
+        where = str(folder) if has_checkpoints(folder) else None
+    if where is None:
+        return config, folder, None, 0
+    source, metadata = open_checkpoint(Path(where))
+    check_count(metadata.get("learners", 1), source)
+    folder = source.parents[1] if is_first() else folder
+    config = resumed(config, json.loads(metadata["config"]), overrides, source)
+    return config, folder, source, metadata["collected_frames"]
+
+
+@contextmanager
+def one_line_errors(folder: Path) -> Iterator[None]:
+    """Ends the process with one line, which says how to go on, where the user can mend it."""
+    try:
+        yield
+    except (CheckpointError, NonFiniteError, FileExistsError) as error:
+        raise SystemExit(str(error)) from error
+    except WorkersLostError as error:
+        raise SystemExit(f"Stopped: {error} resume={folder} goes on.") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise SystemExit(f"Stopped: {error}. With room, resume={folder} goes on.") from error

@@ -1,0 +1,1 @@
+"""Figures of teams and models, and how they are logged, drawn and written down."""

@@ -1,0 +1,100 @@
+"""Predictions of others' actions that need no model, and who is counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl_moawm.functional import diagonal_gaussian_nll
+from torchrl_moawm.modules import path_of
+from torchrl_moawm.objectives import BatchView
+
+
+@dataclass
+class ActionBaselines:
+    """Likelihoods of an action that need no model, fitted to other data.
+
+    Continuous actions: ``marginal`` is one Gaussian per agent, ``repeat`` one around the agent's
+    previous action; unbounded, as the prediction they are compared with. Discrete actions:
+    ``marginal`` are frequencies, ``repeat`` gives the previous action the probability with which
+    it is repeated and the rest to the others in proportion.
+    """
+
+    marginal: tuple[Tensor, ...]
+    repeat: tuple[Tensor, ...]
+
+    @classmethod
+    def fit(
+        cls, action: Tensor, previous: Tensor, n_actions: int | None, valid: Tensor | None = None
+    ) -> ActionBaselines:
+        """Fits to samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
+        if valid is None:
+            valid = torch.ones(action.shape[:2], dtype=torch.bool, device=action.device)
+        count = valid.sum(0)
+        if n_actions is None:
+
+            def mean(x: Tensor) -> Tensor:  # over samples, of every agent and feature
+                return torch.where(valid.unsqueeze(-1), x, 0.0).sum(0) / count.unsqueeze(-1)
+
+            def deviation(x: Tensor) -> Tensor:
+                squares = torch.where(valid.unsqueeze(-1), (x - mean(x)).square(), 0.0).sum(0)
+                return (squares / (count - 1).clamp_min(1).unsqueeze(-1)).sqrt().clamp_min(1e-3)
+
+            return cls((mean(action), deviation(action)), (deviation(action - previous),))
+        hot = torch.nn.functional.one_hot(action, n_actions) * valid.unsqueeze(-1)
+        counts = hot.sum(0) + 1.0
+        same = (((action == previous) & valid).sum(0) + 1.0) / (count + 2.0)
+        return cls((counts / counts.sum(-1, keepdim=True),), (same,))
+
+    def nll(self, action: Tensor, previous: Tensor, n_actions: int | None) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihoods ``[S, N]`` (nats) under ``marginal`` and ``repeat``."""
+        if n_actions is None:
+            mean, scale = (x.expand_as(action) for x in self.marginal)
+            around = self.repeat[0].expand_as(action)
+            return (
+                diagonal_gaussian_nll(mean, scale, action),
+                diagonal_gaussian_nll(previous, around, action),
+            )
+        agents = torch.arange(action.shape[1], device=action.device)
+        marginal = self.marginal[0][agents, action]
+        rest = marginal / (1.0 - self.marginal[0][agents, previous])
+        repeat = torch.where(action == previous, self.repeat[0], (1.0 - self.repeat[0]) * rest)
+        return -marginal.log(), -repeat.log()
+
+
+READ_BY_BASELINES = (
+    "action",
+    "previous_action",
+    "previous_mask",
+    "previous_alive",
+    "mask",
+    "alive",
+    "done",
+)
+"""Names of the entries of each group, at the root, that the baselines read."""
+
+
+def who(question: str, batch: TensorDictBase, group: NestedKey) -> Tensor:
+    """True ``[*B, N]`` for agents who are ``"there"``, who ``"acts"``, who ``"was_there"`` at t-1.
+
+    The answers are the library's, :class:`~torchrl_moawm.objectives.BatchView`.
+    """
+    mask = getattr(BatchView.of_group(batch, group), question)()
+    everybody = torch.ones_like(batch[(*path_of(group), "previous_mask")])
+    return everybody if mask is None else mask
+
+
+def acted(batch: TensorDictBase, group: NestedKey) -> tuple[Tensor, Tensor, Tensor, int | None]:
+    """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions."""
+    batch = batch.reshape(-1)
+    valid = who("acts", batch, group) & batch[(*path_of(group), "previous_mask")]
+    team = batch[path_of(group)]
+    action, previous = team["action"], team["previous_action"]
+    if action.dtype.is_floating_point:
+        return action, previous, valid, None
+    if action.ndim == 3:  # one-hot
+        return action.argmax(-1), previous.argmax(-1), valid, action.shape[-1]
+    return action, previous, valid, int(max(action.max(), previous.max())) + 1

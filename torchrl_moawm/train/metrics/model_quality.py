@@ -1,0 +1,231 @@
+"""Quality of the models of others and world, beside honest baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from torchrl_moawm import MOAWM
+from torchrl_moawm.functional import (
+    continuation_nll,
+    diagonal_gaussian_kl,
+    ensemble_disagreement,
+    masked_mean,
+)
+from torchrl_moawm.modules import path_of
+from torchrl_moawm.objectives import BatchView, MOALoss
+from torchrl_moawm.system import GroupSystem
+from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, who
+
+Figure = TypeVar("Figure")
+
+
+@torch.no_grad()
+def judge(
+    system: MOAWM,
+    batch: TensorDictBase,
+    training_batch: TensorDictBase,
+    blocks: Mapping[str, Sequence[int]],
+) -> dict[str, float]:
+    """Figures on a batch the models have not been trained on; baselines from the training batch.
+
+    Args:
+        system: The models.
+        batch: On-policy data with stochastic actions, ``[E, T]``.
+        training_batch: What the baselines are fitted to.
+        blocks: Names for ranges of features, ``{"position": [0, 2]}``; of a single group.
+
+    Returns:
+        ``moa_nll`` beside ``moa_nll_marginal``, ``moa_nll_repeat`` and ``moa_nll_oracle`` (nats per
+        other agent; the oracle is the acting policy's own density, which no observer can know);
+        ``world_model_skill``, ``1 - SSE / SSE of copying o_t``, whole and by block;
+        ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; where the world model
+        has the heads, ``continue_skill`` and ``disagreement_error_correlation``; ``z_gap``;
+        ``student_kl`` (nats). The models of others count the pairs of :func:`judge_moa`, everything
+        else who is there, be it its turn or not. With several groups the name of the group stands
+        behind each; for the models of others ``_<predicted>_<observers>``.
+    """
+    figures: dict[str, float] = {}
+    several = len(system.groups) > 1
+    for group, one in system.groups.items():
+        for target in one.moa_networks:
+            of_others = judge_moa(one, target, batch, training_batch)
+            figures |= renamed(of_others, f"_{target}_{group}" if several else "")
+        latent = one.loss_module["moawm"]["cvae"](batch)
+        rest = {
+            **world_model_skill(one, batch, {} if several else blocks),
+            **head_figures(one, batch),
+            "z_gap": float(latent["z_gap"]),
+            "active_units": float(latent["active_units"]),
+            "student_kl": student_kl(one, batch),
+        }
+        figures |= renamed(rest, f"_{group}" if several else "")
+    return figures
+
+
+def renamed(figures: Mapping[str, Figure], suffix: str) -> dict[str, Figure]:
+    """Figures with a suffix behind their names, before that of a block of features."""
+    parts = {name: name.partition("/") for name in figures}
+    return {
+        f"{stem}{suffix}{slash}{block}": figures[name]
+        for name, (stem, slash, block) in parts.items()
+    }
+
+
+def judge_moa(
+    system: GroupSystem, target: str, batch: TensorDictBase, training_batch: TensorDictBase
+) -> dict[str, float]:
+    """The model of one group by the agents of another (or the same) beside its baselines.
+
+    All four figures are means over the same pairs (i, j): the observer i was there at t-1, as
+    ``MOALoss`` asks, and j acts at t and acted at t-1, for ``repeat`` needs its previous action. So
+    where nobody acts twice in a row, in games of two in turns, there are no figures.
+    """
+    predicted_group = path_of(system.targets.get(target, target))
+    fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, predicted_group)
+    action, previous, _, n_actions = acted(batch, predicted_group)
+    pairs = judged_pairs(batch, system.group, predicted_group)
+    if not pairs.any():
+        return {}
+    n_actions = n_actions and max(n_actions, n_fitted or 0)
+    baselines = ActionBaselines.fit(fitted, fitted_previous, n_actions, fitted_valid)
+    marginal, repeat = baselines.nll(action, previous, n_actions)
+    oracle = -batch.reshape(-1)[(*predicted_group, "action_log_prob")]
+
+    def mean(nll: Tensor) -> float:
+        return float(masked_mean(nll.unsqueeze(-2).expand(pairs.shape), pairs))
+
+    return {
+        "moa_nll": moa_nll(moa_loss(system, target), batch, pairs),
+        "moa_nll_marginal": mean(marginal),
+        "moa_nll_repeat": mean(repeat),
+        "moa_nll_oracle": mean(oracle),
+    }
+
+
+def moa_loss(system: GroupSystem, target: str) -> MOALoss:
+    """The loss of the model of one group by the agents of another (or the same)."""
+    moa = system.loss_module["moawm"]["moa"]
+    return moa[target] if len(system.moa_networks) > 1 else moa
+
+
+def judged_pairs(batch: TensorDictBase, group: NestedKey, predicted_group: NestedKey) -> Tensor:
+    """True ``[S, N, N_p]`` where the model of observer i by what j does is judged.
+
+    The observer was there at t-1, and j acts at t and acted at t-1; nobody observes itself.
+    """
+    watched = who("was_there", batch.reshape(-1), group)
+    pairs = watched.unsqueeze(-1) & acted(batch, predicted_group)[2].unsqueeze(-2)
+    if path_of(group) == path_of(predicted_group):
+        pairs = pairs & ~torch.eye(pairs.shape[-1], dtype=torch.bool, device=pairs.device)
+    return pairs
+
+
+def moa_nll(moa: MOALoss, batch: TensorDictBase, pairs: Tensor) -> float:
+    """Mean negative log-likelihood over the pairs of :func:`judged_pairs`, nats."""
+    moa.reduction = "none"
+    predicted = moa(batch)["loss_moa"].reshape(*pairs.shape[:2], -1) / moa.moa_coeff
+    moa.reduction = "mean"
+    return float(masked_mean(predicted, without_self(pairs, predicted.shape[-1])))
+
+
+def without_self(pairs: Tensor, n_others: int) -> Tensor:
+    """``[S, N, N_p, ...]`` as ``[S, N, M, ...]``: without the diagonal where M = N - 1."""
+    if n_others == pairs.shape[2]:
+        return pairs
+    others = ~torch.eye(pairs.shape[2], dtype=torch.bool, device=pairs.device)
+    return pairs[:, others].unflatten(1, (pairs.shape[1], n_others))
+
+
+def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
+    """KL of the student's posterior to the teacher's, nats, of who is there."""
+    student = system.student(batch.copy())[path_of(system.group)]
+    teacher = system.teacher(batch.copy())[path_of(system.group)]
+    kl = diagonal_gaussian_kl(
+        student["latent_loc"],
+        student["latent_scale"],
+        teacher["teacher_loc"],
+        teacher["teacher_scale"],
+    )
+    return float(masked_mean(kl, who("there", batch, system.group)))
+
+
+def world_model_skill(
+    system: GroupSystem | MOAWM,
+    batch: TensorDictBase,
+    blocks: Mapping[str, Sequence[int]],
+    world_model: TensorDictModuleBase | None = None,
+) -> dict[str, float]:
+    """Skill over persistence, whole and by block of features, of who is there.
+
+    Another ``world_model`` may be judged in the place of the system's own.
+    """
+    world_model = world_model or system.world_model
+    group, there = path_of(system.group), who("there", batch, system.group)
+    predicted = world_model(BatchView.of_group(batch, group).inputs(world_model))[group]
+    now, after = (x[(*group, "observation")] for x in (batch, batch["next"]))
+    now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
+    error = (predicted["predicted_observation"][there] - after).square().sum(0)
+    still = (now - after).square().sum(0)
+    reward = rewards(batch, group, there)[there]
+    reward_error = (predicted["predicted_reward"][there] - reward).square().sum()
+    figures = {
+        "world_model_skill": skill(error.sum(), still.sum()),
+        "reward_skill": skill(reward_error, (reward - reward.mean()).square().sum()),
+    }
+    for name, (start, stop) in blocks.items():
+        key = f"world_model_skill_by_block/{name}"
+        figures[key] = skill(error[start:stop].sum(), still[start:stop].sum())
+    return figures
+
+
+def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]:
+    """Figures of what else a world model may predict, of who is there.
+
+    ``continue_skill``, ``1 - NLL / NLL of the batch's own rate of going on``, NaN where every step
+    goes on; ``disagreement_error_correlation``, Pearson's correlation of the disagreement of the
+    members with the root mean square error of their mean, over agents and steps.
+    """
+    group, there = path_of(system.group), who("there", batch, system.group)
+    predicted, figures = system.world_model(batch.copy())[group], {}
+    logits = predicted.get("predicted_continue", None)
+    if logits is not None:
+        over = terminations(batch, group, there)[there]
+        rate = torch.logit((~over).double().mean()).expand(over.shape)
+        nll = continuation_nll(logits[there].double(), over).sum()
+        reference = continuation_nll(rate, over).sum()
+        figures["continue_skill"] = skill(nll, reference)
+    members = predicted.get("ensemble_observation", None)
+    if members is not None:
+        scale = 1.0 if system.statistics is None else system.statistics.change.scale()
+        target = batch[("next", *group, "observation")].flatten(there.ndim)
+        error = ((predicted["predicted_observation"] - target) / scale).square().mean(-1).sqrt()
+        spread = ensemble_disagreement(members / scale)
+        both = torch.stack([error[there], spread[there]]).double()
+        figures["disagreement_error_correlation"] = float(torch.corrcoef(both)[0, 1])
+    return figures
+
+
+def terminations(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+    """Who is at the end, ``[*B, N, 1]``: by the agent's own flag, or else by the environment's."""
+    own = batch.get(("next", *path_of(group), "terminated"), None)
+    if own is not None:
+        return own
+    return batch["next", "terminated"].unsqueeze(-2).expand(*there.shape, 1)
+
+
+def rewards(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+    """Reward of each agent, ``[*B, N, 1]``; a team's reward at the root is that of each."""
+    reward = batch.get(("next", *path_of(group), "reward"), None)
+    reward = batch["next", "reward"] if reward is None else reward
+    return reward if reward.ndim > there.ndim else reward.unsqueeze(-2).expand(*there.shape, 1)
+
+
+def skill(error: Tensor, reference: Tensor) -> float:
+    """``1 - error / reference``, NaN where the reference is perfect."""
+    return float(1.0 - error / reference) if reference > 0 else float("nan")

@@ -1,0 +1,123 @@
+"""Every setting that there is; whatever is added to them is refused, for nothing reads it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+from omegaconf import OmegaConf
+
+from torchrl_moawm.train.settings.places import CONF, files
+
+FREE = ("task.scenario_kwargs", "task.observation_blocks")
+"""Mappings that may hold anything."""
+OPTIONAL = ("task.evaluation_envs",)
+"""Settings that are read where they are there; every other one always is."""
+KINDS = {"task": "suite", "algorithm": "kind"}
+"""What decides which settings of a group are read."""
+
+
+def freed(argument: str) -> str:
+    """The argument; with ``++`` where it gives a mapping that may hold anything, or some of it."""
+    return f"++{argument}" if within(argument.partition("=")[0], FREE) else argument
+
+
+def check_added(argument: str, known: Sequence[str]) -> None:
+    """Refuses an added setting that nothing reads.
+
+    Raises:
+        ValueError: Nothing reads it; the message lists the settings beside it.
+    """
+    try:
+        (override,) = OverridesParser.create().parse_overrides([argument])
+    except OverrideParseException:  # Hydra says what is wrong
+        return
+    key, value = override.key_or_group.replace("/", "."), override.value()
+    names = list(flat({key: value})) if isinstance(value, Mapping) and value else [key]
+    if override.package is not None:  # a whole configuration, to another place
+        names = [f"{key}@{override.package}"]
+    for name in names:
+        if not within(name, [*FREE, *OPTIONAL, "hydra"]) and name not in known:
+            parent = name.rpartition(".")[0]
+            beside = [each for each in known if each.rpartition(".")[0] == parent]
+            beside = beside or [each for each in known if "." not in each]
+            raise ValueError(
+                f"Refused {argument!r}: nothing reads {name!r}; there are {', '.join(beside)}."
+            )
+
+
+def check_taken_away(argument: str) -> None:
+    """Refuses to take away a setting that is read.
+
+    Raises:
+        ValueError: It is read.
+    """
+    key = argument[1:].partition("=")[0].replace("/", ".")
+    if not within(key, [*FREE, *OPTIONAL, "hydra"]):
+        may = ", ".join((*FREE, *OPTIONAL))
+        raise ValueError(f"Refused {argument!r}: {key!r} is read; without may go {may}.")
+
+
+def known_settings(arguments: Sequence[str]) -> list[str]:
+    """The settings that there are by their dotted names, with the tasks and algorithms chosen."""
+    whole = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    chosen: dict[str, str] = {}
+    for default in whole.pop("defaults"):
+        if isinstance(default, Mapping):
+            chosen |= default
+    whole.pop("hydra")
+    chosen |= dict(each.split("=", 1) for each in arguments if re.match("(task|algorithm)=", each))
+    known = dict.fromkeys(name for key in flat(whole) for name in (key, *parents(key)))
+    for group, names in chosen.items():
+        begins = f"{group}.{KINDS[group]}="
+        said = [kind for each in arguments if each.startswith(begins) for kind in values(each)]
+        alike = [name for name in choices(group) if load(group, name).get(KINDS[group]) in said]
+        settings = [x for each in (*names.split(","), *alike) for x in settings_of(group, each)]
+        known |= dict.fromkeys([group, *(f"{group}.{name}" for name in settings)])
+    return list(known)
+
+
+def values(argument: str) -> list[str]:
+    """Values of an argument: one, or all that it sweeps over."""
+    return argument.partition("=")[2].split(",")
+
+
+def load(group: str, name: str) -> dict[str, Any]:
+    """One configuration as its file has it; ``/name@_here_`` is one of another group."""
+    file = (
+        CONF / f"{name[1:].partition('@')[0]}.yaml" if name.startswith("/") else files(group)[name]
+    )
+    return OmegaConf.to_container(OmegaConf.load(file))
+
+
+def settings_of(group: str, name: str) -> list[str]:
+    """The settings of one configuration, and of those it begins from."""
+    own = load(group, name)
+    names = [each for each in own.pop("defaults", []) if each != "_self_"]
+    return [*own, *(key for each in names for key in settings_of(group, each))]
+
+
+def parents(key: str) -> list[str]:
+    """Prefixes of a dotted name."""
+    parts = key.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts))]
+
+
+def choices(group: str) -> list[str]:
+    """The configurations of one group: the package's, and those of ``--config-dir``."""
+    return sorted(files(group))
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted name."""
+    settings: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = isinstance(value, Mapping) and value
+        settings |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return settings
+
+
+def within(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted name is one of the names or lies below one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)

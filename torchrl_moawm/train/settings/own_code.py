@@ -1,0 +1,81 @@
+"""Environments and algorithms of one's own, named ``module:function``; run only where trusted."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+VARIABLE = "TORCHRL_MOAWM_TRUST_CODE"
+"""Names that may be imported, with commas between, or ``*``; workers and sweeps inherit it."""
+GIVEN: dict[str, Callable[..., Any]] = {}
+"""Functions that a script handed over, by the name that stands for each in the configuration."""
+
+
+def is_code(name: Any) -> bool:
+    """Whether a setting names code rather than a scenario or a kind that is known."""
+    return isinstance(name, str) and ":" in name
+
+
+def trust(name: str = "*") -> None:
+    """Allows one name, or all, to be imported and called by this process and those it starts."""
+    names = [each for each in os.environ.get(VARIABLE, "").split(",") if each]
+    os.environ[VARIABLE] = ",".join(dict.fromkeys([*names, name]))
+
+
+def name_for(function: Callable[..., Any]) -> str:
+    """The name by which a configuration says this function, which is trusted from now on.
+
+    A function at the top of a module is found by workers too; any other (a lambda, a ``partial``)
+    by this process alone.
+    """
+    module = getattr(function, "__module__", None)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    if module and module != "__main__" and name.isidentifier():
+        known = f"{module}:{name}"
+        trust(known)
+    else:
+        inner = getattr(function, "func", function)  # of a partial
+        last = getattr(inner, "__qualname__", name).split(".")[-1]
+        known = f"given:{last if last.isidentifier() else 'function'}"
+    GIVEN[known] = function
+    return known
+
+
+def check_trusted(name: str) -> None:
+    """Refuses code that nobody has allowed.
+
+    Raises:
+        ValueError: It is neither trusted nor handed over.
+    """
+    trusted = os.environ.get(VARIABLE, "").split(",")
+    if name not in GIVEN and name not in trusted and "*" not in trusted:
+        raise ValueError(
+            f"{name} names code: it is imported and called only with --trust-code "
+            "(in Python: Experiment(..., trust_code=True))."
+        )
+
+
+def find(name: str) -> Callable[..., Any]:
+    """The function or class behind ``module:name``, of the working folder or what is installed.
+
+    Raises:
+        ValueError: It is not trusted, or there is no such module or name.
+    """
+    check_trusted(name)
+    if name in GIVEN:
+        return GIVEN[name]
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise  # of what the module itself imports
+        raise ValueError(f"There is no module {module!r} here, for {name}.") from error
+    except AttributeError as error:
+        raise ValueError(f"{module} has no {attribute!r}, for {name}.") from error
+    if not callable(found):
+        raise ValueError(f"{name} is a {type(found).__name__}, not a function or class.")
+    return found

@@ -1,0 +1,1 @@
+"""Environments by the configuration of their task."""
