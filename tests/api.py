@@ -9,7 +9,16 @@ import inspect
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-FOLDERS = ("envs", "functional", "modules", "objectives", "system", "testing", "transforms")
+FOLDERS = (
+    "envs",
+    "functional",
+    "modules",
+    "objectives",
+    "system",
+    "testing",
+    "train",
+    "transforms",
+)
 FILE = Path(__file__).with_name("api.txt")
 
 

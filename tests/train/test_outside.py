@@ -23,7 +23,6 @@ TINY = [
     "minibatches=2",
     "task.model_frames=0",
     "evaluation_envs=2",
-    "+task.evaluation_envs=2",
     "checkpoint.every=1",
     "gif=false",
     "progress_bar=false",
@@ -58,11 +57,6 @@ def started(folder, *arguments):
     )
 
 
-def tiny(line, settings):
-    """The settings; a task of one's own has some that the others lack."""
-    return [each.lstrip("+") if "task=own" in line else each for each in settings]
-
-
 RUN = {
     "Any scenario of VMAS": ("vmas/transport", "moawm"),
     "Your own scenario of VMAS": ("vmas/meet.Meet", "moawm"),
@@ -85,9 +79,7 @@ def test_a_section_trains_by_its_lines(title, tmp_path):
     more = [each for each in TINY if each.split("=")[0] not in own]
     if "long_memory" in line:
         more.append("algorithm.sequence_length=10")
-    ended = started(
-        tmp_path, *said, *(each.lstrip("+") if "own" in line else each for each in more)
-    )
+    ended = started(tmp_path, *said, *more)
     assert ended.returncode == 0, ended.stderr
     (summary,) = tmp_path.glob("outputs/**/summary.json")
     figures = json.loads(summary.read_text())
@@ -111,7 +103,7 @@ def test_code_is_refused_without_the_flag(tmp_path):
         "defaults: [/task/own@_here_, _self_]\nsuite: vmas\nscenario: 'meet:Meet'\n"
     )
     for arguments in (said, ["--config-dir", "conf", "task=sent"]):
-        ended = started(tmp_path, *arguments, *tiny("task=own", TINY))
+        ended = started(tmp_path, *arguments, *TINY)
         assert ended.returncode == 1
         assert "meet:Meet names code: it is imported and called only with --trust" in ended.stderr
         assert "Traceback" not in ended.stderr

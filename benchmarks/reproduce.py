@@ -1,0 +1,179 @@
+"""Runs the README's headline figures again, and fails where one is not what it says.
+
+    python benchmarks/reproduce.py                 every figure, with two runs at a time
+    python benchmarks/reproduce.py --short         main job and one partner task, a learning gate
+    python benchmarks/reproduce.py --list          what would be run, and for how long
+    python benchmarks/reproduce.py readme          writes the README's tables from the results
+
+``reproduce.toml`` has the runs and the expected intervals. A run that is done is skipped, so that
+one may stop. The table goes to ``results/reproduced.md``; after the whole, ``readme`` brings the
+main job's summary into the README.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import study_partners
+from studies import readme
+
+HERE = Path(__file__).parent
+LIST = HERE / "reproduce.toml"
+OUT = HERE / "results" / "reproduced.md"
+ALL = ("progress_bar=false", "gif=false", "threads=1")
+
+
+class Run(NamedTuple):
+    """One seed of a task and an algorithm."""
+
+    task: str
+    algorithm: str
+    seed: int
+
+    def command(self, folder: Path) -> list[str]:
+        """The command line."""
+        suite, task = self.task.split("/")
+        more = (*study_partners.COMMON, *study_partners.SETTINGS[task]) * (suite == "partners")
+        chosen = [f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}"]
+        place = f"hydra.run.dir={folder}"
+        return [sys.executable, str(HERE / "train.py"), *chosen, place, *ALL, *more]
+
+
+class Row(NamedTuple):
+    """One figure of the table."""
+
+    what: str
+    seeds: int
+    low: float
+    high: float
+    found: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the figure is what it has to be; one that is no number is not."""
+        return self.low <= self.found <= self.high
+
+    def __str__(self) -> str:
+        """A row of Markdown."""
+        cells = (self.what, self.seeds, f"{self.low:g} to {self.high:g}", f"{self.found:.3g}")
+        return f"| {' | '.join(map(str, cells))} | {'yes' if self.holds else '**no**'} |"
+
+
+def seeds_of(run: dict[str, Any], short: bool) -> list[int]:
+    """The seeds that are run: the first one in the short form, which has not every run."""
+    if short:
+        return list(run["seeds"][:1]) if run.get("short") else []
+    return list(run["seeds"])
+
+
+def start(run: Run, work: Path) -> None:
+    """Trains in a process of its own, unless that is done.
+
+    Raises:
+        SystemExit: It ended by an error.
+    """
+    folder = work / run.task / run.algorithm / f"seed_{run.seed}"
+    if (folder / "summary.json").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "log.txt", "w") as log:
+        command = [*run.command(folder), "resume=auto"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment):
+            raise SystemExit(f"{run} failed: see {folder / 'log.txt'}")
+    print(f"done    {run}", flush=True)
+
+
+def figure(name: str, task: str, algorithm: str, seed: int, work: Path) -> float:
+    """A figure of a run: of its summary, or the last of those that were logged while it trained."""
+    folder = work / task / algorithm / f"seed_{seed}"
+    value: Any = json.loads((folder / "summary.json").read_text())
+    for part in name.split("/"):
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None:
+        rows = (folder / "csv" / f"{name}.csv").read_text().split()
+        value = rows[-1].split(",")[1]
+    return float(value)
+
+
+def table(listed: dict[str, Any], short: bool, work: Path) -> list[Row]:
+    """Every figure that the runs give."""
+    rows, done = [], {}
+    for run in listed["run"]:
+        seeds, key = seeds_of(run, short), (run["task"], run["algorithm"])
+        for name, (low, high) in run["expected"].items() if seeds else ():
+            found = np.mean([figure(name, *key, seed, work) for seed in seeds])
+            rows.append(Row(f"{key[0]}, {key[1]}: `{name}`", len(seeds), low, high, float(found)))
+            done[*key, name] = float(found)
+    for share in listed["share"]:
+        task, name = share["task"], "return_held_out"
+        ours, low, high = (
+            done.get((task, algorithm, name), np.nan)
+            for algorithm in (share["algorithm"], "nam", "type_oracle")
+        )
+        if not np.isnan([ours, low, high]).any():
+            what = f"{task}, {share['algorithm']}: share of the gap"
+            least, most = share["expected"]
+            rows.append(Row(what, 1, least, most, (ours - low) / (high - low)))
+    return rows
+
+
+def reproduce(short: bool, jobs: int, work: Path) -> None:
+    """Runs what is listed and writes the table.
+
+    Raises:
+        SystemExit: A figure is outside its interval.
+    """
+    listed = tomllib.loads(LIST.read_text())
+    runs = [
+        Run(run["task"], run["algorithm"], seed)
+        for run in listed["run"]
+        for seed in seeds_of(run, short)
+    ]
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(lambda run: start(run, work), runs))
+    rows = table(listed, short, work)
+    lines = ["| figure | seeds | expected | found | holds |", "|---|---|---|---|---|"]
+    text = "\n".join([*lines, *map(str, rows)])
+    print(text)
+    if not short:
+        OUT.write_text(f"{readme.ABOUT}\n\n{text}\n")
+    wrong = [row.what for row in rows if not row.holds]
+    if wrong:
+        raise SystemExit(f"Outside of its interval: {'; '.join(wrong)}")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", nargs="?", choices=["run", "readme"], default="run")
+    parser.add_argument("--short", action="store_true", help="main job and one partner task")
+    parser.add_argument("--list", action="store_true", help="what would be run")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--work", type=Path, default=Path("outputs/reproduce"), help="of the runs")
+    given = parser.parse_args()
+    if given.what == "readme":
+        readme.write()
+        return
+    if given.list:
+        for run in tomllib.loads(LIST.read_text())["run"]:
+            seeds = seeds_of(run, given.short)
+            if seeds:
+                minutes = run["minutes"] * len(seeds)
+                print(f"{run['task']:<22}{run['algorithm']:<15}seeds {seeds}  {minutes:.1f} min")
+        return
+    reproduce(given.short, given.jobs, given.work)
+
+
+if __name__ == "__main__":
+    main()

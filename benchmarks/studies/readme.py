@@ -1,0 +1,126 @@
+"""The README's tables of figures, made from the committed results."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from studies.partners_numbers import returns, share
+from studies.report import final, read, read_probes
+from torchrl_moawm.train.metrics.curves import Runs
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+ABOUT = "\n".join(
+    (
+        "# Headline figures, run again",
+        "",
+        "Made by `python benchmarks/reproduce.py` from the runs and intervals of `reproduce.toml`.",
+    )
+)
+AGENTS = {
+    "moawm_taught": "this framework, the teacher acts first",
+    "liam_trained": "LIAM with our gradient and critic",
+    "liam": "LIAM as published (of the same losses) *",
+    "nam_recurrent": "recurrent PPO, the same budget (simple_tag *)",
+}
+COLUMNS = (
+    ("rendezvous", "rendezvous", 1.0),
+    ("at half the frames", "rendezvous", 0.5),
+    ("opposite", "opposite", 1.0),
+    ("at half", "opposite", 0.5),
+    ("VMAS simple_tag, hidden prey", "simple_tag", 1.0),
+)
+"""Heading, task, and the share of the frames at which the returns are taken."""
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
+
+
+def partners_table(runs: Runs, probes: Runs) -> str:
+    """Shares of the gap between ``nam`` and ``type_oracle``, with held-out partners."""
+    body = []
+    for agent, name in AGENTS.items():
+        cells = [name]
+        for _, task, at in COLUMNS:
+            ours, nam, oracle = (
+                returns(runs, probes, task, each, "held_out", at)
+                for each in (agent, "nam", "type_oracle")
+            )
+            cells.append(f"{share(ours, nam, oracle)[0]:.0%}")
+        body.append(cells)
+    return rows(["", *(heading for heading, _, _ in COLUMNS)], body)
+
+
+def main_job_table(runs: Runs, regressed: Mapping[str, float]) -> str:
+    """Figures of the main job beside what they are compared with.
+
+    Args:
+        runs: Of the study; the main job is its first seed of ``moawm`` on navigation.
+        regressed: What a plain regression attains, by block and ``reward``.
+    """
+    ours, theirs = runs["navigation"]["moawm"], runs["navigation"]["mappo"]
+    first = {name: value[0] for name, value in ours[0]["absolute_metrics"].items()}
+    blocks = {name.partition("/")[2]: value for name, value in first.items() if "by_block/" in name}
+    others = ", ".join(f"{value:.2f}" for value in final(ours)[1:])
+    mappo = f"TorchRL's MAPPO, same networks and loop, {np.mean(final(theirs)):.2f}"
+    position = f"position and goal {min(blocks['position'], blocks['goal']):.3f}"
+    body = [
+        [
+            "`evaluation_return`, the deterministic policy's (the bar's `return` is the exploring "
+            "one's)",
+            f"{first['return']:.2f}",
+            f"Seeds 1 to 4: {others}. {mappo} over five seeds; the intervals overlap",
+        ],
+        [
+            "`moa_nll`, nats per predicted agent",
+            f"{first['moa_nll']:.2f}",
+            f"`_marginal`, one Gaussian per agent: {first['moa_nll_marginal']:.2f}; `_repeat`, "
+            f"around the previous action: {first['moa_nll_repeat']:.2f}; `_oracle`, the acting "
+            f"policy itself: {first['moa_nll_oracle']:.2f}",
+        ],
+        [
+            "`world_model_skill_by_block`: 1 is perfect, 0 is copying",
+            f"{position}, velocity {blocks['velocity']:.3f}, lidar {blocks['lidar']:.2f}",
+            f"a plain regression on as much of the trained team: lidar {regressed['lidar']:.2f}",
+        ],
+        ["`reward_skill`", f"{first['reward_skill']:.2f}", f"the same: {regressed['reward']:.2f}"],
+        [
+            "`z_gap`, reconstruction error with z shuffled over that with z",
+            f"{first['z_gap']:.1f}",
+            "1 is a latent without use",
+        ],
+    ]
+    return rows(["printed as", "value", "for comparison"], body)
+
+
+def tables() -> dict[str, str]:
+    """Every table of the README by the name in its marker."""
+    partners = RESULTS / "partners"
+    regressed: dict[str, Any] = json.loads((RESULTS / "attainable_navigation.json").read_text())
+    return {
+        "partners": partners_table(read(partners), read_probes(partners)),
+        "main job": main_job_table(read(RESULTS / "study"), regressed),
+    }
+
+
+def filled(text: str) -> str:
+    """The README with its tables as the results are."""
+    for name, table in tables().items():
+        begin, marker, rest = text.partition(f"<!-- table: {name} -->\n")
+        _, end, behind = rest.partition("\n<!-- end -->")
+        if not marker or not end:
+            raise ValueError(f"The README has no table {name!r}.")
+        text = begin + marker + table + end + behind
+    return text
+
+
+def write() -> None:
+    """Writes the README."""
+    file = ROOT / "README.md"
+    file.write_text(filled(file.read_text()))
