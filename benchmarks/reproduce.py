@@ -99,7 +99,7 @@ def figure(name: str, task: str, algorithm: str, seed: int, work: Path) -> float
     for part in name.split("/"):
         value = value.get(part) if isinstance(value, dict) else None
     if value is None:
-        rows = (folder / "csv" / f"{name}.csv").read_text().split()
+        rows = (folder / "csv" / "scalars" / f"{name}.csv").read_text().split()
         value = rows[-1].split(",")[1]
     return float(value)
 

@@ -28,8 +28,10 @@ def open_wandb(folder: Path) -> Logger:
 
 def open_mlflow(folder: Path) -> Logger:
     """MLflow: in ``mlflow.db`` of the folder, unless ``MLFLOW_TRACKING_URI`` says otherwise."""
-    own = f"sqlite:///{folder.resolve() / 'mlflow.db'}"
-    return MLFlowLogger(PROJECT, os.environ.get("MLFLOW_TRACKING_URI", own))
+    own, artifacts = f"sqlite:///{folder.resolve() / 'mlflow.db'}", folder.resolve() / "mlruns"
+    server = os.environ.get("MLFLOW_TRACKING_URI")
+    there = None if server else artifacts.as_uri()
+    return MLFlowLogger(PROJECT, server or own, artifact_location=there)
 
 
 LOCAL: dict[str, Callable[[Path], Logger]] = {

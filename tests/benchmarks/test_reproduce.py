@@ -1,0 +1,113 @@
+"""Headline figures: what is listed, a run that is outside, and the README's tables."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import reproduce
+from studies import readme
+from torchrl_moawm.train.settings.places import files
+
+LISTED = tomllib.loads(reproduce.LIST.read_text())
+
+
+def test_the_readmes_tables_are_those_of_the_results():
+    text = (readme.ROOT / "README.md").read_text()
+    assert readme.filled(text) == text
+    assert readme.filled(text.replace("| 93% |", "| 99% |")) == text
+
+
+def test_a_readme_without_a_table_is_refused():
+    with pytest.raises(ValueError, match="has no table 'partners'"):
+        readme.filled("# nothing")
+
+
+def test_what_is_listed_exists_and_every_agent_of_the_readme_is_in_it():
+    for run in LISTED["run"]:
+        assert run["task"] in files("task")
+        assert run["algorithm"] in files("algorithm")
+        assert all(low < high for low, high in run["expected"].values())
+    run = {(each["task"], each["algorithm"]) for each in LISTED["run"]}
+    assert {("partners/rendezvous", agent) for agent in readme.AGENTS} < run
+    assert {(each["task"], each["algorithm"]) for each in LISTED["share"]} < run
+
+
+def finished(folder, **figures):
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(figures))
+
+
+def test_a_figure_outside_its_interval_fails(tmp_path, monkeypatch, capsys):
+    """Of the summary, of a block in it, of a log; and of a share by hand: (.5 - .1) / (.9 - .1)."""
+    listed = tmp_path / "list.toml"
+    listed.write_text("""
+[[run]]
+task = "vmas/navigation"
+algorithm = "moawm"
+minutes = 1.0
+seeds = [0, 1]
+short = true
+[run.expected]
+evaluation_return = [2.0, 3.0]
+"skill/lidar" = [0.0, 1.0]
+
+[[run]]
+task = "partners/rendezvous"
+algorithm = "nam"
+minutes = 1.0
+seeds = [0]
+[run.expected]
+return_held_out = [0.0, 0.2]
+
+[[run]]
+task = "partners/rendezvous"
+algorithm = "type_oracle"
+minutes = 1.0
+seeds = [0]
+[run.expected]
+return_held_out = [0.8, 1.0]
+
+[[run]]
+task = "partners/rendezvous"
+algorithm = "liam"
+minutes = 1.0
+seeds = [0]
+[run.expected]
+return_held_out = [0.4, 0.6]
+
+[[share]]
+task = "partners/rendezvous"
+algorithm = "liam"
+expected = [0.6, 1.0]
+""")
+    monkeypatch.setattr(reproduce, "LIST", listed)
+    monkeypatch.setattr(reproduce, "OUT", tmp_path / "table.md")
+    for seed, value in ((0, 2.5), (1, 4.5)):
+        folder = tmp_path / "vmas/navigation/moawm" / f"seed_{seed}"
+        finished(folder, evaluation_return=value, skill={"lidar": 0.25})
+    for agent, value in (("nam", 0.1), ("type_oracle", 0.9), ("liam", 0.5)):
+        folder = tmp_path / "partners/rendezvous" / agent / "seed_0"
+        finished(folder)
+        (folder / "csv" / "scalars").mkdir(parents=True)
+        (folder / "csv" / "scalars" / "return_held_out.csv").write_text(f"10,0.0\n20,{value}\n")
+    with pytest.raises(SystemExit, match=r"^Outside of its interval: vmas/navigation, moawm: `ev"):
+        reproduce.reproduce(short=False, jobs=1, work=tmp_path)
+    assert (tmp_path / "table.md").read_text().splitlines()[-6:] == [
+        "| vmas/navigation, moawm: `evaluation_return` | 2 | 2 to 3 | 3.5 | **no** |",
+        "| vmas/navigation, moawm: `skill/lidar` | 2 | 0 to 1 | 0.25 | yes |",
+        "| partners/rendezvous, nam: `return_held_out` | 1 | 0 to 0.2 | 0.1 | yes |",
+        "| partners/rendezvous, type_oracle: `return_held_out` | 1 | 0.8 to 1 | 0.9 | yes |",
+        "| partners/rendezvous, liam: `return_held_out` | 1 | 0.4 to 0.6 | 0.5 | yes |",
+        "| partners/rendezvous, liam: share of the gap | 1 | 0.6 to 1 | 0.5 | **no** |",
+    ]
+    capsys.readouterr()
+    reproduce.reproduce(short=True, jobs=1, work=tmp_path)  # the first seed alone is within
+    assert capsys.readouterr().out.count(" yes |") == 2
+
+
+def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce.Run, "command", lambda *_: ["false"])
+    with pytest.raises(SystemExit, match=r"failed: see .*seed_0/log\.txt"):
+        reproduce.start(reproduce.Run("vmas/navigation", "mappo", 0), Path(tmp_path))

@@ -1,0 +1,145 @@
+"""Experiments from Python: functions as tasks and algorithms, settings, evaluation, resuming."""
+
+import functools
+import json
+
+import pytest
+import torch
+from torchrl.envs import VmasEnv
+
+from tests.benchmarks.runs import differences, load
+from torchrl_moawm.train import Experiment, algorithm_of, make_system
+from torchrl_moawm.train.experiment import written
+from torchrl_moawm.train.settings import own_code, places
+
+TINY = {
+    "total_frames": 120,
+    "task.num_envs": 4,
+    "task.max_steps": 10,
+    "num_cells": [8],
+    "epochs": 1,
+    "minibatches": 2,
+    "task.model_frames": 0,
+    "evaluation_envs": 2,
+    "checkpoint.every": 1,
+    "gif": False,
+    "progress_bar": False,
+    "threads": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_trust_is_left(monkeypatch, tmp_path):
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    monkeypatch.setenv(places.VARIABLE, "")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_env(num_envs, *, seed, device, n_agents=2):
+    return VmasEnv("navigation", num_envs=num_envs, seed=seed, device=device, n_agents=n_agents)
+
+
+def smaller(config, env, latent=3):
+    """The framework with another latent."""
+    config.algorithm.latent_dim = latent
+    return algorithm_of(make_system(config, env), config)
+
+
+def test_a_function_is_a_task_and_a_partial_an_algorithm(tmp_path):
+    settings = {**TINY, "task.scenario_kwargs": {"n_agents": 3}}
+    summary = Experiment(make_env, "mappo", settings, folder=tmp_path / "a").run()
+    assert (summary["task"], summary["algorithm"]) == (f"torchrl/{__name__}.make_env", "mappo")
+    assert summary["frames"] == 120
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["seed"] == 0
+    # with the settings of moawm, which a function that is given alone has not
+    later = Experiment("vmas/navigation", "moawm", TINY, folder=tmp_path / "b")
+    later.config.algorithm.kind = own_code.name_for(functools.partial(smaller, latent=5))
+    later.run()
+    saved = load(tmp_path / "b" / "checkpoint.pt")
+    assert any(tensor.shape[0] == 10 for tensor in saved["loss_module"].values() if tensor.ndim)
+
+
+def test_evaluation_on_the_way_leaves_the_training_alone(tmp_path):
+    """The same bits with it and without; the same episodes each time; the curve ends."""
+    for name, interval in (("without", 0), ("with", 2)):
+        settings = {**TINY, "evaluation_interval": interval}
+        Experiment("vmas/navigation", "moawm", settings, folder=tmp_path / name).run()
+    one, other = (load(tmp_path / name / "checkpoint.pt") for name in ("without", "with"))
+    assert differences(one["loss_module"], other["loss_module"]) == []
+    rows = (tmp_path / "with" / "csv" / "scalars" / "return_deterministic.csv").read_text().split()
+    assert [int(row.split(",")[0]) for row in rows] == [40, 120]
+    assert not (tmp_path / "without" / "csv" / "scalars" / "return_deterministic.csv").exists()
+
+
+def test_a_resumed_run_keeps_the_interval(tmp_path):
+    settings = {**TINY, "evaluation_interval": 2, "total_frames": 200}
+    Experiment("vmas/navigation", "mappo", settings, folder=tmp_path / "whole").run()
+    short = {**settings, "anneal_lr": False, "total_frames": 80}
+    Experiment("vmas/navigation", "mappo", short, folder=tmp_path / "parts").run()
+    (tmp_path / "parts" / "summary.json").unlink()
+    more = {**short, "total_frames": 200, "resume": "auto"}
+    summary = Experiment("vmas/navigation", "mappo", more, folder=tmp_path / "parts").run()
+    assert summary["frames"] == 200
+    rows = (tmp_path / "parts" / "csv" / "scalars" / "return_deterministic.csv").read_text().split()
+    assert [int(row.split(",")[0]) for row in rows] == [40, 120, 200]
+    again = Experiment("vmas/navigation", "mappo", more, folder=tmp_path / "parts").run()
+    assert again["evaluation_return"] == pytest.approx(summary["evaluation_return"])
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda n, **_: "no environment", "gives a str, not an environment"),
+        (
+            lambda n, **_: VmasEnv("navigation", num_envs=n + 1),
+            r"4 environments and gives .* \[5\]",
+        ),
+    ],
+)
+def test_a_function_that_gives_something_else(made, why, tmp_path):
+    with pytest.raises(ValueError, match=why):
+        Experiment(made, "mappo", TINY, folder=tmp_path).run()
+
+
+def test_an_algorithm_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"gives a tuple, not a torchrl_moawm\.train\.Algorithm"):
+        Experiment("vmas/navigation", lambda *given: given, TINY, folder=tmp_path).run()
+
+
+def test_code_by_name_needs_trust():
+    settings = {"task.scenario": "os:system"}
+    with pytest.raises(ValueError, match="os:system names code"):
+        Experiment("own", settings=settings)
+    assert Experiment("own", settings=settings, trust_code=True).config.task.scenario == "os:system"
+
+
+def test_settings_that_do_not_exist():
+    with pytest.raises(Exception, match="nothing_reads_it"):
+        Experiment(settings={"nothing_reads_it": 1})
+    with pytest.raises(ValueError, match="Unknown task 'chess'"):
+        Experiment("chess")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-3, "0.001"),
+        ([1, [2, None]], "[1,[2,null]]"),
+        ({"a": [0, 2]}, "{a:[0,2]}"),
+        ("mean", "mean"),
+    ],
+)
+def test_values_are_written_as_a_command_line_says_them(value, text):
+    assert written(value) == text
+
+
+def test_a_config_dir_may_not_hide_what_is_there(tmp_path):
+    (tmp_path / "task" / "vmas").mkdir(parents=True)
+    (tmp_path / "task" / "vmas" / "navigation.yaml").write_text("name: mine")
+    with pytest.raises(ValueError, match=r"has vmas/navigation, which there is already"):
+        Experiment(config_dir=tmp_path)
