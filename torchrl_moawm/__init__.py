@@ -1,22 +1,25 @@
 """Objectives for multi-agent reinforcement learning that model the other agents and the world."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from torchrl_moawm._checks.values import set_value_checks
-from torchrl_moawm.objectives import (
-    ClipPPOPolicyLoss,
-    ClipPPOValueLoss,
-    GuidedPolicyLoss,
-    LossSum,
-    MOALoss,
-    MOAWMLoss,
-    TeacherCVAELoss,
-    TeacherVAELoss,
-    WorldModelLoss,
-)
-from torchrl_moawm.objectives.data_parallel import set_data_parallel
-from torchrl_moawm.system import MOAWM
-from torchrl_moawm.transforms import PreviousStep
+if TYPE_CHECKING:
+    from torchrl_moawm._checks.values import set_value_checks
+    from torchrl_moawm.objectives import (
+        ClipPPOPolicyLoss,
+        ClipPPOValueLoss,
+        GuidedPolicyLoss,
+        LossSum,
+        MOALoss,
+        MOAWMLoss,
+        TeacherCVAELoss,
+        TeacherVAELoss,
+        WorldModelLoss,
+    )
+    from torchrl_moawm.objectives.data_parallel import set_data_parallel
+    from torchrl_moawm.system import MOAWM
+    from torchrl_moawm.transforms import PreviousStep
 
 try:
     __version__ = version("torchrl_moawm")
@@ -38,3 +41,26 @@ __all__ = [
     "set_data_parallel",
     "set_value_checks",
 ]
+
+_HOMES = {
+    "MOAWM": "system",
+    "PreviousStep": "transforms",
+    "set_data_parallel": "objectives.data_parallel",
+    "set_value_checks": "_checks.values",
+}
+"""Where a name is from that is not one of ``objectives``."""
+_PARTS = ("envs", "functional", "modules", "objectives", "system", "testing", "train", "transforms")
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What is asked for is imported then: where pytest loads our plugin, torch stays unread."""
+        if name in _PARTS:
+            return import_module(f"{__name__}.{name}")
+        if name in __all__:
+            home = import_module(f"{__name__}.{_HOMES.get(name, 'objectives')}")
+            return getattr(home, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, *_PARTS})

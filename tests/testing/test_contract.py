@@ -1,15 +1,15 @@
 """The contract of our losses, and a broken loss for every rule of the contract."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 
 import pytest
 import torch
-from tensordict import NestedKey, TensorDict
+from tensordict import TensorDict
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
-    dispatch,
 )
 from torch import nn
 from torchrl.modules import IndependentNormal
@@ -26,12 +26,14 @@ from tests.objectives.factory import (
     make_total,
     make_world,
 )
+from tests.testing import torchrl_losses
 from tests.testing.broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
+from tests.testing.sound_losses import SOUND, Counts, Upstream
 from torchrl_moawm import LossSum, MOALoss, WorldModelLoss
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
-from torchrl_moawm.testing.contract_probes import same
+from torchrl_moawm.testing.contract_runs import same
 from torchrl_moawm.testing.contract_values import pattern
 
 # --------------------------------------------------------------- our own losses
@@ -131,40 +133,27 @@ def test_every_rule_has_a_broken_loss():
 # ------------------------------------------------------------------ the checker
 
 
-class Upstream(LossModule):
-    """A loss with nothing of ours in it: TorchRL's own keys, masks and reduction."""
-
-    @dataclass
-    class _AcceptedKeys:
-        observation: NestedKey = "observation"
-
-    default_keys = _AcceptedKeys
-    out_keys = ["loss_norm"]
-
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Linear(3, 1)
-        self.reduction = "mean"
-
-    @property
-    def in_keys(self):
-        return [self.tensor_keys.observation]
-
-    def _forward_value_estimator_keys(self, **_):
-        pass
-
-    @dispatch
-    def forward(self, tensordict):
-        observation = tensordict[self.tensor_keys.observation]
-        mask = tensordict.get(("collector", "mask"), None)
-        if mask is not None:
-            observation = torch.where(mask.unsqueeze(-1), observation, 0.0)
-        loss = self.net(observation).squeeze(-1).square()
-        return TensorDict({"loss_norm": self._reduce_loss(loss, tensordict=tensordict)})
+@pytest.mark.parametrize("sound", SOUND, ids=lambda loss: loss.__name__)
+def test_what_is_no_defect_is_not_told(sound, generator):
+    if issubclass(sound, Upstream):
+        loss, batch = sound(), TensorDict({"observation": torch.randn(4, 6, 3)}, (4, 6))
+        batch["weight"] = torch.rand(4, 6)
+    else:
+        loss, batch = sound(make_world().world_model), make_batch(generator=generator)
+    assert list(check_loss_module(loss, batch, report=True)) == SOUND[sound]
 
 
-def test_a_loss_without_agents_keeps_the_contract():
-    check_loss_module(Upstream(), TensorDict({"observation": torch.randn(4, 6, 3)}, (4, 6)))
+def test_a_buffer_that_moves_is_put_back():
+    loss = Counts()
+    check_loss_module(loss, TensorDict({"observation": torch.randn(4, 3)}, [4]), report=True)
+    assert loss.calls == 0.0
+
+
+def test_networks_that_a_failed_call_has_left_in_disorder_are_put_back():
+    """TorchRL leaves tensors of vmap in them, and a deepcopy fails from then on."""
+    loss, batch = torchrl_losses.make("SACLoss")
+    assert "deepcopy" not in check_loss_module(loss, batch, report=True)
+    deepcopy(loss)
 
 
 def test_unknown_rule_lists_the_rules():
@@ -331,6 +320,11 @@ def test_an_entry_outside_in_keys_is_named():
     [
         (make_moa, lambda: make_batch((3,)), "4 samples or more"),
         (make_moa, lambda: make_batch()[0, 0], "at least one batch dimension"),
+        (
+            make_moa,
+            lambda: make_batch().exclude("agents"),
+            "on which the loss runs.*KeyError.*'agents'",
+        ),
     ],
 )
 def test_a_precondition_is_told_by_itself(loss, batch, message):

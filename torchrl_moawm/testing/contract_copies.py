@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 
-from torchrl_moawm.testing.contract_probes import expect, run, same
+from torchrl_moawm.testing.contract_runs import expect, run, same
 
 
 def deep_copied(loss: LossModule, batch: TensorDictBase) -> None:

@@ -1,6 +1,7 @@
-"""Tools of the contract's rules: run a loss, change its batch, hide entries from it."""
+"""Tools of the contract's rules: what a loss names, and how to change its batch."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -10,74 +11,10 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.objectives import LossModule
+from torchrl.objectives.value import ValueEstimatorBase
 
 ROW_MASK = ("collector", "mask")  # TorchRL's own, one value per sample
 Key = str | tuple[str, ...]
-
-# ---------------------------------------------------------------------- run
-
-
-def expect(holds: bool, message: str) -> None:
-    """Raises AssertionError with the message unless it holds."""
-    if not holds:
-        raise AssertionError(message)
-
-
-def forward(loss: LossModule, batch: TensorDictBase) -> TensorDictBase:
-    """The loss on this very batch, its draws always the same."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return loss(batch)
-
-
-def run(loss: LossModule, batch: TensorDictBase) -> dict[str, Tensor]:
-    """Runs the loss on a clone of the batch."""
-    return dict(forward(loss, batch.clone()).items())
-
-
-def terms(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The outputs that are minimised: TorchRL's Trainer sums every one that begins with loss."""
-    return {key: value for key, value in outputs.items() if key.startswith("loss")}
-
-
-def with_gradients(loss: LossModule, batch: TensorDictBase) -> dict[str, Tensor]:
-    """The outputs of the loss, and the gradient of the sum of its terms by parameter."""
-    outputs = run(loss, batch)
-    total = torch.stack([term.sum() for term in terms(outputs).values()]).sum()
-    return {**outputs, **gradients_of(total, loss)}
-
-
-def gradients_of(term: Tensor, loss: LossModule) -> dict[str, Tensor]:
-    """The gradient of a term by parameter, 0 where it reaches none; ``.grad`` stays as it is."""
-    trained = {name: p for name, p in loss.named_parameters() if p.requires_grad}
-    expect(bool(trained), "the loss has no parameter that requires a gradient.")
-    found = torch.autograd.grad(
-        term, list(trained.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-    )
-    return {f"the gradient of {name}": g for name, g in zip(trained, found, strict=True)}
-
-
-def same(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], when: str, exact: bool = True
-) -> None:
-    """Raises AssertionError unless everything expected was found, bit by bit where exact."""
-    rtol, atol = (0.0, 0.0) if exact else (1e-5, 1e-6)
-    for key, value in expected.items():
-        expect(key in found, f"{when} there is no {key!r}, only {list(found)}.")
-        try:
-            torch.testing.assert_close(found[key], value, rtol=rtol, atol=atol, equal_nan=True)
-        except AssertionError as error:
-            shown = f"{text(found[key])}, expected {text(value)}"
-            raise AssertionError(f"{when} {key} is {shown}.") from error
-
-
-def text(value: Tensor) -> str:
-    """A number, or a shape and the first few numbers."""
-    if value.ndim == 0:
-        return f"{value.item():.6g}"
-    some = ", ".join(f"{x:.6g}" for x in value.flatten()[:4].tolist())
-    return f"{list(value.shape)} [{some}, ...]"
-
 
 # --------------------------------------------------------------------- keys
 
@@ -94,14 +31,14 @@ def under(prefix: Key, key: Key) -> Key:
 
 
 def in_keys(loss: LossModule) -> list[Key]:
-    """The loss's in_keys, flat."""
-    return [unravel_key(key) for key in loss.in_keys]
+    """The loss's in_keys, flat; none where it has none."""
+    return [unravel_key(key) for key in getattr(loss, "in_keys", ())]
 
 
 def names(error: KeyError, key: Key) -> bool:
     """Says whether the message names the key: in full, or its last name as tensordict does."""
     message = " ".join(map(str, error.args))
-    return repr(key) in message or f'key "{last(key)}" not found' in message
+    return repr(key) in message or re.search(rf"\b{re.escape(last(key))}\b", message) is not None
 
 
 def members(loss: LossModule) -> list[LossModule]:
@@ -110,12 +47,13 @@ def members(loss: LossModule) -> list[LossModule]:
 
 
 def network_keys(loss: LossModule, name: str) -> set[Key]:
-    """The ``in_keys`` or ``out_keys`` of the networks within a loss."""
+    """The ``in_keys`` or ``out_keys`` of the networks within a loss, its value estimator aside."""
     functional = [module for one in members(loss) for module in one.__dict__.values()]
     return {  # a functional loss holds its networks apart from its modules
         unravel_key(key)
         for module in (*loss.modules(), *functional)
-        if isinstance(module, TensorDictModuleBase) and not isinstance(module, LossModule)
+        if isinstance(module, TensorDictModuleBase)
+        and not isinstance(module, LossModule | ValueEstimatorBase)
         for key in getattr(module, name)
     }
 
@@ -127,22 +65,6 @@ def default_tensor_keys(loss: LossModule, field: str) -> list[Key]:
     return [unravel_key(key) for key in keys if isinstance(key, (str, tuple))]
 
 
-def moving(
-    loss: LossModule, batch: TensorDictBase, keys: Iterable[Key], expected: Mapping[str, Tensor]
-) -> list[Key]:
-    """The entries that change what a loss returns: each one alone, if all together do."""
-    keys = list(keys)
-
-    def moves(some: list[Key]) -> bool:
-        try:
-            same(run(loss, changed(batch, some)), expected, "")
-        except Exception:
-            return True
-        return False
-
-    return [key for key in keys if moves([key])] if moves(keys) else []
-
-
 def tensor_keys(loss: LossModule) -> dict[str, list[Key]]:
     """Entries by field of ``tensor_keys``: one for each member that has the field."""
     found: dict[str, list[Key]] = {}
@@ -151,6 +73,24 @@ def tensor_keys(loss: LossModule) -> dict[str, list[Key]]:
             key = getattr(member.tensor_keys, field.name)
             if isinstance(key, (str, tuple)):
                 found.setdefault(field.name, []).append(unravel_key(key))
+    return found
+
+
+def new_key(field: str) -> Key:
+    """Where a field of ``tensor_keys`` can be moved to."""
+    return ("renamed", "nested", f"new_{field}")
+
+
+def renamable(loss: LossModule) -> dict[str, list[Key]]:
+    """What ``tensor_keys`` gives, less what a network writes and ``set_keys`` will not rename."""
+    found, written = tensor_keys(loss), network_keys(loss, "out_keys")
+    for field in [field for field, keys in found.items() if written.intersection(keys)]:
+        try:
+            with renamed(loss, field, new_key(field)):
+                pass
+        except KeyError as error:
+            if names(error, new_key(field)):
+                del found[field]
     return found
 
 
@@ -214,3 +154,14 @@ def data_keys(batch: TensorDictBase) -> list[Key]:
 def right(mask: Tensor, entry: Tensor) -> Tensor:
     """The mask with trailing ones for the features of the entry."""
     return mask.reshape(mask.shape + (1,) * (entry.ndim - mask.ndim))
+
+
+def placed(mask: Tensor, value: Tensor) -> Tensor | None:
+    """The mask with ones for what the value has before and behind it; None if it has no such shape.
+
+    Members of an ensemble stand before the batch, features behind it.
+    """
+    for before in range(value.ndim - mask.ndim + 1):
+        if value.shape[before : before + mask.ndim] == mask.shape:
+            return right(mask.reshape((1,) * before + mask.shape), value)
+    return None
