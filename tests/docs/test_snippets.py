@@ -9,7 +9,8 @@ from tests.docs.pages import names, snippets
 
 
 @pytest.mark.parametrize("page", [page for page in names() if snippets(page)])
-def test_the_snippets_of_a_page_run_in_their_order(page, monkeypatch):
+def test_the_snippets_of_a_page_run_in_their_order(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # some write files
     module = ModuleType("a_page")  # as a script: its classes can be pickled
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for number, code in enumerate(snippets(page)):
