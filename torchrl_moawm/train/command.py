@@ -61,7 +61,7 @@ def main() -> None:
     try:
         arguments = own_flags(sys.argv[1:])
         check_arguments(arguments)
-        sys.argv[1:] = [searchpath(), *map(freed, arguments)]
+        sys.argv[1:] = [*map(freed, arguments), searchpath()]
         with rank_zero_run_dir():
             job()
     except ValueError as error:

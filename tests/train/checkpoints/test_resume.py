@@ -25,6 +25,7 @@ from tests.benchmarks.runs import (
     run_here,
     start,
 )
+from torchrl_moawm.train import command as command_line
 from torchrl_moawm.train.checkpoints import files as checkpoint_files
 from torchrl_moawm.train.checkpoints.files import (
     HASHES,
@@ -423,12 +424,11 @@ def test_logs_go_on_without_a_disk_and_a_resume_fills_them(tmp_path, monkeypatch
 
 def test_a_full_disk_at_the_end_stops_the_run_with_a_line(monkeypatch, tmp_path):
     """By the command line's function, whose errors are the user's."""
-    import train
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(train, "run", full)
+    monkeypatch.setattr(command_line, "run", full)
     monkeypatch.setattr("sys.argv", ["train.py", f"hydra.run.dir={tmp_path}"])
     with pytest.raises(SystemExit, match=r"Stopped: .*No space left.* resume=.* goes on"):
         main()
