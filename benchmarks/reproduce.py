@@ -41,7 +41,8 @@ class Run(NamedTuple):
     def command(self, folder: Path) -> list[str]:
         """The command line."""
         suite, task = self.task.split("/")
-        more = (*study_partners.COMMON, *study_partners.SETTINGS[task]) * (suite == "partners")
+        settings = study_partners.SETTINGS
+        more = (*study_partners.COMMON, *settings[task]) if suite == "partners" else ()
         chosen = [f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}"]
         place = f"hydra.run.dir={folder}"
         return [sys.executable, str(HERE / "train.py"), *chosen, place, *ALL, *more]

@@ -107,6 +107,14 @@ expected = [0.6, 1.0]
     assert capsys.readouterr().out.count(" yes |") == 2
 
 
+def test_a_run_has_the_settings_of_its_study(tmp_path):
+    command = reproduce.Run("partners/opposite", "nam", 3).command(tmp_path)
+    assert {"task=partners/opposite", "algorithm=nam", "seed=3"} < set(command)
+    assert {"total_frames=184320", "lr=3e-3", "num_cells=[64,64]"} < set(command)
+    command = reproduce.Run("vmas/navigation", "moawm", 0).command(tmp_path)
+    assert not [each for each in command if each.startswith(("total_frames", "lr="))]
+
+
 def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.Run, "command", lambda *_: ["false"])
     with pytest.raises(SystemExit, match=r"failed: see .*seed_0/log\.txt"):

@@ -24,7 +24,7 @@ from torchrl_moawm.train.parallel.ranks import rank_zero_run_dir
 from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings.command_line import check_arguments, own_flags
 from torchrl_moawm.train.settings.known import freed
-from torchrl_moawm.train.settings.places import CONF, searchpath
+from torchrl_moawm.train.settings.places import CONF, config_dirs, searchpath
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.environment import check_task
 
@@ -61,7 +61,9 @@ def main() -> None:
     try:
         arguments = own_flags(sys.argv[1:])
         check_arguments(arguments)
-        sys.argv[1:] = [*map(freed, arguments), searchpath()]
+        _, *added = config_dirs()
+        first = [f"--config-dir={added[0]}"] if added else []  # which --help lists too
+        sys.argv[1:] = [*map(freed, arguments), *searchpath(added[1:]), *first]
         with rank_zero_run_dir():
             job()
     except ValueError as error:

@@ -14,7 +14,7 @@ from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings.command_line import check_arguments
 from torchrl_moawm.train.settings.known import freed
 from torchrl_moawm.train.settings.own_code import GIVEN, name_for, trust
-from torchrl_moawm.train.settings.places import CONF, searchpath, use_config_dir
+from torchrl_moawm.train.settings.places import CONF, config_dirs, searchpath, use_config_dir
 from torchrl_moawm.train.settings.scenario import settled
 
 
@@ -110,7 +110,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
     """
     check_arguments(overrides)
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("config", [searchpath(), *map(freed, overrides)])
+        config = compose("config", [*searchpath(config_dirs()[1:]), *map(freed, overrides)])
     choice = next((each[5:] for each in overrides if each.startswith("task=")), None)
     return settled(config, overrides, choice)
 

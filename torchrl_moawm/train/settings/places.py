@@ -1,6 +1,7 @@
 """Where configurations are: those of the package, and those of folders of one's own."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -37,10 +38,10 @@ def config_dirs() -> list[Path]:
     return [CONF, *(Path(folder) for folder in added if folder)]
 
 
-def searchpath() -> str:
-    """What Hydra is told of the folders that were added."""
-    added = ",".join(f"'file://{folder}'" for folder in config_dirs()[1:])
-    return f"hydra.searchpath=[{added}]"
+def searchpath(folders: Sequence[Path]) -> list[str]:
+    """The override that tells Hydra of folders that were added."""
+    named = ",".join(f"'file://{folder}'" for folder in folders)
+    return [f"hydra.searchpath=[{named}]"] if folders else []
 
 
 def files(group: str) -> dict[str, Path]:
