@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import partners  # noqa: F401  makes tasks and algorithms known
 import reproduce
 from studies import readme
 from torchrl_moawm.train.settings.places import files
