@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import nn
 
 from cost_speed import HERE, Timed
 from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.trainer import make_trainer
 from torchrl_moawm.train.parallel.collector import share
@@ -49,8 +49,7 @@ def configure(kind: str, workers: int, arguments: argparse.Namespace) -> DictCon
         f"total_frames={arguments.batches * arguments.envs * 100}",
         "progress_bar=false",
     ]
-    with initialize_config_dir(str(HERE.resolve() / "conf"), version_base=None):
-        return compose("config", overrides)
+    return compose_config(overrides)
 
 
 def n_bytes(tensordict: TensorDictBase) -> int:

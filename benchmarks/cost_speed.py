@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,6 +33,7 @@ from cost.ppo import PPOSettings, train
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.algorithms.mappo import make_mappo
+from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.schedule import losses_by_epoch
 from torchrl_moawm.train.loop.trainer import make_trainer
@@ -81,8 +81,7 @@ def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
         "progress_bar=false",
         *more,
     ]
-    with initialize_config_dir(str(HERE.resolve() / "conf"), version_base=None):
-        return compose("config", overrides)
+    return compose_config(overrides)
 
 
 def ours(

@@ -4,7 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from cost_scale import NETWORK, predicted, report
+import cost_speed
+from cost_scale import NETWORK, configure, predicted, report
 
 ROW = {
     "collector": "ray",
@@ -20,6 +21,15 @@ ROW = {
     "bytes_of_gradient": 8,
     "steps_per_batch": 40,
 }
+
+
+def test_the_configurations_are_those_of_a_run():
+    given = Namespace(task="balance", algorithm="mappo", envs=8, batches=3)
+    config = configure("multi_sync", 2, given)
+    assert (config.task.name, config.algorithm.name) == ("vmas/balance", "mappo")
+    assert (config.num_collectors, config.total_frames) == (2, 2400)
+    config = cost_speed.configure("navigation", 64, 3, "algorithm=mappo", "compile=true")
+    assert (config.task.num_envs, config.task.shared_value, config.compile) == (64, True, True)
 
 
 def test_what_is_predicted_by_hand():
