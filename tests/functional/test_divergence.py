@@ -115,10 +115,11 @@ def test_integers_are_refused():
 
 
 def test_free_nats_by_hand():
-    """Gradient 1 from the threshold on, 0 below."""
+    """Gradient 1 above the threshold, 0 below; at it torch 2.13 says 1 and 2.14 a half."""
     kl = torch.tensor([0.5, 1.0, 2.0])
     assert_close(free_nats(kl, 1.0), torch.tensor([1.0, 1.0, 2.0]), rtol=0, atol=0)
-    assert_close(gradients(lambda x: free_nats(x, 1.0), kl)[0], torch.tensor([0.0, 1.0, 1.0]))
+    gradient = gradients(lambda x: free_nats(x, 1.0), kl[::2])[0]
+    assert_close(gradient, torch.tensor([0.0, 1.0]))
 
 
 def test_free_nats_of_nothing_are_the_divergence(gaussians):

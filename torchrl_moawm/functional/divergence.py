@@ -58,7 +58,7 @@ def free_nats(kl: Tensor, threshold: float | Tensor) -> Tensor:
     latent dimensions, and before the mean over agents and steps.
 
     Args:
-        kl: Divergences in nats, any shape; carries gradient where at least the threshold.
+        kl: Divergences in nats, any shape; carries gradient where above the threshold.
         threshold: In nats, at least 0.
 
     Returns:
