@@ -57,6 +57,7 @@ def test_deterministic_returns_are_drawn_where_all_have_them(places, tmp_path, m
     monkeypatch.setattr(compare, "draw_lines", lambda panels, *_: drawn.append(panels))
     compare.draw(compare.read(places), tmp_path / "x.png")
     ((_, lines),) = drawn.pop()
+    assert lines["mappo"][0] != lines["moawm"][0]
     assert lines["mappo"][2].tolist() == [[1.0, 1.5], [1.0, 2.5]]  # means over episodes
     kept = [run(0.0, 1.0, return_deterministic=[7.0, 8.0])]
     file = saved(tmp_path / "d.json", "moawm", kept)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchrl_moawm.train.metrics.curves import Lines, Runs, curve, draw_lines, with_seeds
-from torchrl_moawm.train.metrics.style import FRAMES, RETURN, look
+from torchrl_moawm.train.metrics.style import FRAMES, RETURN, cycle, look
 
 COLUMNS = 2
 EVALUATED = "return_deterministic"
@@ -109,12 +109,14 @@ def of_the_last(runs: Sequence[Mapping[str, Any]], name: str) -> str:
 
 def draw(runs: Runs, path: Path) -> None:
     """Draws returns over frames, task by task; deterministic ones where every run has them."""
+    names = list(dict.fromkeys(name for algorithms in runs.values() for name in algorithms))
+    looks = dict(zip(names, cycle(look(names[0]).color, len(names)), strict=True))
     panels: list[tuple[str, Lines]] = []
     for task, algorithms in runs.items():
         everyone = [run for seeds in algorithms.values() for run in seeds]
         evaluated = all(any(EVALUATED in v for v in run.values()) for run in everyone)
-        name = EVALUATED if evaluated else "return"
-        lines: Lines = {a: (look(a), *curve(seeds, name)) for a, seeds in algorithms.items()}
+        drawn = EVALUATED if evaluated else "return"
+        lines: Lines = {n: (looks[n], *curve(seeds, drawn)) for n, seeds in algorithms.items()}
         panels.append((with_seeds(task, algorithms), lines))
     title = "Return while training: mean and range over seeds"
     draw_lines(panels, title, FRAMES, [RETURN] * -(-len(panels) // COLUMNS), path)

@@ -44,6 +44,7 @@ RUNS = {
         curves("return", *GROUPS, *PAIRS, "loss_kl_adversary", "loss_reconstruction_adversary"),
         summary(evaluation_return_adversary=1.0, evaluation_return_agent=2.0),
     ),
+    "evaluated": (curves("return", "return_deterministic", "z_gap"), summary()),
     "partners": (curves("return", "return_train", "return_held_out", "z_gap"), summary("liam")),
 }
 

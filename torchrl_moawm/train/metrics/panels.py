@@ -36,6 +36,7 @@ MOA = {
 }
 POOLS = {
     "return": "stochastic policy",
+    "return_deterministic": "deterministic policy",
     "return_train": "deterministic, training partners",
     "return_held_out": "deterministic, held-out partners",
 }
