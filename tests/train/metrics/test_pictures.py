@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+import partners  # noqa: F401  whose agents have looks too
 from torchrl_moawm.train.metrics import pictures, style
 from torchrl_moawm.train.metrics.panels import QUESTIONS, arranged, parsed
 from torchrl_moawm.train.settings.places import files
