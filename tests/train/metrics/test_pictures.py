@@ -156,10 +156,10 @@ def test_an_algorithm_has_the_colour_it_has_in_the_studies(draw):
 def test_every_algorithm_has_a_look_and_no_picture_has_one_twice():
     names = {Path(name).name for name in files("algorithm")} - {"own"}
     assert names == style.LOOKS.keys()
-    partners = [
+    with_partners = [
         n for n in names if n.startswith(("nam", "type", "liam", "moawm_recurrent", "moawm_taught"))
     ]
-    for together in (partners, names - set(partners)):
+    for together in (with_partners, names - set(with_partners)):
         assert len({style.look(name) for name in together}) == len(together)
     assert style.look("of a user") == style.look("of a user")
 
