@@ -68,6 +68,7 @@ def main_job_table(runs: Runs, regressed: Mapping[str, float]) -> str:
     blocks = {name.partition("/")[2]: value for name, value in first.items() if "by_block/" in name}
     others = ", ".join(f"{value:.2f}" for value in final(ours)[1:])
     mappo = f"TorchRL's MAPPO, same networks and loop, {np.mean(final(theirs)):.2f}"
+    lidar = regressed["world_model_skill_by_block/lidar"]
     position = f"position and goal {min(blocks['position'], blocks['goal']):.3f}"
     body = [
         [
@@ -86,7 +87,7 @@ def main_job_table(runs: Runs, regressed: Mapping[str, float]) -> str:
         [
             "`world_model_skill_by_block`: 1 is perfect, 0 is copying",
             f"{position}, velocity {blocks['velocity']:.3f}, lidar {blocks['lidar']:.2f}",
-            f"a plain regression on as much of the trained team: lidar {regressed['world_model_skill_by_block/lidar']:.2f}",
+            f"a plain regression on as much of the trained team: lidar {lidar:.2f}",
         ],
         [
             "`reward_skill`",
