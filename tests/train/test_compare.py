@@ -35,7 +35,8 @@ def places(tmp_path):
     """A run of ours in two folders, and a file as BenchMARL writes it: lists, no seconds."""
     for k, final in enumerate((3.0, 5.0)):
         saved(tmp_path / f"ours{k}" / "run.json", "moawm", [run(0.0, 2.0, final=final)])
-    theirs = [run([0.0, 2.0], [1.0, 2.0], seconds=False), run([1.0], [2.5], seconds=False)]
+    best = run([0.0, 9.0], [1.0, 2.0], final=9.0, seconds=False)  # the best episode of all
+    theirs = [best, run([1.0], [2.5], seconds=False)]
     return [tmp_path / "ours0", tmp_path / "ours1", saved(tmp_path / "b.json", "mappo", theirs)]
 
 
@@ -58,7 +59,7 @@ def test_deterministic_returns_are_drawn_where_all_have_them(places, tmp_path, m
     compare.draw(compare.read(places), tmp_path / "x.png")
     ((_, lines),) = drawn.pop()
     assert lines["mappo"][0] != lines["moawm"][0]
-    assert lines["mappo"][2].tolist() == [[1.0, 1.5], [1.0, 2.5]]  # means over episodes
+    assert lines["mappo"][2].tolist() == [[4.5, 1.5], [1.0, 2.5]]  # means over episodes
     kept = [run(0.0, 1.0, return_deterministic=[7.0, 8.0])]
     file = saved(tmp_path / "d.json", "moawm", kept)
     compare.draw(compare.read([file]), tmp_path / "x.png")

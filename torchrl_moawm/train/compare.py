@@ -63,12 +63,16 @@ def mapping(value: Any, file: Path) -> Mapping[str, Any]:
 
 
 def final(run: Mapping[str, Any]) -> float:
-    """The return at the end: of the final evaluation, or the last one on the way."""
-    absolute = run.get("absolute_metrics", {}).get("return")
-    if absolute:
-        return float(np.mean(absolute))
+    """The mean return at the end.
+
+    Of a run of ours that is the final evaluation, its absolute metric. Where a step holds the
+    returns of several episodes (BenchMARL's evaluation, whose absolute metric is the best episode
+    of the whole run) it is the mean of the last step.
+    """
     steps = [v for k, v in run.items() if k.startswith("step_") and "return" in v]
-    return float(np.mean(max(steps, key=lambda step: step["step_count"])["return"]))
+    last = max(steps, key=lambda step: step["step_count"])["return"]
+    absolute = run.get("absolute_metrics", {}).get("return")
+    return float(np.mean(absolute if absolute and len(last) == 1 else last))
 
 
 def table(runs: Runs) -> str:
