@@ -6,8 +6,8 @@
     python benchmarks/reproduce.py readme          writes the README's tables from the results
 
 ``reproduce.toml`` has the runs and the expected intervals. A run that is done is skipped, so that
-one may stop. The table goes to ``results/reproduced.md``; after the whole, ``readme`` brings the
-main job's summary into the README.
+one may stop. The table goes to ``results/reproduced.md``; the README's tables are those of the
+committed results (``results/study``, ``results/partners``), which these runs repeat.
 """
 
 import argparse

@@ -80,7 +80,7 @@ def test_the_command_leaves_picture_and_table(places, tmp_path, monkeypatch, cap
     [
         (None, "holds no run.json: has that run ended"),
         ("[1, 2]", "not in the schema of marl-eval"),
-        ('{"vmas": {"navigation": {"moawm": {"seed_0": {}}}}}', "it has no steps"),
+        ('{"vmas": {"navigation": {"moawm": {"seed_0": {}}}}}', "has no steps with a return"),
     ],
 )
 def test_what_is_no_run_is_said(content, why, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 from torchrl.envs import VmasEnv
@@ -56,7 +57,9 @@ def test_a_function_is_a_task_and_a_partial_an_algorithm(tmp_path):
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["seed"] == 0
     # with the settings of moawm, which a function that is given alone has not
     later = Experiment("vmas/navigation", "moawm", TINY, folder=tmp_path / "b")
-    later.config.algorithm.kind = own_code.name_for(functools.partial(smaller, latent=5))
+    name = own_code.name_for(functools.partial(smaller, latent=5))
+    assert name == "given:smaller"
+    later.config.algorithm.kind = name
     later.run()
     saved = load(tmp_path / "b" / "checkpoint.pt")
     assert any(tensor.shape[0] == 10 for tensor in saved["loss_module"].values() if tensor.ndim)
@@ -116,8 +119,37 @@ def test_code_by_name_needs_trust():
     assert Experiment("own", settings=settings, trust_code=True).config.task.scenario == "os:system"
 
 
+def test_trust_ends_with_the_experiment():
+    Experiment("own", settings={"task.scenario": "os:system"}, trust_code=True)
+    test_code_by_name_needs_trust()
+
+
+def test_workers_cannot_call_a_function_that_only_this_process_knows():
+    settings = {**TINY, "collector": "multi_sync", "num_collectors": 2}
+    with pytest.raises(ValueError, match=r"given:make_env: .* is known to this process alone"):
+        Experiment(functools.partial(make_env, n_agents=3), "mappo", settings)
+    assert Experiment(make_env, "mappo", settings).config.task.scenario == f"{__name__}:make_env"
+
+
+def test_new_experiments_have_folders_of_their_own():
+    assert Experiment().folder != Experiment().folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"loggers": "csv"}, r"Expected a list of loggers, loggers=\[csv\]"),
+        ({"evaluation_interval": -1}, "Expected evaluation_interval >= 0"),
+        ({"task.suite": "pettingzoo", "task.scenario": "mpe2.nothere"}, "no module 'mpe2.nothere'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(settings, why):
+    with pytest.raises(ValueError, match=why):
+        Experiment(settings=settings)
+
+
 def test_settings_that_do_not_exist():
-    with pytest.raises(Exception, match="nothing_reads_it"):
+    with pytest.raises(ValueError, match="nothing_reads_it"):
         Experiment(settings={"nothing_reads_it": 1})
     with pytest.raises(ValueError, match="Unknown task 'chess'"):
         Experiment("chess")
@@ -132,6 +164,11 @@ def test_settings_that_do_not_exist():
         ([1, [2, None]], "[1,[2,null]]"),
         ({"a": [0, 2]}, "{a:[0,2]}"),
         ("mean", "mean"),
+        ("multi_sync", "multi_sync"),
+        ("a (b), c", "'a (b), c'"),
+        ("1", "'1'"),
+        ("true", "'true'"),
+        (np.float64(0.5), "0.5"),
     ],
 )
 def test_values_are_written_as_a_command_line_says_them(value, text):

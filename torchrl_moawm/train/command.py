@@ -18,15 +18,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from torchrl_moawm.train.algorithms.make import find_kind
+from torchrl_moawm.train.experiment import check_config
 from torchrl_moawm.train.loop import start
 from torchrl_moawm.train.parallel.ranks import rank_zero_run_dir
 from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings.command_line import check_arguments, own_flags
 from torchrl_moawm.train.settings.known import freed
+from torchrl_moawm.train.settings.own_files import check_config_dir
 from torchrl_moawm.train.settings.places import CONF, config_dirs, searchpath
 from torchrl_moawm.train.settings.scenario import settled
-from torchrl_moawm.train.tasks.environment import check_task
 
 
 @hydra.main(version_base=None, config_path=str(CONF), config_name="config")
@@ -48,8 +48,7 @@ def job(config: DictConfig) -> float:
     with start.one_line_errors(folder):
         config, folder, source, frames = start.resumed_from(config, folder, overrides)
     try:
-        check_task(settled(config).task)
-        find_kind(config.algorithm.kind)
+        check_config(config)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     with start.one_line_errors(folder):
@@ -62,6 +61,8 @@ def main() -> None:
         arguments = own_flags(sys.argv[1:])
         check_arguments(arguments)
         _, *added = config_dirs()
+        for folder in added:
+            check_config_dir(folder)
         first = [f"--config-dir={added[0]}"] if added else []  # which --help lists too
         sys.argv[1:] = [*map(freed, arguments), *searchpath(added[1:]), *first]
         with rank_zero_run_dir():

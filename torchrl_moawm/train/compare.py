@@ -31,11 +31,15 @@ def read(places: Sequence[Path]) -> Runs:
         ValueError: A place is no finished run and no file of marl-eval's schema.
     """
     runs: Runs = {}
-    for place in places:
+    for place in dict.fromkeys(place.resolve() for place in places):
         file = place / "run.json" if place.is_dir() else place
         if not file.is_file():
             raise ValueError(f"{place} holds no run.json: has that run ended?")
-        for task, algorithm, run in entries(json.loads(file.read_text()), file):
+        try:
+            saved = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file} is no JSON: {error}") from error
+        for task, algorithm, run in entries(saved, file):
             runs.setdefault(task, {}).setdefault(algorithm, []).append(run)
     return runs
 
@@ -50,8 +54,9 @@ def entries(saved: Any, file: Path) -> list[tuple[str, str, dict[str, Any]]]:
         for run in mapping(seeds, file).values()
     ]
     for _, _, run in found:
-        if not any(name.startswith("step_") for name in mapping(run, file)):
-            raise ValueError(f"{file} is not in the schema of marl-eval: it has no steps.")
+        steps = [step for name, step in mapping(run, file).items() if name.startswith("step_")]
+        if not any("return" in step for step in steps):
+            raise ValueError(f"{file} has no steps with a return: no episode has ended.")
     return found
 
 
@@ -136,12 +141,15 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs, files of marl-eval")
     parser.add_argument("--out", type=Path, default=Path("compare.png"), help="the picture")
     given = parser.parse_args()
+    if given.out.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"--out is a picture: .png, .pdf or .svg, not {given.out.name}")
     try:
         runs = read(given.runs)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        draw(runs, given.out)
     except ValueError as error:
         parser.error(str(error))
     written = table(runs)
-    draw(runs, given.out)
     given.out.with_suffix(".md").write_text(f"{written}\n")
     print(f"{written}\n\n{given.out}")
 

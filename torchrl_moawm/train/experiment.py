@@ -1,21 +1,31 @@
 """An experiment: a task, an algorithm and settings, trained and judged in a folder."""
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from torchrl_moawm.train.algorithms.make import find_kind
 from torchrl_moawm.train.loop import start
+from torchrl_moawm.train.metrics.loggers import check_loggers
 from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings import own_code, places
 from torchrl_moawm.train.settings.command_line import check_arguments
 from torchrl_moawm.train.settings.known import freed
-from torchrl_moawm.train.settings.own_code import GIVEN, name_for, trust
-from torchrl_moawm.train.settings.places import CONF, config_dirs, searchpath, use_config_dir
+from torchrl_moawm.train.settings.own_code import check_workers, name_for
+from torchrl_moawm.train.settings.own_files import check_config_dir
+from torchrl_moawm.train.settings.places import CONF
 from torchrl_moawm.train.settings.scenario import settled
+from torchrl_moawm.train.tasks.environment import check_task
 
 
 class Experiment:
@@ -56,16 +66,31 @@ class Experiment:
         config_dir: Path | str | None = None,
         trust_code: bool = False,
     ) -> None:
-        if config_dir is not None:
-            use_config_dir(config_dir)
-        if trust_code:
-            trust()
         self.functions: dict[str, Callable[..., Any]] = {}
+        self.config_dir, self.trust_code = config_dir, trust_code
         said = [*self.chosen("task", task), *self.chosen("algorithm", algorithm)]
         said += [f"{name}={written(value)}" for name, value in (settings or {}).items()]
         self.overrides = said
-        self.config = compose_config(said)
+        with self.allowed():
+            self.config = compose_config(said)
+            check_config(self.config)
+        check_workers(self.functions, self.config.collector)
         self.folder = Path(folder) if folder is not None else default_folder(self.config)
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        """While it lasts, this experiment's folder and code may be used, by workers too."""
+        kept = {name: os.environ.get(name, "") for name in (own_code.VARIABLE, places.VARIABLE)}
+        try:
+            if self.config_dir is not None:
+                places.use_config_dir(self.config_dir)
+                check_config_dir(Path(self.config_dir))
+            for name in (*self.functions, *(["*"] if self.trust_code else [])):
+                own_code.trust(name)
+            own_code.GIVEN.update(self.functions)
+            yield
+        finally:
+            os.environ.update(kept)
 
     def chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
         """The settings that choose a task or algorithm."""
@@ -83,12 +108,17 @@ class Experiment:
         With the setting ``{"resume": "auto"}`` it goes on with what is in its folder, and a
         finished run only gives its summary. Files and columns: ``benchmarks/README.md``.
         """
-        GIVEN.update(self.functions)
-        done = start.finished(self.config, self.folder)
-        if done is not None:
-            return json.loads((self.folder / "summary.json").read_text())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return run(*start.resumed_from(self.config, self.folder, self.overrides))
+        with self.allowed():
+            done = start.finished(self.config, self.folder)
+            if done is not None:
+                return json.loads((self.folder / "summary.json").read_text())
+            going = start.resumed_from(self.config, self.folder, self.overrides)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return run(*going)
+
+
+PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[A-Za-z_/][\w./:-]*", re.IGNORECASE)
+"""Text that a command line takes as it stands."""
 
 
 def written(value: Any) -> str:
@@ -99,6 +129,10 @@ def written(value: Any) -> str:
         return "[" + ",".join(map(written, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        return written(value.item())
+    if isinstance(value, str | Path) and not PLAIN.fullmatch(str(value)):
+        return "'" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
     return repr(value) if isinstance(value, float) else str(value)
 
 
@@ -109,13 +143,34 @@ def compose_config(overrides: list[str]) -> DictConfig:
         ValueError: It names what there is not, or code that is not trusted.
     """
     check_arguments(overrides)
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("config", [*searchpath(config_dirs()[1:]), *map(freed, overrides)])
+    hydra = GlobalHydra.instance()
+    outer, hydra.hydra = hydra.hydra, None  # of a program that Hydra has started
+    try:
+        with initialize_config_dir(str(CONF), version_base=None):
+            said = [*places.searchpath(places.config_dirs()[1:]), *map(freed, overrides)]
+            config = compose("config", said)
+    except HydraException as error:
+        raise ValueError(str(error)) from error
+    finally:
+        hydra.hydra = outer
     choice = next((each[5:] for each in overrides if each.startswith("task=")), None)
     return settled(config, overrides, choice)
 
 
+def check_config(config: DictConfig) -> None:
+    """What a configuration names is there.
+
+    Raises:
+        ValueError: A task, an algorithm, a logger is not, or an interval is below 0.
+    """
+    check_task(settled(config).task)
+    find_kind(config.algorithm.kind)
+    check_loggers(config.loggers)
+    if config.evaluation_interval < 0:
+        raise ValueError(f"Expected evaluation_interval >= 0, got {config.evaluation_interval}.")
+
+
 def default_folder(config: DictConfig) -> Path:
     """A new folder under ``outputs/``, named by algorithm, task, seed and time."""
-    when = datetime.now().strftime("%Y%m%d-%H%M%S")
+    when = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
     return Path("outputs") / config.algorithm.name / config.task.name / f"seed{config.seed}-{when}"

@@ -158,8 +158,8 @@ def test_a_task_or_algorithm_that_does_not_exist(said, there):
         ("+experiment=mine", "experiment", "seed"),
         ("+wandb.project=x", "wandb.project", "seed"),
         ("+evaluation_env=3", "evaluation_env", "seed"),
-        ("+task.parallel=true", "task.parallel", "task.name, task.suite"),  # PettingZoo's
-        ("+task/n_agents=3", "task.n_agents", "task.name"),
+        ("+task.parallel=true", "task.parallel", "task.agent_index, task.reward"),  # PettingZoo's
+        ("+task/n_agents=3", "task.n_agents", "task.agent_index"),
         ("+checkpoint.evry=1", "checkpoint.evry", "checkpoint.every, checkpoint.keep"),
         ("++checkpoint={every: 1, evry: 1}", "checkpoint.evry", "checkpoint.every"),
         ("+ray.dashboard=true", "ray.dashboard", "ray.address"),

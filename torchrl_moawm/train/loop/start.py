@@ -38,7 +38,7 @@ def check_folder(folder: Path, source: Path | None) -> None:
     if source is None and has_checkpoints(folder):
         raise FileExistsError(
             f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
-            "needs another hydra.run.dir, or an empty one."
+            "needs another folder (hydra.run.dir), or an empty one."
         )
 
 

@@ -40,6 +40,8 @@ def curve(
     ]
     steps = [one for one in steps if one] or steps
     frames = sorted(set.intersection(*map(set, steps)))
+    if not frames:
+        raise ValueError(f"The runs have no number of frames in common at which there is {name!r}.")
     return np.array(frames), np.array([[one[frame] for frame in frames] for one in steps])
 
 

@@ -49,6 +49,8 @@ def check_loggers(names: Sequence[str]) -> None:
     Raises:
         ValueError: There is no such logger, or its package is missing.
     """
+    if isinstance(names, str):
+        raise ValueError(f"Expected a list of loggers, loggers=[{names}], got {names!r}.")
     for name in names:
         if name not in LOCAL | OTHERS:
             there = ", ".join(LOCAL | OTHERS)

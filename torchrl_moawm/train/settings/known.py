@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from torchrl_moawm.train.settings.places import CONF, files
+from torchrl_moawm.train.settings.places import CONF, config_dirs, files
 
 FREE = ("task.scenario_kwargs", "task.observation_blocks")
 """Mappings that may hold anything."""
@@ -73,7 +73,7 @@ def known_settings(arguments: Sequence[str]) -> list[str]:
         begins = f"{group}.{KINDS[group]}="
         said = [kind for each in arguments if each.startswith(begins) for kind in values(each)]
         alike = [name for name in choices(group) if load(group, name).get(KINDS[group]) in said]
-        settings = [x for each in (*names.split(","), *alike) for x in settings_of(group, each)]
+        settings = [x for each in (*names.split(","), *alike) for x in merged(group, each)]
         known |= dict.fromkeys([group, *(f"{group}.{name}" for name in settings)])
     return list(known)
 
@@ -84,18 +84,27 @@ def values(argument: str) -> list[str]:
 
 
 def load(group: str, name: str) -> dict[str, Any]:
-    """One configuration as its file has it; ``/name@_here_`` is one of another group."""
-    file = (
-        CONF / f"{name[1:].partition('@')[0]}.yaml" if name.startswith("/") else files(group)[name]
-    )
-    return OmegaConf.to_container(OmegaConf.load(file))
+    """One configuration as its file has it; ``/place@_here_`` is named from the top.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    place = name[1:].partition("@")[0] if name.startswith("/") else f"{group}/{name}"
+    for folder in config_dirs():
+        if (folder / f"{place}.yaml").is_file():
+            return OmegaConf.to_container(OmegaConf.load(folder / f"{place}.yaml"))
+    raise ValueError(f"There is no configuration {name!r} to begin with.")
 
 
-def settings_of(group: str, name: str) -> list[str]:
-    """The settings of one configuration, and of those it begins from."""
+def merged(group: str, name: str) -> dict[str, Any]:
+    """One configuration over those it begins from, as Hydra puts them together."""
     own = load(group, name)
-    names = [each for each in own.pop("defaults", []) if each != "_self_"]
-    return [*own, *(key for each in names for key in settings_of(group, each))]
+    begins = own.pop("defaults", [])
+    parts = [each for each in begins if each != "_self_"]
+    whole = [own if each == "_self_" else merged(group, each) for each in begins]
+    if len(parts) == len(begins):
+        whole.append(own)
+    return OmegaConf.to_container(OmegaConf.merge(*whole))
 
 
 def parents(key: str) -> list[str]:

@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 VARIABLE = "TORCHRL_MOAWM_TRUST_CODE"
@@ -24,22 +24,35 @@ def trust(name: str = "*") -> None:
 
 
 def name_for(function: Callable[..., Any]) -> str:
-    """The name by which a configuration says this function, which is trusted from now on.
+    """The name by which a configuration says this function.
 
     A function at the top of a module is found by workers too; any other (a lambda, a ``partial``)
     by this process alone.
     """
-    module = getattr(function, "__module__", None)
-    name = getattr(function, "__qualname__", type(function).__name__)
-    if module and module != "__main__" and name.isidentifier():
+    inner = getattr(function, "func", function)  # of a partial
+    module, name = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", "")
+    found = getattr(sys.modules.get(module), name, None)
+    if found is function and module != "__main__":
         known = f"{module}:{name}"
-        trust(known)
     else:
-        inner = getattr(function, "func", function)  # of a partial
-        last = getattr(inner, "__qualname__", name).split(".")[-1]
+        last = name.split(".")[-1]
         known = f"given:{last if last.isidentifier() else 'function'}"
     GIVEN[known] = function
     return known
+
+
+def check_workers(names: Iterable[str], collector: str) -> None:
+    """Functions that only this process knows cannot be called by workers.
+
+    Raises:
+        ValueError: There is one, and the collector has workers.
+    """
+    for name in names:
+        if name.startswith("given:") and collector != "single":
+            raise ValueError(
+                f"{name}: a function of the script itself, or a partial, is known to this process "
+                f"alone, and collector={collector} has workers. Put it into a module."
+            )
 
 
 def check_trusted(name: str) -> None:

@@ -16,11 +16,13 @@ def use_config_dir(folder: Path | str) -> None:
     Raises:
         ValueError: There is no such folder, or a file of it has the name of another.
     """
+    if not str(folder):
+        raise ValueError("--config-dir needs a folder.")
     folder = Path(folder).resolve()
     if folder in config_dirs():
         return
-    if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder} for --config-dir.")
+    if not folder.is_dir() or os.pathsep in str(folder):
+        raise ValueError(f"There is no folder {folder} for --config-dir, or its name has a colon.")
     for group in ("task", "algorithm"):
         twice = files(group).keys() & below(folder / group).keys()
         if twice:

@@ -11,15 +11,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torchrl.envs import EnvBase
 
 from torchrl_moawm.modules import groups_of, name_of, path_of
-from torchrl_moawm.train.settings.known import FREE
+from torchrl_moawm.train.settings.known import FREE, merged
 from torchrl_moawm.train.settings.own_code import check_trusted, is_code
 from torchrl_moawm.train.settings.places import files
 
 
 def task_file(name: str) -> DictConfig | None:
     """The file of a task, if there is one of that name."""
-    file = files("task").get(name)
-    return None if file is None else OmegaConf.load(file)
+    return OmegaConf.create(merged("task", name)) if name in files("task") else None
 
 
 def name_that_runs(name: str, suite: str, scenario: str | None) -> str:
@@ -106,7 +105,7 @@ def kept(
 
 def files_blocks(suite: str, scenario: str) -> list[Any]:
     """The blocks that the files of tasks have for a scenario."""
-    tasks = map(OmegaConf.load, files("task").values())
+    tasks = [OmegaConf.create(merged("task", name)) for name in files("task")]
     alike = [task for task in tasks if (task.suite, task.scenario) == (suite, scenario)]
     return [OmegaConf.to_container(task.observation_blocks) for task in alike]
 

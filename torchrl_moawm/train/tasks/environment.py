@@ -1,6 +1,6 @@
 """The environment of a task."""
 
-import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -65,6 +65,8 @@ def check_task(task: DictConfig) -> None:
         find(task.scenario)
     else:
         SUITES[task.suite].check(task.scenario)
+    if task.name.count("/") != 1:
+        raise ValueError(f"Expected task.name as 'suite/task', got {task.name!r}.")
 
 
 def make_vmas(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
@@ -110,6 +112,12 @@ def check_pettingzoo(scenario: str) -> None:
             f"Expected task.scenario to be a module of {' or '.join(PACKAGES)}, got {scenario!r}; "
             "an environment of yours is module:function, behind --trust-code."
         )
+    try:
+        found = importlib.util.find_spec(scenario)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ValueError(f"There is no module {scenario!r}.")
 
 
 def make_own(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
