@@ -64,7 +64,7 @@ def main() -> None:
         for folder in added:
             check_config_dir(folder)
         first = [f"--config-dir={added[0]}"] if added else []  # which --help lists too
-        sys.argv[1:] = [*map(freed, arguments), *searchpath(added[1:]), *first]
+        sys.argv[1:] = [*first, *map(freed, arguments), *searchpath(added[1:])]
         with rank_zero_run_dir():
             job()
     except ValueError as error:

@@ -68,17 +68,17 @@ class Experiment:
     ) -> None:
         self.functions: dict[str, Callable[..., Any]] = {}
         self.config_dir, self.trust_code = config_dir, trust_code
-        said = [*self.chosen("task", task), *self.chosen("algorithm", algorithm)]
+        said = [*self._chosen("task", task), *self._chosen("algorithm", algorithm)]
         said += [f"{name}={written(value)}" for name, value in (settings or {}).items()]
         self.overrides = said
-        with self.allowed():
+        with self._allowed():
             self.config = compose_config(said)
             check_config(self.config)
         check_workers(self.functions, self.config.collector)
         self.folder = Path(folder) if folder is not None else default_folder(self.config)
 
     @contextmanager
-    def allowed(self) -> Iterator[None]:
+    def _allowed(self) -> Iterator[None]:
         """While it lasts, this experiment's folder and code may be used, by workers too."""
         kept = {name: os.environ.get(name, "") for name in (own_code.VARIABLE, places.VARIABLE)}
         try:
@@ -92,7 +92,7 @@ class Experiment:
         finally:
             os.environ.update(kept)
 
-    def chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
+    def _chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
         """The settings that choose a task or algorithm."""
         if isinstance(one, str):
             return [f"{group}={one}"]
@@ -108,7 +108,7 @@ class Experiment:
         With the setting ``{"resume": "auto"}`` it goes on with what is in its folder, and a
         finished run only gives its summary. Files and columns: ``benchmarks/README.md``.
         """
-        with self.allowed():
+        with self._allowed():
             done = start.finished(self.config, self.folder)
             if done is not None:
                 return json.loads((self.folder / "summary.json").read_text())
