@@ -37,6 +37,12 @@ class Run(NamedTuple):
     task: str
     algorithm: str
     seed: int
+    settings: tuple[str, ...] = ()
+
+    def folder(self, work: Path) -> Path:
+        """Where it goes; other settings are another run."""
+        other = (each.replace("=", "-") for each in self.settings)
+        return work.joinpath(self.task, self.algorithm, *other, f"seed_{self.seed}")
 
     def command(self, folder: Path) -> list[str]:
         """The command line."""
@@ -45,7 +51,8 @@ class Run(NamedTuple):
         more = (*study_partners.COMMON, *settings[task]) if suite == "partners" else ()
         chosen = [f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}"]
         place = f"hydra.run.dir={folder}"
-        return [sys.executable, str(HERE / "train.py"), *chosen, place, *ALL, *more]
+        command = [sys.executable, str(HERE / "train.py"), *chosen, place]
+        return [*command, *ALL, *more, *self.settings]
 
 
 class Row(NamedTuple):
@@ -68,11 +75,14 @@ class Row(NamedTuple):
         return f"| {' | '.join(map(str, cells))} | {'yes' if self.holds else '**no**'} |"
 
 
-def seeds_of(run: dict[str, Any], short: bool) -> list[int]:
-    """The seeds that are run: the first one in the short form, which has not every run."""
-    if short:
-        return list(run["seeds"][:1]) if run.get("short") else []
-    return list(run["seeds"])
+def runs_of(listed: dict[str, Any], short: bool) -> list[Run]:
+    """The seeds that are run: the first one in the short form, which has runs of its own."""
+    both = short and listed.get("short") is True
+    seeds = listed["seeds"][:1] if both else listed["seeds"]
+    if not both and short != (listed.get("short") == "only"):
+        return []
+    settings = tuple(listed.get("settings", ()))
+    return [Run(listed["task"], listed["algorithm"], seed, settings) for seed in seeds]
 
 
 def start(run: Run, work: Path) -> None:
@@ -81,7 +91,7 @@ def start(run: Run, work: Path) -> None:
     Raises:
         SystemExit: It ended by an error.
     """
-    folder = work / run.task / run.algorithm / f"seed_{run.seed}"
+    folder = run.folder(work)
     if (folder / "summary.json").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,9 +103,9 @@ def start(run: Run, work: Path) -> None:
     print(f"done    {run}", flush=True)
 
 
-def figure(name: str, task: str, algorithm: str, seed: int, work: Path) -> float:
+def figure(name: str, run: Run, work: Path) -> float:
     """A figure of a run: of its summary, or the last of those that were logged while it trained."""
-    folder = work / task / algorithm / f"seed_{seed}"
+    folder = run.folder(work)
     value: Any = json.loads((folder / "summary.json").read_text())
     for part in name.split("/"):
         value = value.get(part) if isinstance(value, dict) else None
@@ -109,11 +119,12 @@ def table(listed: dict[str, Any], short: bool, work: Path) -> list[Row]:
     """Every figure that the runs give."""
     rows, done = [], {}
     for run in listed["run"]:
-        seeds, key = seeds_of(run, short), (run["task"], run["algorithm"])
-        for name, (low, high) in run["expected"].items() if seeds else ():
-            found = np.mean([figure(name, *key, seed, work) for seed in seeds])
-            rows.append(Row(f"{key[0]}, {key[1]}: `{name}`", len(seeds), low, high, float(found)))
-            done[*key, name] = float(found)
+        runs = runs_of(run, short)
+        for name, (low, high) in run["expected"].items() if runs else ():
+            found = float(np.mean([figure(name, one, work) for one in runs]))
+            what = ", ".join((run["task"], run["algorithm"], *run.get("settings", ())))
+            rows.append(Row(f"{what}: `{name}`", len(runs), low, high, found))
+            done[run["task"], run["algorithm"], name] = found
     for share in listed["share"]:
         task, name = share["task"], "return_held_out"
         ours, low, high = (
@@ -134,11 +145,7 @@ def reproduce(short: bool, jobs: int, work: Path) -> None:
         SystemExit: A figure is outside its interval.
     """
     listed = tomllib.loads(LIST.read_text())
-    runs = [
-        Run(run["task"], run["algorithm"], seed)
-        for run in listed["run"]
-        for seed in seeds_of(run, short)
-    ]
+    runs = [run for each in listed["run"] for run in runs_of(each, short)]
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(lambda run: start(run, work), runs))
     rows = table(listed, short, work)
@@ -168,9 +175,9 @@ def main() -> None:
         return
     if given.list:
         for run in tomllib.loads(LIST.read_text())["run"]:
-            seeds = seeds_of(run, given.short)
-            if seeds:
-                minutes = run["minutes"] * len(seeds)
+            runs = runs_of(run, given.short)
+            if runs:
+                seeds, minutes = [one.seed for one in runs], run["minutes"] * len(runs)
                 print(f"{run['task']:<22}{run['algorithm']:<15}seeds {seeds}  {minutes:.1f} min")
         return
     reproduce(given.short, given.jobs, given.work)

@@ -112,6 +112,9 @@ def test_a_run_has_the_settings_of_its_study(tmp_path):
     command = reproduce.Run("partners/opposite", "nam", 3).command(tmp_path)
     assert {"task=partners/opposite", "algorithm=nam", "seed=3"} < set(command)
     assert {"total_frames=184320", "lr=3e-3", "num_cells=[64,64]"} < set(command)
+    half = reproduce.Run("partners/opposite", "nam", 3, ("total_frames=92160",))
+    assert half.command(tmp_path)[-1] == "total_frames=92160"  # the last one holds
+    assert "=" not in str(half.folder(tmp_path))
     command = reproduce.Run("vmas/navigation", "moawm", 0).command(tmp_path)
     assert not [each for each in command if each.startswith(("total_frames", "lr="))]
 
