@@ -30,7 +30,8 @@ from torchrl.envs import EnvBase
 
 from torchrl_moawm import MOAWM, PreviousStep
 
-torchrl.collectors.SyncDataCollector = torchrl.collectors.Collector  # the name BenchMARL imports
+# BenchMARL imports the former name, so it has to be there first
+torchrl.collectors.SyncDataCollector = torchrl.collectors.Collector
 from benchmarl.algorithms import MappoConfig  # noqa: E402
 from benchmarl.algorithms.common import Algorithm, AlgorithmConfig  # noqa: E402
 from benchmarl.environments import VmasTask  # noqa: E402

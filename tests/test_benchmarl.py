@@ -81,7 +81,7 @@ def test_the_example_trains_both_algorithms_and_prints_their_returns(tmp_path):
 
 @pytest.mark.parametrize("actions", [[], ["--discrete"]])
 def test_what_acted_is_what_is_learned_on(actions, tmp_path):
-    """Of each batch, before its update: the actor's ratio is 1 and z is the student's mean."""
+    """Before each update the actor's ratio is 1 and z is the student's mean."""
     done = run("-c", WATCHED, EXAMPLE, "navigation", *actions, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -5,7 +5,7 @@ from torchrl.envs.utils import ExplorationType
 
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.loop.evaluation import play
-from torchrl_moawm.train.loop.hooks import EvaluationHook
+from torchrl_moawm.train.loop.hooks import EVALUATION_SEEDS, EvaluationHook
 from torchrl_moawm.train.metrics.returns import first_return
 from torchrl_moawm.train.tasks.environment import make_env
 
@@ -15,7 +15,7 @@ class HeldOutHook(EvaluationHook):
 
     def __init__(self, config: DictConfig, algorithm: Algorithm, batches: int = 0) -> None:
         super().__init__(config, algorithm, batches)
-        seed, n = config.seed + 3_000_000, config.task.evaluation_envs
+        seed, n = config.seed + EVALUATION_SEEDS, config.task.evaluation_envs
         self.envs = {pool: make_env(config, n, seed, pool=pool) for pool in ("train", "held_out")}
 
     def figures(self) -> dict[str, float]:

@@ -13,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import partners  # noqa: F401  makes tasks and algorithms known
 from torchrl_moawm.train import experiment
 from torchrl_moawm.train.run import run
-from torchrl_moawm.train.settings.places import CONF  # noqa: F401
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRAMES = 60  # of a batch

@@ -41,48 +41,18 @@ def finished(folder, **figures):
 
 
 def test_a_figure_outside_its_interval_fails(tmp_path, monkeypatch, capsys):
-    """Of the summary, of a block in it, of a log; and of a share by hand: (.5 - .1) / (.9 - .1)."""
+    """Summary, block, log and share are read; the share by hand: (.5 - .1) / (.9 - .1)."""
     listed = tmp_path / "list.toml"
-    listed.write_text("""
-[[run]]
-task = "vmas/navigation"
-algorithm = "moawm"
-minutes = 1.0
-seeds = [0, 1]
-short = true
-[run.expected]
-evaluation_return = [2.0, 3.0]
-"skill/lidar" = [0.0, 1.0]
-
-[[run]]
-task = "partners/rendezvous"
-algorithm = "nam"
-minutes = 1.0
-seeds = [0]
-[run.expected]
-return_held_out = [0.0, 0.2]
-
-[[run]]
-task = "partners/rendezvous"
-algorithm = "type_oracle"
-minutes = 1.0
-seeds = [0]
-[run.expected]
-return_held_out = [0.8, 1.0]
-
-[[run]]
-task = "partners/rendezvous"
-algorithm = "liam"
-minutes = 1.0
-seeds = [0]
-[run.expected]
-return_held_out = [0.4, 0.6]
-
-[[share]]
-task = "partners/rendezvous"
-algorithm = "liam"
-expected = [0.6, 1.0]
-""")
+    run = (
+        "[[run]]\ntask = '{}'\nalgorithm = '{}'\nminutes = 1.0\nseeds = {}\n{}[run.expected]\n{}\n"
+    )
+    own = "evaluation_return = [2.0, 3.0]\n'skill/lidar' = [0.0, 1.0]"
+    text = run.format("vmas/navigation", "moawm", [0, 1], "short = true\n", own)
+    for agent, interval in (("nam", [0, 0.2]), ("type_oracle", [0.8, 1]), ("liam", [0.4, 0.6])):
+        expected = f"return_held_out = {interval}"
+        text += run.format("partners/rendezvous", agent, [0], "", expected)
+    text += "[[share]]\ntask = 'partners/rendezvous'\nalgorithm = 'liam'\nexpected = [0.6, 1.0]\n"
+    listed.write_text(text)
     monkeypatch.setattr(reproduce, "LIST", listed)
     monkeypatch.setattr(reproduce, "OUT", tmp_path / "table.md")
     for seed, value in ((0, 2.5), (1, 4.5)):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.benchmarks.runs import BENCHMARKS, CONF, TINY, compose_config
+from tests.benchmarks.runs import BENCHMARKS, TINY, compose_config
 from torchrl_moawm import MOAWM
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings.places import CONF
 from torchrl_moawm.train.tasks.environment import make_env
 
 TASKS = sorted(

@@ -66,7 +66,7 @@ class Warns(Upstream):
 
 
 class WritesItsPriority(Upstream):
-    """As TorchRL's losses do for a prioritised replay buffer."""
+    """A loss writes a priority, as TorchRL's do for a prioritised replay buffer."""
 
     @dataclass
     class _AcceptedKeys:

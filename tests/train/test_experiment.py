@@ -57,19 +57,21 @@ def test_a_function_is_a_task_and_a_partial_an_algorithm(tmp_path):
     assert json.loads((tmp_path / "a" / "summary.json").read_text())["seed"] == 0
     # with the settings of moawm, which a function that is given alone has not
     later = Experiment("vmas/navigation", "moawm", TINY, folder=tmp_path / "b")
-    name = own_code.name_for(functools.partial(smaller, latent=5))
+    partial = functools.partial(smaller, latent=5)
+    name = own_code.name_for(partial)
     assert name == "given:smaller"
-    later.config.algorithm.kind = name
+    later.functions[name], later.config.algorithm.kind = partial, name
     later.run()
     saved = load(tmp_path / "b" / "checkpoint.pt")
     assert any(tensor.shape[0] == 10 for tensor in saved["loss_module"].values() if tensor.ndim)
 
 
-def test_evaluation_on_the_way_leaves_the_training_alone(tmp_path):
-    """The same bits with it and without; the same episodes each time; the curve ends."""
+@pytest.mark.parametrize("task", ["vmas/navigation", make_env], ids=["vmas", "own, of VMAS too"])
+def test_evaluation_on_the_way_leaves_the_training_alone(task, tmp_path):
+    """Training has the same bits with it and without, and the curve ends at the last frame."""
     for name, interval in (("without", 0), ("with", 2)):
         settings = {**TINY, "evaluation_interval": interval}
-        Experiment("vmas/navigation", "moawm", settings, folder=tmp_path / name).run()
+        Experiment(task, "moawm", settings, folder=tmp_path / name).run()
     one, other = (load(tmp_path / name / "checkpoint.pt") for name in ("without", "with"))
     assert differences(one["loss_module"], other["loss_module"]) == []
     rows = (tmp_path / "with" / "csv" / "scalars" / "return_deterministic.csv").read_text().split()
@@ -120,6 +122,9 @@ def test_code_by_name_needs_trust():
 
 
 def test_trust_ends_with_the_experiment():
+    kind = Experiment("vmas/navigation", smaller, TINY).config.algorithm.kind
+    with pytest.raises(ValueError, match=f"{kind} names code"):
+        Experiment("vmas/navigation", "own", {"algorithm.kind": kind})
     Experiment("own", settings={"task.scenario": "os:system"}, trust_code=True)
     test_code_by_name_needs_trust()
 

@@ -91,7 +91,7 @@ def padded(loss: LossModule, batch: TensorDictBase, rows: TensorDictBase) -> Ten
 
 
 def cut(value: Tensor, like: Tensor) -> Tensor:
-    """As much of a value as another has in each dimension."""
+    """Cuts a value to the size that another has in each dimension."""
     return value[tuple(map(slice, like.shape))] if value.ndim == like.ndim else value
 
 

@@ -81,6 +81,7 @@ class Experiment:
     def _allowed(self) -> Iterator[None]:
         """While it lasts, this experiment's folder and code may be used, by workers too."""
         kept = {name: os.environ.get(name, "") for name in (own_code.VARIABLE, places.VARIABLE)}
+        given = dict(own_code.GIVEN)
         try:
             if self.config_dir is not None:
                 places.use_config_dir(self.config_dir)
@@ -91,6 +92,8 @@ class Experiment:
             yield
         finally:
             os.environ.update(kept)
+            own_code.GIVEN.clear()
+            own_code.GIVEN.update(given)
 
     def _chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
         """The settings that choose a task or algorithm."""

@@ -33,7 +33,7 @@ def write(folder, **files):
 
 
 def test_a_file_begins_from_another_one(tmp_path):
-    """Of the package, and of its own folder; neither breaks what others choose."""
+    """A task of the package serves, or a file beside it; neither breaks what others choose."""
     two = "defaults: [one, _self_]\nname: mine/two\nlr: 0.5\n"
     three = "defaults: [/task/vmas/give_way@_here_, _self_]\nname: mine/three\nmax_steps: 7\n"
     four = "defaults: [/algorithm/moawm@_here_, _self_]\nname: four\nlatent_dim: 3\n"

@@ -46,7 +46,7 @@ def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase)
 
 
 def make_held_out_env(config: DictConfig, seed_offset: int) -> EnvBase:
-    """As many environments as an evaluation has, of a seed that the training does not use."""
+    """Makes the environments of an evaluation, of a seed that the training does not use."""
     num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
     return make_env(config, num_envs, config.seed + seed_offset)
 

@@ -1,5 +1,6 @@
 """Hooks of the Trainer that measure models and returns while a team trains."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -96,7 +97,7 @@ class EvaluationHook(TrainerHookBase):
 
     def figures(self) -> dict[str, float]:
         """``return_deterministic``, over agents and one episode in every environment."""
-        with random_states_kept(self.config):
+        with random_states_kept():
             env = make_held_out_env(self.config, EVALUATION_SEEDS)
             batch = play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
         return {
@@ -116,9 +117,9 @@ class EvaluationHook(TrainerHookBase):
 
 
 @contextmanager
-def random_states_kept(config: DictConfig) -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
     """Puts the random states of the process back, and that which VMAS's environments share."""
-    kept = [GlobalRNGState(), *([VmasRandomState()] if config.task.suite == "vmas" else [])]
+    kept = [GlobalRNGState(), *([VmasRandomState()] if "vmas" in sys.modules else [])]
     states = [one.state_dict() for one in kept]
     try:
         yield

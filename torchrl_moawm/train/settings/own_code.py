@@ -33,12 +33,9 @@ def name_for(function: Callable[..., Any]) -> str:
     module, name = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", "")
     found = getattr(sys.modules.get(module), name, None)
     if found is function and module != "__main__":
-        known = f"{module}:{name}"
-    else:
-        last = name.split(".")[-1]
-        known = f"given:{last if last.isidentifier() else 'function'}"
-    GIVEN[known] = function
-    return known
+        return f"{module}:{name}"
+    last = name.split(".")[-1]
+    return f"given:{last if last.isidentifier() else 'function'}"
 
 
 def check_workers(names: Iterable[str], collector: str) -> None:
