@@ -2,6 +2,7 @@
 
 from torchrl_moawm.functional.cvae import active_units, shuffle_valid
 from torchrl_moawm.functional.divergence import diagonal_gaussian_kl, free_nats
+from torchrl_moawm.functional.influence import choice_influence, gaussian_influence
 from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entropy
 from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
@@ -17,6 +18,7 @@ from torchrl_moawm.functional.world_model import (
 
 __all__ = [
     "active_units",
+    "choice_influence",
     "clipped_policy_loss",
     "clipped_value",
     "clipped_value_loss",
@@ -27,6 +29,7 @@ __all__ = [
     "explained_variance",
     "free_nats",
     "gather_others",
+    "gaussian_influence",
     "huber_error_norm",
     "masked_mean",
     "moa_cross_entropy",

@@ -11,6 +11,7 @@ from torchrl_moawm.modules.cvae import StudentFeatures, make_student
 from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import own_features_first
 from torchrl_moawm.modules.group import AgentGroup
+from torchrl_moawm.modules.joint_world_model import make_joint_world_model
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
 from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
@@ -36,6 +37,7 @@ __all__ = [
     "groups_of",
     "make_actor",
     "make_critic",
+    "make_joint_world_model",
     "make_moa_network",
     "make_student",
     "make_teacher",

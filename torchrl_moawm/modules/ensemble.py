@@ -35,7 +35,7 @@ class MembersLinear(nn.Module):
 
 
 class MembersMLP(nn.Sequential):
-    """An MLP for each of ``K`` members of an ensemble, all of which read the same features.
+    """An MLP for each of ``K`` members of an ensemble, of the same features or each of its own.
 
     Args:
         members: ``K``.
@@ -43,6 +43,7 @@ class MembersMLP(nn.Sequential):
         out_features: ``D``.
         num_cells: Widths of the hidden layers; none makes it linear.
         bias: Whether the layers have one.
+        own_features: Whether each member reads features of its own.
     """
 
     def __init__(
@@ -52,16 +53,20 @@ class MembersMLP(nn.Sequential):
         out_features: int,
         num_cells: Sequence[int] = (),
         bias: bool = True,
+        own_features: bool = False,
     ) -> None:
         sizes, layers = [in_features, *num_cells, out_features], []
         for inputs, outputs in pairwise(sizes):
             layers += [nn.SiLU(), MembersLinear(members, inputs, outputs, bias)]
         super().__init__(*layers[1:])
         self.members = members
+        self.own_features = own_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[*B, N, F]`` -> ``[*B, N, K, D]``."""
-        rows = x.reshape(-1, x.shape[-1]).expand(self.members, -1, -1)  # [K, R, F]
+        """``[*B, N, F]``, of own features ``[*B, N, K, F]`` -> ``[*B, N, K, D]``."""
+        if not self.own_features:
+            x = x.unsqueeze(-2).expand(*x.shape[:-1], self.members, -1)
+        rows = x.flatten(0, -3).transpose(0, 1)  # [K, R, F]
         for layer in self:
             rows = layer(rows)
-        return rows.transpose(0, 1).unflatten(0, x.shape[:-1])
+        return rows.transpose(0, 1).unflatten(0, x.shape[:-2])

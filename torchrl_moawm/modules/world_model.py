@@ -37,23 +37,40 @@ class WorldModelNet(nn.Module):
         self.ensemble = ensemble
         norm = None if statistics is None else statistics.observation
         self.eye = ObservationEncoder(group.obs_dim, group.n_agents, norm)
-        inputs = self.eye.features + sum(g.n_agents * g.action_dim for g in self.groups)
         self.widths = [group.n_features, 1] + [1] * continuation
-
-        def mlp(outputs: int, cells: Sequence[int]) -> nn.Sequential:
-            if ensemble == 1:
-                return make_mlp(inputs, outputs, cells, nn.SiLU)
-            return MembersMLP(ensemble, inputs, outputs, cells)
-
+        inputs = self._build_inputs(num_cells)
         half = [-(-width // 2) for width in num_cells]
-        self.net, self.reward_net = mlp(group.n_features, num_cells), mlp(1, half)
-        self.continue_net = mlp(1, half) if continuation else None
+        self.net = self._mlp(inputs, group.n_features, num_cells)
+        self.reward_net = self._mlp(inputs, 1, half)
+        self.continue_net = self._mlp(inputs, 1, half) if continuation else None
         self.linear: nn.Module
         if ensemble == 1:
             self.linear = nn.utils.skip_init(nn.Linear, inputs, sum(self.widths), bias=False)
         else:
-            self.linear = MembersMLP(ensemble, inputs, sum(self.widths), bias=False)
+            own = self.members_differ
+            self.linear = MembersMLP(
+                ensemble, inputs, sum(self.widths), bias=False, own_features=own
+            )
         self.reset_parameters()
+
+    def _mlp(self, inputs: int, outputs: int, cells: Sequence[int]) -> nn.Sequential:
+        """An MLP of the inputs, or one for each member."""
+        if self.ensemble == 1:
+            return make_mlp(inputs, outputs, cells, nn.SiLU)
+        return MembersMLP(self.ensemble, inputs, outputs, cells, own_features=self.members_differ)
+
+    def _build_inputs(self, num_cells: Sequence[int]) -> int:
+        """Makes what turns entries into inputs; their number."""
+        return self.eye.features + sum(g.n_agents * g.action_dim for g in self.groups)
+
+    def _inputs(self, features: Tensor, actions: Sequence[Tensor], _: Sequence[Tensor]) -> Tensor:
+        """Own observation and everybody's actions, ``[*B, N, F]``."""
+        return torch.cat([features, joint_features(*actions)], -1)
+
+    @property
+    def members_differ(self) -> bool:
+        """Whether each member of an ensemble has inputs of its own."""
+        return False
 
     @property
     def nets(self) -> list[nn.Sequential]:
@@ -67,7 +84,7 @@ class WorldModelNet(nn.Module):
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, observation: Tensor, *actions: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, observation: Tensor, *entries: Tensor) -> tuple[Tensor, ...]:
         """Predicted ``o_{t+1}`` ``[*B, N, D]`` (flat) and ``r_{t+1}`` ``[*B, N, 1]``, and the rest.
 
         Behind them the logits of going on, and of an ensemble what its members predict: the first
@@ -75,9 +92,9 @@ class WorldModelNet(nn.Module):
         """
         group = self.groups[0]
         features = self.eye(observation)
-        pairs = zip(self.groups, actions, strict=True)
-        joint = joint_features(*(each.action_features(action, features) for each, action in pairs))
-        inputs = torch.cat([features, joint], -1)
+        pairs = zip(self.groups, entries, strict=False)  # then the others' observations, if any
+        actions = [each.action_features(action, features) for each, action in pairs]
+        inputs = self._inputs(features, actions, entries[len(actions) :])
         outputs = torch.cat([net(inputs) for net in self.nets], -1) + self.linear(inputs)
         change, reward, *rest = outputs.split(self.widths, -1)  # each [*B, N, (K,) F]
         if self.statistics is not None:
@@ -126,11 +143,14 @@ def make_world_model(
     """
     check_size(ensemble=ensemble)
     actions = [key for each in (group, *other_groups) for key in each.keys("action")]
-    written = ["predicted_observation", "predicted_reward"] + ["predicted_continue"] * continuation
-    if ensemble > 1:
-        written += ["ensemble_observation", "ensemble_reward"]
     return TensorDictModule(
         WorldModelNet(group, other_groups, num_cells, statistics, continuation, ensemble),
         in_keys=[*group.keys("observation"), *actions],
-        out_keys=group.keys(*written),
+        out_keys=group.keys(*written(continuation, ensemble)),
     )
+
+
+def written(continuation: bool, ensemble: int) -> list[str]:
+    """Names of the entries that a world model writes."""
+    names = ["predicted_observation", "predicted_reward"] + ["predicted_continue"] * continuation
+    return names + ["ensemble_observation", "ensemble_reward"] * (ensemble > 1)

@@ -147,9 +147,10 @@ class MOAWM:
         """Builds networks and losses from what is known of an environment, on the CPU."""
         networks, losses = split_settings(settings)
         several = len(layout.groups) > 1
+        groups = [own.group for own in layout.groups] if networks.standardize else []
+        statistics = {group.group: GroupStatistics(group) for group in groups}
         systems = {}
         for own in layout.groups:
-            statistics = GroupStatistics(own.group) if networks.standardize else None
             acts = bool(losses.get("teacher_frames", 0))
             parts = make_networks(layout, own, networks, statistics, acts)
             given = {**own.keys, **losses}
@@ -157,7 +158,7 @@ class MOAWM:
                 given["value_norm"] = deepcopy(losses["value_norm"])
             name = own.group.group
             systems[name_of(name)] = GroupSystem(
-                **parts, statistics=statistics, group=name, **given
+                **parts, statistics=statistics.get(name), group=name, **given
             )
         system = cls(systems)
         system.made_from = layout, settings

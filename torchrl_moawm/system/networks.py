@@ -1,10 +1,10 @@
 """The default networks of a group."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 
 from torchrl_moawm import modules
 from torchrl_moawm.modules import AgentGroup, GroupStatistics
@@ -16,7 +16,7 @@ def make_networks(
     layout: Layout,
     own: GroupLayout,
     settings: NetworkSettings,
-    statistics: GroupStatistics | None,
+    statistics: Mapping[NestedKey, GroupStatistics],
     teacher_acts: bool = False,
 ) -> dict[str, Any]:
     """The default networks of a group, as keywords of ``GroupSystem``.
@@ -25,7 +25,7 @@ def make_networks(
         layout: What is known of the environment.
         own: The group.
         settings: Of the networks.
-        statistics: The units of the models of others and world, if not the environment's.
+        statistics: The units of the models of others and world by group, if not the environment's.
         teacher_acts: Whether the teacher reads what there is before anybody has acted.
     """
     group, privileged = own.group, layout.privileged
@@ -34,8 +34,6 @@ def make_networks(
     if settings.reconstruct == "privileged" and not privileged:
         raise ValueError("There is no privileged group that the student could reconstruct.")
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
-    world: Any = {"num_cells": settings.model_cells, "statistics": statistics}
-    world |= {"continuation": settings.continuation, "ensemble": settings.ensemble}
     coder: Any = {**head, "num_cells": settings.encoder_cells}
     coder["decoder_cells"] = settings.decoder_cells
     state = {} if layout.critic_state is None else dict([layout.critic_state])
@@ -46,14 +44,32 @@ def make_networks(
     parts: dict[str, Any] = {
         "actor": modules.make_actor(group, **own.actions, **head),
         "critic": modules.make_critic(group, **critic, **head),
-        "world_model": modules.make_world_model(group, other_groups=others, **world),
+        "world_model": make_world_model(group, others, settings, statistics),
         "student": modules.make_student(group, other_groups=others, **student, **coder),
         "teacher": modules.make_teacher(
             group, other_groups=others, privileged_groups=privileged, **told, **coder
         ),
     }
-    models = make_moa_networks(group, others, privileged, settings, statistics)
+    units = statistics.get(group.group)
+    models = make_moa_networks(group, others, privileged, settings, units)
     return {**parts, "moa_networks": models}
+
+
+def make_world_model(
+    group: AgentGroup,
+    others: Sequence[AgentGroup],
+    settings: NetworkSettings,
+    statistics: Mapping[NestedKey, GroupStatistics],
+) -> TensorDictModule:
+    """The world model of a group: of what an agent sees, or of all agents."""
+    made: Any = {"num_cells": settings.model_cells, "ensemble": settings.ensemble}
+    made["continuation"] = settings.continuation
+    if not settings.joint_world_model:
+        units = statistics.get(group.group)
+        return modules.make_world_model(group, other_groups=others, statistics=units, **made)
+    groups = [group, *others]
+    found = [statistics[each.group] for each in groups] if statistics else None
+    return modules.make_joint_world_model(groups, statistics=found, **made)[0]
 
 
 def make_moa_networks(

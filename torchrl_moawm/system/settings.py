@@ -48,6 +48,9 @@ class NetworkSettings:
     environments that terminate."""
     ensemble: int = 1
     """Members of the world model; from two on their ``disagreement`` is logged."""
+    joint_world_model: bool = False
+    """Whether the world model, at training time only, sees the steps of all agents, see
+    ``make_joint_world_model``: for imagination."""
     moa_head: Literal["slots", "pairwise"] = "slots"
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False

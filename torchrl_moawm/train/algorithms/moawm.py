@@ -25,6 +25,7 @@ OF_TRAINING = (
     "latent_rows",
     "teacher_lr",
     "student_lr",
+    "imagination",
 )
 """Settings of an algorithm that are not those of ``MOAWM.from_env``."""
 

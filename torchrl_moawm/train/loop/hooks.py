@@ -54,6 +54,7 @@ class ModelQualityHook(TrainerHookBase):
             self.blocks = fitting_blocks(config.task, env)
         self.device = torch.device(config.device)
         self.last: TensorDictBase | None = None
+        self.figures: dict[str, float] = {}
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
         """Figures of the batch as it was collected."""
@@ -67,7 +68,8 @@ class ModelQualityHook(TrainerHookBase):
         last, self.last = self.last, batch.select(*keys)
         if self.system is None or last is None:
             return None
-        return judge(self.system, batch, last, self.blocks)
+        self.figures = judge(self.system, batch, last, self.blocks)
+        return self.figures
 
     def state_dict(self) -> dict[str, Any]:
         """Entries of the batch before that the next figures need."""

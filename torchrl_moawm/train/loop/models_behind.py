@@ -42,10 +42,9 @@ def learn_models(
     if config.progress_bar:
         trainer._pbar.close()  # else it is drawn below this one, with the time of both
     stepper, steps = trainer.optimization_stepper, config.algorithm.model_steps
-    stepper.losses = [algorithm.models]
     for step in trange(steps, desc="models", disable=not config.progress_bar):
         stepper.set_rates(step / steps)  # the team's networks have no gradient
-        stepper.step(trainer, buffer.sample())
+        stepper.minimise(algorithm.models, buffer.sample(), trainer)
     return batch.numel() * learners.count
 
 

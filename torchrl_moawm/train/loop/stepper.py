@@ -77,10 +77,16 @@ class PerNetworkStepper(OptimizationStepper):
             group["lr"] = rate if name in self.constant_rates else rate * left
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
-        """One minibatch: losses, backward, clip, Adam; no Adam where something is not finite."""
+        """One minibatch of the batch: what is minimised in this pass over it."""
         epoch = self.count // self.steps_per_epoch % len(self.losses)
         self.count += 1
-        total, losses = self.evaluate(self.losses[epoch], sub_batch)
+        return self.minimise(self.losses[epoch], sub_batch, trainer)
+
+    def minimise(
+        self, loss: LossModule, sub_batch: TensorDictBase, trainer: Trainer
+    ) -> TensorDictBase:
+        """Losses, backward, clip, Adam; no Adam where something is not finite."""
+        total, losses = self.evaluate(loss, sub_batch)
         total.backward()
         losses, norms = losses.detach(), {}
         if self.learners.count > 1:

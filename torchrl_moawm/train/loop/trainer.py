@@ -16,6 +16,7 @@ from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, Rotation, vers
 from torchrl_moawm.train.checkpoints.run_state import make_checkpoint
 from torchrl_moawm.train.loop.buffer import make_buffer, rows
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
+from torchrl_moawm.train.loop.imagination import Imagination
 from torchrl_moawm.train.loop.stepper import make_stepper
 from torchrl_moawm.train.metrics.loggers import Loggers
 from torchrl_moawm.train.metrics.returns import losses_on_the_bar, other_losses, team_return
@@ -52,9 +53,14 @@ def make_trainer(
     stepper = make_stepper(own, algorithm, folder, learners)
     steps = own.task.num_envs * own.task.max_steps
     buffer = make_buffer(own, steps, steps // own.minibatches)
+    imagination = None
+    if own.algorithm.get("imagination"):
+        imagination = Imagination(own, algorithm, env)
     checkpoints: dict[str, Any] = {}
     if folder is not None and own.checkpoint.every:
         kept = make_checkpoint(own, algorithm, env, collector, buffer, stepper, quality, learners)
+        if imagination is not None:
+            kept.register("imagination", imagination)
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
@@ -71,7 +77,26 @@ def make_trainer(
         **checkpoints,
     )
     register_hooks(trainer, own, algorithm, buffer, quality)
+    if imagination is not None:
+        register_imagination(trainer, imagination, quality)
     return trainer
+
+
+def register_imagination(
+    trainer: Trainer, imagination: Imagination, quality: ModelQualityHook
+) -> None:
+    """Registers what happens behind the update on a batch."""
+
+    def known(batch: TensorDictBase) -> dict[str, float]:
+        return {**quality.figures, **team_return(batch)}
+
+    known_to_all = trainer.optimization_stepper.learners.average_metrics(known)
+
+    def learn(batch: TensorDictBase) -> dict[str, float]:
+        imagination.see(known_to_all(batch))
+        return imagination.learn(batch, trainer)
+
+    trainer.register_op("post_steps_log", learn)
 
 
 def checkpoint_settings(

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from torchrl_moawm.train.settings.known import OPTIONAL, load, merged
+from torchrl_moawm.train.settings.known import OPTIONAL, merged
 from torchrl_moawm.train.settings.own_code import is_code
 from torchrl_moawm.train.settings.places import CONF, below
 
@@ -63,7 +63,7 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
     """
     if group == "algorithm":
         kind = settings.get("kind")
-        ours = {one: load(group, one) for one in below(CONF / group)}
+        ours = {one: merged(group, one) for one in below(CONF / group)}
         if is_code(kind) or kind not in {each["kind"] for each in ours.values()}:
             return
         known = set().union(*(each for each in ours.values() if each["kind"] == kind))

@@ -1,0 +1,128 @@
+"""ImaginedEnv and RealStarts."""
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch.testing import assert_close
+from torchrl.collectors import Collector
+from torchrl.envs import StepCounter, TransformedEnv
+from torchrl.envs.utils import RandomPolicy, check_env_specs
+
+from tests.envs.linear_world import GROUPS, after, ensemble_model, make_world, perfect_model
+from torchrl_moawm import PreviousStep
+from torchrl_moawm.envs import ImaginedEnv, RealStarts, make_pettingzoo_env
+
+
+def imagined(model, num_envs=4, starts=None, **settings):
+    """A model of the linear world as an environment, which begins where it is told."""
+    env = TransformedEnv(ImaginedEnv(model, make_world(), num_envs, **settings), PreviousStep())
+    return env if starts is None else env.append_transform(RealStarts(starts))
+
+
+def real_rollout(steps=6, num_envs=4):
+    env = make_world(num_envs)
+    return env.rollout(steps, break_when_any_done=False)
+
+
+def test_a_perfect_model_is_the_real_environment():
+    real = real_rollout()
+    env, found = imagined(perfect_model(), starts=lambda n: real[:n, 0]), []
+    step = env.reset()
+    for t in range(real.shape[1]):
+        for group in GROUPS:
+            step[group, "action"] = real[:, t][group, "action"]
+        step = env.step(step)
+        found.append(step.clone())
+        step = env.step_mdp(step)
+    found = torch.stack(found, 1)
+    for key in real.keys(True, True):
+        assert_close(found[key], real[key], msg=str(key))
+
+
+@pytest.mark.parametrize("model", [perfect_model(), ensemble_model(0.1)])
+def test_its_specs_are_what_it_writes(model):
+    check_env_specs(imagined(model, 7, starts=lambda n: real_rollout(2, n)[:, 1]))
+
+
+def test_an_episode_ends_where_the_model_says_so_and_another_begins():
+    start = real_rollout(2, 5)[:, 1]
+    start["hunters", "observation"][:] = 0.0
+    start["hunters", "observation"][2, 1, 0] = 9.0  # far beyond the edge, in one step still
+    env = imagined(perfect_model(), 5, starts=lambda _: start)
+    batch = env.rollout(3, break_when_any_done=False)
+    assert batch["next", "terminated"][:, 0, 0].tolist() == [False, False, True, False, False]
+    assert not batch["next", "truncated"].any()
+    assert_close(batch["hunters", "observation"][2, 1], start["hunters", "observation"][2])
+    moved = batch["next", "hunters", "observation"][0, 0]
+    assert_close(batch["hunters", "observation"][0, 1], moved)  # the others go on
+
+
+def test_what_the_members_do_not_agree_on_is_truncated():
+    start = real_rollout(2, 3)[:, 1]
+    # members are -s, 0, s beside the truth: a standard deviation of s sqrt(2/3)
+    for spread, limit, expected in ((1.0, 0.81, True), (1.0, 0.82, False)):
+        env = imagined(ensemble_model(spread), 3, lambda _: start, max_disagreement=limit)
+        batch = env.rollout(2, break_when_any_done=False)
+        assert (batch["next", "truncated"] == expected).all()
+        assert not batch["next", "terminated"].any()
+    in_units = {group: torch.full((3,), 4.0) for group in GROUPS}  # of half a standard deviation
+    env = imagined(ensemble_model(1.0), 3, lambda _: start, max_disagreement=1.6, units=in_units)
+    assert env.rollout(1, break_when_any_done=False)["next", "truncated"].all()
+
+
+def test_every_environment_follows_one_member_at_a_step_in_all_groups():
+    start = real_rollout(2, 60)[:, 1]
+    env = imagined(ensemble_model(100.0), 60, lambda _: start)
+    batch = env.rollout(1)
+    seen, did = (
+        [start[g, "observation"] for g in GROUPS],
+        [batch[g, "action"][:, 0] for g in GROUPS],
+    )
+    true = dict(zip(GROUPS, after(seen, did)[0], strict=True))
+    off = {g: (batch["next", g, "observation"][:, 0] - true[g]) / 100 for g in GROUPS}
+    member = off["hunters"].round()[:, 0, 0]
+    assert {-1.0, 0.0, 1.0} == set(member.tolist())
+    for group in GROUPS:
+        assert_close(off[group], member.view(-1, 1, 1).expand_as(off[group]), atol=1e-4, rtol=0)
+
+
+def test_it_begins_with_every_entry_of_a_real_step():
+    real = real_rollout(5, 6)
+    env = imagined(perfect_model(), 6, starts=lambda n: real[:n, 3])
+    reset = env.reset()
+    for group in GROUPS:
+        for name in ("observation", "previous_observation", "previous_action", "previous_mask"):
+            assert_close(reset[group, name], real[group, name][:, 3])
+    assert not reset["done"].any()
+
+
+def test_collectors_run_on_it():
+    real = real_rollout(5, 6)
+    env = imagined(perfect_model(), 6, starts=lambda n: real[:n, 3])
+    env.append_transform(StepCounter(4))
+    policy = RandomPolicy(env.full_action_spec)
+    collector = Collector(env, policy, frames_per_batch=48, total_frames=96)
+    batches = [batch.clone() for batch in collector]
+    assert [batch.shape for batch in batches] == [(6, 8), (6, 8)]
+    assert batches[0]["next", "done"][:, 3].all()
+    for batch in batches:
+        assert_close(batch["prey", "observation"][:, 4], real["prey", "observation"][:, 3])
+
+
+@pytest.mark.parametrize("without", ["predicted_observation", "predicted_reward"])
+def test_a_model_that_lacks_a_prediction_is_refused(without):
+    model = perfect_model()
+    renamed = [(g, "other") if name == without else (g, name) for g, name in model.out_keys]
+    with pytest.raises(ValueError, match=without):
+        ImaginedEnv(TensorDictModule(model.module, model.in_keys, renamed), make_world(), 2)
+
+
+def test_masked_actions_and_no_environments_are_refused():
+    pytest.importorskip("pettingzoo", reason="an extra")
+    from pettingzoo.classic import tictactoe_v3
+
+    env = make_pettingzoo_env(tictactoe_v3.env)
+    with pytest.raises(ValueError, match="masked"):
+        ImaginedEnv(perfect_model(), env, 2)
+    with pytest.raises(ValueError, match="num_envs"):
+        ImaginedEnv(perfect_model(), make_world(), 0)

@@ -1,0 +1,66 @@
+"""The world models of a system as an environment, and episodes in it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torchrl.envs import EnvBase, TransformedEnv
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_moawm._keys import name_of
+from torchrl_moawm.envs import ImaginedEnv, RealStarts
+from torchrl_moawm.system.moawm import MOAWM
+from torchrl_moawm.transforms import PreviousStep
+
+
+def make_imagined_env(
+    system: MOAWM,
+    env: EnvBase,
+    starts: Callable[[int], TensorDictBase],
+    num_envs: int,
+    max_disagreement: float | None = None,
+) -> TransformedEnv:
+    """What the world models of a system know of its environment, as an environment.
+
+    It has the entries of the real one that a policy reads: the previous step, and the states of the
+    system's memories.
+
+    Args:
+        system: The system, whose world models read nothing but observations and actions.
+        env: The real environment; its specs are read.
+        starts: Gives so many states ``[n]`` of real steps, from which episodes begin.
+        num_envs: Environments that run side by side.
+        max_disagreement: Of the members of an ensemble, in standard deviations of the change where
+            there are statistics, beyond which a step is not trusted; ``None`` trusts every step.
+
+    Returns:
+        The environment. It looks at the models as they are at each step.
+    """
+    groups = system.groups.values()
+    known = {name_of(g.group): g.statistics for g in groups if g.statistics is not None}
+    units = {name: s.change.scale().square().reciprocal() for name, s in known.items()}
+    model = TensorDictSequential(*(g.world_model for g in groups))
+    imagined = ImaginedEnv(model, env, num_envs, max_disagreement=max_disagreement, units=units)
+    system.add_memory(transformed := TransformedEnv(imagined, PreviousStep()))
+    return transformed.append_transform(RealStarts(starts))
+
+
+@torch.no_grad()
+def imagine(env: EnvBase, policy: TensorDictModuleBase, steps: int) -> TensorDictBase:
+    """Episodes that a policy has in an imagined environment, as a collector would give them.
+
+    Args:
+        env: Of :func:`make_imagined_env`.
+        policy: Acts, exploring.
+        steps: In each environment; where an episode ends, another begins.
+
+    Returns:
+        The batch ``[E, T]``. Steps that are not to be trusted are masked,
+        ``("collector", "mask")``, so that a return ends before them, with the value there.
+    """
+    with set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(steps, policy, break_when_any_done=False)
+    trusted: Any = ~batch["next", "truncated"].squeeze(-1)
+    return batch.set(("collector", "mask"), trusted)
