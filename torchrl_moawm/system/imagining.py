@@ -18,7 +18,7 @@ from torchrl_moawm.transforms import PreviousStep
 def make_imagined_env(
     system: MOAWM,
     env: EnvBase,
-    starts: Callable[[int], TensorDictBase],
+    starts: Callable[[int], TensorDictBase] | None,
     num_envs: int,
     max_disagreement: float | None = None,
 ) -> TransformedEnv:
@@ -30,7 +30,8 @@ def make_imagined_env(
     Args:
         system: The system, whose world models read nothing but observations and actions.
         env: The real environment; its specs are read.
-        starts: Gives so many states ``[n]`` of real steps, from which episodes begin.
+        starts: Gives so many states ``[n]`` of real steps, from which episodes begin; ``None``
+            where it is stepped from given states alone.
         num_envs: Environments that run side by side.
         max_disagreement: Of the members of an ensemble, in standard deviations of the change where
             there are statistics, beyond which a step is not trusted; ``None`` trusts every step.
@@ -44,7 +45,7 @@ def make_imagined_env(
     model = TensorDictSequential(*(g.world_model for g in groups))
     imagined = ImaginedEnv(model, env, num_envs, max_disagreement=max_disagreement, units=units)
     system.add_memory(transformed := TransformedEnv(imagined, PreviousStep()))
-    return transformed.append_transform(RealStarts(starts))
+    return transformed if starts is None else transformed.append_transform(RealStarts(starts))
 
 
 @torch.no_grad()

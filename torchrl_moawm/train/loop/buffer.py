@@ -1,7 +1,8 @@
 """A batch as minibatches: of samples, or of sequences where there is a memory."""
 
+import torch
 from omegaconf import DictConfig
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_tensor_collection
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.objectives import LossModule
 
@@ -20,6 +21,19 @@ def make_buffer(config: DictConfig, steps: int, minibatch: int) -> TensorDictRep
         sampler=SamplerWithoutReplacement(drop_last=True),
         batch_size=max(minibatch // length, 1),
     )
+
+
+def permuted(batch: TensorDictBase) -> TensorDictBase:
+    """A minibatch ``[B]`` of step t with the agents of each group in another order, one for all.
+
+    Agents of a group are alike: what one of them has learned from, any of them may.
+    """
+    for agents in batch.values():
+        if is_tensor_collection(agents):
+            entries = list(agents.values(True, True))
+            order = torch.randperm(entries[0].shape[1], device=entries[0].device)
+            agents.apply_(lambda entry, order=order: entry[:, order])
+    return batch
 
 
 def rows(config: DictConfig, loss_module: LossModule, batch: TensorDictBase) -> TensorDictBase:

@@ -1,7 +1,8 @@
 """Learning in imagination: PPO on what the world models say would happen."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.run_state import plain, unplain
 from torchrl_moawm.train.loop.buffer import make_buffer, rows
 
+JUDGED = 3
+"""Batches on whose median skill it depends whether the world is known."""
 MEMORY = 0.8
 """What the returns before weigh in the mean that has to rise."""
 RISE = 0.02
@@ -39,6 +42,7 @@ class Taper:
     patience: int
     """Batches without a new best mean return, after which the share is halved."""
     share: float = 0.0
+    skills: list[float] = field(default_factory=list)
     ended: bool = False
     mean: float | None = None
     first: float = float("inf")
@@ -48,7 +52,10 @@ class Taper:
     def see(self, figures: Mapping[str, float]) -> None:
         """Takes the figures of a real batch, from before it is learned from."""
         skills = [value for name, value in figures.items() if name.startswith("reward_skill")]
-        if not self.share and not self.ended and skills and min(skills) > self.from_skill:
+        if skills:  # of a small batch they are far off now and then: the median is not
+            self.skills = [*self.skills, min(skills)][-JUDGED:]
+        known = len(self.skills) == JUDGED and median(self.skills) > self.from_skill
+        if known and not self.share and not self.ended:
             self.share = 1.0
         if self.share and "return" in figures:
             now = figures["return"]
@@ -109,6 +116,8 @@ class Imagination(TrainerHookBase):
 
     def learn(self, batch: TensorDictBase, trainer: Trainer) -> dict[str, float]:
         """Remembers a real batch and learns; returns figures."""
+        if self.taper.ended:
+            return {"imagined_frames": self.frames, "imagined_share": 0.0}
         self.memory.extend(batch.select(*self.kept, strict=False).reshape(-1))
         stepper = trainer.optimization_stepper
         for _ in range(self.settings.model_steps):

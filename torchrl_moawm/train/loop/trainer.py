@@ -14,7 +14,7 @@ from torchrl.trainers import Trainer
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, Rotation, versions
 from torchrl_moawm.train.checkpoints.run_state import make_checkpoint
-from torchrl_moawm.train.loop.buffer import make_buffer, rows
+from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.imagination import Imagination
 from torchrl_moawm.train.loop.stepper import make_stepper
@@ -146,7 +146,11 @@ def register_hooks(
     trainer.register_op("post_steps", count)
     trainer.register_op("pre_steps_log", average(team_return))
     trainer.register_op("pre_steps_log", average(quality))
-    trainer.register_op("process_optim_batch", lambda _: buffer.sample())
+    def sample(_: TensorDictBase) -> TensorDictBase:
+        minibatch = buffer.sample()
+        return permuted(minibatch) if config.algorithm.get("permute_agents") else minibatch
+
+    trainer.register_op("process_optim_batch", sample)
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
     trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())

@@ -1,0 +1,281 @@
+"""SocialInfluence and Curiosity: against slow loops, who counts, how they are added."""
+
+import math
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch.testing import assert_close
+
+from tests.functional.test_influence import of_choices, of_gaussians
+from torchrl_moawm import MOALoss
+from torchrl_moawm.modules import (
+    AgentGroup,
+    GroupStatistics,
+    make_actor,
+    make_moa_network,
+    make_world_model,
+)
+from torchrl_moawm.testing import make_batch
+from torchrl_moawm.transforms import Curiosity, SocialInfluence
+
+N, A, OBS = 3, 4, 5
+SIZES = {"n_agents": N, "obs_dim": OBS}
+
+
+def group_of(kind):
+    if kind == "continuous":
+        return AgentGroup("agents", N, OBS, 2)
+    return AgentGroup("agents", N, OBS, A, A)
+
+
+def batch_of(kind, **settings):
+    """Steps ``[4, 6]`` whose ``next`` has the step as its previous one, float64."""
+    batch = make_batch((4, 6), **SIZES, action_type=kind, n_actions=A, **settings)
+    after, agents = batch["next", "agents"], batch["agents"]
+    after["previous_observation"] = agents["observation"].clone()
+    after["previous_action"] = agents["action"].clone()
+    after["previous_mask"] = torch.ones(4, 6, N, dtype=torch.bool)
+    batch["next", "done"] = torch.zeros(4, 6, 1, dtype=torch.bool)
+    return batch.apply(lambda x: x.double() if x.is_floating_point() else x)
+
+
+def networks(kind, scale=1.0):
+    """An actor without latent and a model of the others, with weights that matter."""
+    group = group_of(kind)
+    actor = make_actor(group, one_hot=kind == "one-hot", num_cells=(8,)).double()
+    moa = make_moa_network(group, num_cells=(8,)).double()
+    for network in (actor, moa):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=scale)
+    return actor, moa
+
+
+def slow(moa, batch):
+    """What each agent's model says of the others at t+1 had agent i done something else."""
+    after = batch["next"]
+
+    def predict(i, instead=None):
+        asked = after.select(*moa.in_keys).clone()
+        if instead is not None:
+            asked["agents", "previous_action"][:, :, i] = instead
+        out = moa(asked)
+        return [out[key][:, :, i] for key in moa.out_keys]
+
+    return predict
+
+
+@pytest.mark.parametrize("kind", ["categorical", "one-hot"])
+def test_choices_against_a_slow_loop(kind):
+    actor, moa = networks(kind)
+    batch = batch_of(kind)
+    out = SocialInfluence(actor, {"agents": moa}, normalize=False)(batch.clone())
+    predict = slow(moa, batch)
+    probs = actor.get_dist(batch.clone()).probs
+    every = torch.eye(A, dtype=torch.int64) if kind == "one-hot" else torch.arange(A)
+    for i in range(N):
+        given, others = predict(i)[0], [predict(i, every[k])[0] for k in range(A)]
+        for b in range(4):
+            for t in range(6):
+                expected = sum(
+                    of_choices(
+                        given[b, t, m].tolist(),
+                        [each[b, t, m].tolist() for each in others],
+                        probs[b, t, i].tolist(),
+                    )
+                    for m in range(N - 1)
+                )
+                found = out["next", "agents", "influence"][b, t, i].item()
+                assert found == pytest.approx(expected, abs=1e-9)
+                assert found > 0
+
+
+def test_continuous_actions_against_a_slow_loop():
+    actor, moa = networks("continuous", 0.3)
+    batch, samples = batch_of("continuous"), 3
+    torch.manual_seed(1)
+    influence = SocialInfluence(actor, {"agents": moa}, samples=samples, normalize=False)
+    out = influence(batch.clone())
+    torch.manual_seed(1)
+    drawn = actor.get_dist(batch.clone()).sample((samples,))
+    predict = slow(moa, batch)
+    for i in range(N):
+        (loc, scale), others = predict(i), [predict(i, drawn[k][:, :, i]) for k in range(samples)]
+        noise = torch.randn(samples, *loc.shape).to(loc)
+        for b in range(4):
+            for t in range(6):
+                expected = sum(
+                    of_gaussians(
+                        loc[b, t, m].tolist(),
+                        scale[b, t, m].tolist(),
+                        [each[0][b, t, m].tolist() for each in others],
+                        [each[1][b, t, m].tolist() for each in others],
+                        [1 / samples] * samples,
+                        noise[:, b, t, m].tolist(),
+                    )
+                    for m in range(N - 1)
+                )
+                found = out["next", "agents", "influence"][b, t, i].item()
+                assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "continuous"])
+def test_who_acts_without_regard_to_others_is_not_influenced(kind):
+    """The model has found out that nobody reads what another did: its weights there are 0."""
+    actor, moa = networks(kind)
+    moa.module.net[0].weight.data[:, OBS:] = 0.0
+    moa.module.persistence.data.zero_()
+    out = SocialInfluence(actor, {"agents": moa}, normalize=False)(batch_of(kind))
+    found = out["next", "agents", "influence"]
+    assert_close(found, torch.zeros_like(found), atol=1e-12, rtol=0)
+
+
+def test_a_certain_copy_by_hand():
+    """Two agents; j is sure to do what i did, i was to do each with 1/4: log 4 each."""
+    keys = [("agents", "previous_action")], [("agents", "moa_logits")]
+    batch = make_batch((4,), n_agents=2, obs_dim=OBS, n_actions=A)
+    batch["next", "agents", "previous_action"] = batch["agents", "action"].clone()
+    batch["next", "done"] = torch.zeros(4, 1, dtype=torch.bool)
+    group = AgentGroup("agents", 2, OBS, A, A)
+    actor = make_actor(group, num_cells=(8,))
+    actor[0].module.net[-1].weight.data.zero_()  # every action is as likely
+    mirrored = TensorDictModule(Mirror(), *keys)
+    out = SocialInfluence(actor, {"agents": mirrored}, normalize=False)(batch)
+    found = out["next", "agents", "influence"]
+    assert_close(found, torch.full_like(found, math.log(4.0)), atol=1e-5, rtol=0)
+
+
+class Mirror(torch.nn.Module):
+    """The other is expected to do what the observer did."""
+
+    def forward(self, action):
+        return 50.0 * torch.nn.functional.one_hot(action, A).float().unsqueeze(-2)
+
+
+def test_no_gradient_and_no_change_but_of_the_reward():
+    actor, moa = networks("categorical")
+    batch = batch_of("categorical")
+    before = batch.clone()
+    out = SocialInfluence(actor, {"agents": moa}, coeff=0.5)(batch)
+    assert not any(out[key].requires_grad for key in out.keys(True, True))
+    changed = {key for key in before.keys(True, True) if not torch.equal(before[key], out[key])}
+    assert changed == {("next", "agents", "reward")}
+    added = set(out.keys(True, True)) - set(before.keys(True, True))
+    assert added == {("next", "agents", "influence")}
+    terms = MOALoss(moa)(out)  # the model it asks is the one that is trained
+    assert terms["loss_moa"].requires_grad
+
+
+def test_it_is_added_in_standard_deviations_of_all_it_has_seen():
+    actor, moa = networks("categorical")
+    influence, seen = SocialInfluence(actor, {"agents": moa}, coeff=0.5), []
+    for _ in range(3):
+        batch = batch_of("categorical")
+        before = batch["next", "agents", "reward"].clone()
+        out = influence(batch)
+        seen.append(out["next", "agents", "influence"].flatten())
+        std = torch.cat(seen).std(correction=0)
+        expected = before + 0.5 * out["next", "agents", "influence"] / std
+        assert_close(out["next", "agents", "reward"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_counts_behind_the_end_or_where_nobody_acts():
+    actor, moa = networks("categorical")
+    batch = batch_of("categorical")
+    batch["next", "done"][1, 2] = True
+    batch["agents", "mask"] = torch.ones(4, 6, N, dtype=torch.bool)
+    batch["agents", "mask"][2, 3, 1] = False
+    batch["next", "agents", "mask"] = torch.ones(4, 6, N, dtype=torch.bool)
+    batch["next", "agents", "mask"][3, 1, 0] = False  # about 0 nobody is rewarded at (3, 1)
+    found = SocialInfluence(actor, {"agents": moa}, normalize=False)(batch)
+    found = found["next", "agents", "influence"][..., 0]
+    assert (found[1, 2] == 0).all()
+    assert found[2, 3, 1] == 0
+    assert (found[2, 3, [0, 2]] > 0).all()
+    whole = batch_of("categorical")
+    for key in (("agents", "observation"), ("agents", "action")):
+        whole[key] = batch[key]
+    for key in moa.in_keys:
+        whole["next", key] = batch["next", key]
+    full = SocialInfluence(actor, {"agents": moa}, normalize=False)(whole)
+    full = full["next", "agents", "influence"][..., 0]
+    assert (found[3, 1, 1:] < full[3, 1, 1:]).all()
+    assert_close(found[0], full[0])
+
+
+def test_other_groups_are_influenced_too():
+    me, you = AgentGroup("me", 1, OBS, A, A), AgentGroup("you", 2, OBS, A, A)
+    actor = make_actor(me, num_cells=(8,)).double()
+    networks = {
+        "me": make_moa_network(me, other_groups=[you]).double(),
+        "you": make_moa_network(me, other_groups=[you], target_group="you").double(),
+    }
+    batch = make_batch((5,), n_agents=1, obs_dim=OBS, n_actions=A, group="me")
+    batch.update(make_batch((5,), n_agents=2, obs_dim=OBS, n_actions=A, group="you"))
+    for name in ("me", "you"):
+        for entry in ("observation", "action"):
+            batch["next", name, f"previous_{entry}"] = batch[name, entry].clone()
+        n = batch[name, "action"].shape[-1]
+        batch["next", name, "previous_mask"] = torch.ones(5, n, dtype=torch.bool)
+    batch["next", "done"] = torch.zeros(5, 1, dtype=torch.bool)
+    batch = batch.apply(lambda x: x.double() if x.is_floating_point() else x)
+    alone = SocialInfluence(actor, {"me": networks["me"]}, group="me", normalize=False)
+    both = SocialInfluence(actor, networks, group="me", normalize=False)
+    assert (alone(batch.clone())["next", "me", "influence"] == 0).all()  # there is nobody else
+    assert (both(batch.clone())["next", "me", "influence"] > 0).all()
+
+
+def test_a_reward_of_the_whole_group_gets_the_mean():
+    actor, moa = networks("categorical")
+    batch = batch_of("categorical")
+    batch["next", "reward"] = torch.zeros(4, 6, 1, dtype=torch.float64)
+    influence = SocialInfluence(
+        actor, {"agents": moa}, coeff=2.0, normalize=False, reward_key="reward"
+    )
+    out = influence(batch)
+    expected = 2.0 * out["next", "agents", "influence"].mean(-2)
+    assert_close(out["next", "reward"], expected)
+
+
+def test_a_model_with_a_memory_is_refused():
+    recurrent = make_moa_network(group_of("categorical"), recurrent=True)
+    with pytest.raises(ValueError, match="read the previous step"):
+        SocialInfluence(networks("categorical")[0], {"agents": recurrent})
+
+
+def test_several_choices_at_once_are_refused():
+    group = AgentGroup("agents", N, OBS, 5, (3, 2))
+    with pytest.raises(ValueError, match="moa_logits"):
+        SocialInfluence(make_actor(group), {"agents": make_moa_network(group)})
+
+
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_curiosity_is_the_error_or_the_disagreement(ensemble):
+    group = group_of("categorical")
+    model = make_world_model(group, num_cells=(8,), ensemble=ensemble).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    batch = batch_of("categorical")
+    found = Curiosity(model, normalize=False)(batch.clone())["next", "agents", "curiosity"]
+    out = model(batch.clone())
+    if ensemble == 1:
+        error = out["agents", "predicted_observation"] - batch["next", "agents", "observation"]
+        expected = error.square().sum(-1)
+    else:
+        members = out["agents", "ensemble_observation"]
+        expected = members.var(-2, correction=0).mean(-1).sqrt()
+    assert_close(found[..., 0], expected)
+
+
+def test_curiosity_counts_in_units_and_not_who_is_not_there():
+    group = group_of("categorical")
+    statistics = GroupStatistics(group)
+    rows = torch.randn(50, OBS), 3 * torch.randn(50, OBS), torch.randn(50, 1)
+    statistics.update(*rows)
+    model = make_world_model(group, num_cells=(8,)).double()
+    batch = batch_of("categorical")
+    batch["agents", "mask"] = torch.rand(4, 6, N) < 0.5
+    found = Curiosity(model, statistics=statistics, normalize=False)(batch.clone())
+    error = batch["agents", "observation"] - batch["next", "agents", "observation"]  # it copies
+    expected = (error / statistics.change.scale()).square().sum(-1) * batch["agents", "mask"]
+    assert_close(found["next", "agents", "curiosity"][..., 0], expected)
