@@ -14,8 +14,8 @@ HERE = Path(__file__).parents[1]
 """The folder of the commands."""
 
 
-Stages = dict[str, tuple[tuple[str, ...], tuple[str, ...], int]]
-"""By the name of a stage: tasks, algorithms, number of seeds."""
+Stages = dict[str, tuple[tuple[str, ...], tuple[str, ...], int | range]]
+"""By the name of a stage: tasks, algorithms, seeds or their number."""
 
 
 class Run(NamedTuple):
@@ -37,8 +37,8 @@ class Run(NamedTuple):
 def grid(table: Stages, stages: Iterable[str]) -> Iterator[Run]:
     """Every run of some stages of a table, seed after seed."""
     for stage in stages:
-        tasks, algorithms, n_seeds = table[stage]
-        for seed in range(n_seeds):
+        tasks, algorithms, seeds = table[stage]
+        for seed in range(seeds) if isinstance(seeds, int) else seeds:
             for task in tasks:
                 for algorithm in algorithms:
                     yield Run(task, algorithm, seed)
@@ -51,6 +51,7 @@ def train(
     overrides: list[str],
     suite: str = "vmas",
     probe_by: str = "probe.py",
+    probes: bool = True,
 ) -> None:
     """Trains in a process of its own; the result appears whole or not at all."""
     file, folder = run.file(out), work / run.task / run.algorithm / f"seed_{run.seed}"
@@ -74,7 +75,7 @@ def train(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:
         code = subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        known = run.algorithm.startswith("moawm") or suite == "partners"
+        known = probes and (run.algorithm.startswith("moawm") or suite == "partners")
         if not code and known:  # what its z and world model know
             probe = [sys.executable, str(HERE / probe_by), str(folder)]
             code = subprocess.call(probe, stdout=log, stderr=subprocess.STDOUT, env=environment)
