@@ -2,6 +2,7 @@
 
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.imagining import imagine, make_imagined_env
+from torchrl_moawm.system.lookahead import LookaheadPolicy
 from torchrl_moawm.system.moawm import MOAWM
 from torchrl_moawm.system.saving import SavedSystemError
 from torchrl_moawm.system.settings import LossSettings, NetworkSettings
@@ -10,6 +11,7 @@ __all__ = [
     "MOAWM",
     "PARTS",
     "GroupSystem",
+    "LookaheadPolicy",
     "LossSettings",
     "NetworkSettings",
     "SavedSystemError",

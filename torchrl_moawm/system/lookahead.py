@@ -1,5 +1,7 @@
 """Acting by looking ahead in what the world models say."""
 
+import math
+
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -100,25 +102,25 @@ class LookaheadPolicy(TensorDictModuleBase):
     def _returns(self, tensordict: TensorDictBase, considered: Tensor) -> Tensor:
         """Imagined returns of the agent that varies, ``[E, N, K, M]``."""
         shape = (*considered.shape[:3], self.samples)
-        step = self._repeated(tensordict, shape[1:].numel())
+        step = self._repeated(tensordict, math.prod(shape[1:]))
         mode = ExplorationType.RANDOM if self.samples > 1 else ExplorationType.DETERMINISTIC
         world, discount = self._world(len(step)), 1.0
-        gamma, alive = self.own.settings.gamma, None
+        alive: Tensor | float = 1.0
         with set_exploration_type(mode):
             step = self.system.policy(step)
             first = considered.flatten(0, 2).repeat_interleave(self.samples, 0)
             step.set((*self.path, "action"), first)
-            total = torch.zeros(())
+            total: Tensor | float = 0.0
             for _ in range(self.horizon):
                 step = world.step(step)
                 earned = discount * step.get(("next", *self.path, "reward"))
-                total = total + (earned if alive is None else alive * earned)
-                goes_on = (~step.get(("next", "terminated"))).unsqueeze(-1).to(earned.dtype)
-                alive, discount = goes_on if alive is None else alive * goes_on, discount * gamma
+                total = total + alive * earned
+                goes_on = ~step.get(("next", "terminated")).unsqueeze(-1)
+                alive, discount = alive * goes_on, discount * self.own.settings.gamma
                 step = self.system.policy(world.step_mdp(step))
         value = self.own.critic(step).get((*self.path, "state_value"))
-        total = (total + discount * alive * value).squeeze(-1).unflatten(0, shape)
-        return torch.stack([total[:, i, ..., i] for i in range(shape[1])], 1)
+        returns = (total + discount * alive * value).squeeze(-1).unflatten(0, shape)
+        return torch.stack([returns[:, i, ..., i] for i in range(shape[1])], 1)
 
     @staticmethod
     def _repeated(tensordict: TensorDictBase, times: int) -> TensorDictBase:

@@ -49,17 +49,17 @@ def test_every_step_reads_steps_of_the_finished_team_at_a_rate_that_falls(traine
     config, algorithm, trainer = trained
     stepper, seen, rates = trainer.optimization_stepper, [], []
     groups = dict(zip(algorithm.networks, stepper.optimizer.param_groups, strict=True))
-    take = stepper.step
+    take = stepper.minimise
 
-    def look(trainer, sub_batch):
+    def look(loss, sub_batch, trainer):
         seen.append(len(sub_batch))
         rates.append([groups[name]["lr"] for name in ("moa_network", "world_model")])
-        losses = take(trainer, sub_batch)
+        losses = take(loss, sub_batch, trainer)
         terms = {key for key, _ in losses.items() if key.startswith("loss")}
         assert terms == {"loss_moa", "loss_obs", "loss_reward"}
         return losses
 
-    stepper.step = look
+    stepper.minimise = look
     learn_models(config, algorithm, trainer, Learners())
     assert seen == [40] * STEPS
     whole = config.algorithm.moa_lr, config.algorithm.world_model_lr

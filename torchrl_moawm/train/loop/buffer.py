@@ -28,8 +28,8 @@ def permuted(batch: TensorDictBase) -> TensorDictBase:
 
     Agents of a group are alike: what one of them has learned from, any of them may.
     """
-    for agents in batch.values():
-        if is_tensor_collection(agents):
+    for name, agents in batch.items():
+        if is_tensor_collection(agents) and name != "collector":
             entries = list(agents.values(True, True))
             order = torch.randperm(entries[0].shape[1], device=entries[0].device)
             agents.apply_(lambda entry, order=order: entry[:, order])

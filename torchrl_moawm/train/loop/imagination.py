@@ -97,8 +97,7 @@ class Imagination(TrainerHookBase):
             {g: s.loss_module["moawm"]["world_model"] for g, s in systems.items()}
         )
         self.memory = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(self.settings.memory_frames, device=config.device),
-            batch_size=self.settings.minibatch,
+            storage=LazyTensorStorage(self.settings.memory_frames, device=config.device)
         )
         self.env = make_imagined_env(
             self.system,
@@ -119,9 +118,9 @@ class Imagination(TrainerHookBase):
         if self.taper.ended:
             return {"imagined_frames": self.frames, "imagined_share": 0.0}
         self.memory.extend(batch.select(*self.kept, strict=False).reshape(-1))
-        stepper = trainer.optimization_stepper
+        stepper, size = trainer.optimization_stepper, self.settings.minibatch
         for _ in range(self.settings.model_steps):
-            stepper.minimise(self.models, self.memory.sample(), trainer)
+            stepper.minimise(self.models, self.memory.sample(size), trainer)
         rounds = round(self.taper.share * self.settings.rounds)
         rewards = [self._round(trainer) for _ in range(rounds)]
         found = {"imagined_reward": sum(rewards) / rounds} if rounds else {}

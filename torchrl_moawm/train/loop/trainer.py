@@ -16,7 +16,6 @@ from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, Rotation, vers
 from torchrl_moawm.train.checkpoints.run_state import make_checkpoint
 from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
-from torchrl_moawm.train.loop.imagination import Imagination
 from torchrl_moawm.train.loop.stepper import make_stepper
 from torchrl_moawm.train.metrics.loggers import Loggers
 from torchrl_moawm.train.metrics.returns import losses_on_the_bar, other_losses, team_return
@@ -53,9 +52,7 @@ def make_trainer(
     stepper = make_stepper(own, algorithm, folder, learners)
     steps = own.task.num_envs * own.task.max_steps
     buffer = make_buffer(own, steps, steps // own.minibatches)
-    imagination = None
-    if own.algorithm.get("imagination"):
-        imagination = Imagination(own, algorithm, env)
+    imagination = make_imagination(own, algorithm, env)
     checkpoints: dict[str, Any] = {}
     if folder is not None and own.checkpoint.every:
         kept = make_checkpoint(own, algorithm, env, collector, buffer, stepper, quality, learners)
@@ -82,9 +79,16 @@ def make_trainer(
     return trainer
 
 
-def register_imagination(
-    trainer: Trainer, imagination: Imagination, quality: ModelQualityHook
-) -> None:
+def make_imagination(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> Any:
+    """What learns in imagination, if the algorithm does; nothing of it is imported else."""
+    if not config.algorithm.get("imagination"):
+        return None
+    from torchrl_moawm.train.loop.imagination import Imagination
+
+    return Imagination(config, algorithm, env)
+
+
+def register_imagination(trainer: Trainer, imagination: Any, quality: ModelQualityHook) -> None:
     """Registers what happens behind the update on a batch."""
 
     def known(batch: TensorDictBase) -> dict[str, float]:
@@ -146,6 +150,7 @@ def register_hooks(
     trainer.register_op("post_steps", count)
     trainer.register_op("pre_steps_log", average(team_return))
     trainer.register_op("pre_steps_log", average(quality))
+
     def sample(_: TensorDictBase) -> TensorDictBase:
         minibatch = buffer.sample()
         return permuted(minibatch) if config.algorithm.get("permute_agents") else minibatch

@@ -1,0 +1,109 @@
+"""LookaheadPolicy: the better action is taken, and only where it is better."""
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch.testing import assert_close
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from tests.envs.linear_world import GROUPS, make_world
+from torchrl_moawm import MOAWM
+from torchrl_moawm.system import LookaheadPolicy
+
+TARGET = 0.3
+
+
+class Pays(torch.nn.Module):
+    """Nothing moves; an agent earns how near its action is to the target, in its own group."""
+
+    def __init__(self, members=0, noise=0.0):
+        super().__init__()
+        self.members, self.noise = members, noise
+
+    def forward(self, observation, action):
+        reward = -(action - TARGET).square().sum(-1, keepdim=True)
+        if not self.members:
+            return observation, reward
+        several = [
+            x.unsqueeze(-2).expand(*x.shape[:-1], self.members, -1) for x in (observation, reward)
+        ]
+        off = torch.randn_like(several[1]) * self.noise
+        return observation, reward, several[0], several[1] + off
+
+
+def make(members=0, noise=0.0, **settings):
+    env = make_world(5)
+    system = MOAWM.from_env(env, num_cells=(8,), joint_world_model=True, gamma=0.9)
+    names = ["predicted_observation", "predicted_reward"]
+    names += ["ensemble_observation", "ensemble_reward"] * bool(members)
+    for group in GROUPS:
+        keys = [(group, "observation"), (group, "action")]
+        system[group].world_model = TensorDictModule(
+            Pays(members, noise), keys, [(group, name) for name in names]
+        )
+    lookahead = LookaheadPolicy(system, env, group="hunters", **settings)
+    return system, lookahead, env.reset()
+
+
+def deterministic(policy, start):
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        return policy(start.clone())
+
+
+def distance(acted):
+    return (acted["hunters", "action"] - TARGET).square().sum(-1)
+
+
+def test_each_agent_takes_the_best_of_its_candidates():
+    system, lookahead, start = make(candidates=64, horizon=1)
+    plain, better = deterministic(system.policy, start), deterministic(lookahead, start)
+    assert (distance(better) < distance(plain)).all()
+    assert distance(better).mean() < 0.1 * distance(plain).mean()
+    assert_close(better["prey", "action"], plain["prey", "action"])  # who does not look ahead
+
+
+def test_one_candidate_is_the_policy():
+    system, lookahead, start = make(candidates=1)
+    plain, same = deterministic(system.policy, start), deterministic(lookahead, start)
+    for group in GROUPS:
+        assert_close(same[group, "action"], plain[group, "action"])
+
+
+def test_what_is_written_is_what_the_policy_writes():
+    system, lookahead, start = make(candidates=3)
+    plain, better = deterministic(system.policy, start), deterministic(lookahead, start)
+    assert set(better.keys(True, True)) == set(plain.keys(True, True))
+    assert lookahead.in_keys == system.policy.in_keys
+
+
+def test_a_gain_within_its_error_is_not_taken():
+    """Rewards that are noise: with a wide margin the policy's own action stays."""
+    system, bold, start = make(3, 50.0, candidates=8, horizon=1, samples=6, margin=0.0)
+    plain = deterministic(system.policy, start)["hunters", "action"]
+    assert (deterministic(bold, start)["hunters", "action"] != plain).any()
+    bold.margin = 8.0
+    assert_close(deterministic(bold, start)["hunters", "action"], plain)
+
+
+def test_returns_by_hand():
+    """Two steps and the critic behind them, all from the formula."""
+    system, lookahead, start = make(candidates=2, horizon=2)
+    plain = deterministic(system.policy, start)
+    mode = plain["hunters", "action"]
+    considered = mode[:, None, None].expand(5, 2, 2, 2, 2).clone()
+    considered[:, 0, 1, 0] += 0.1
+    considered[:, 1, 1, 1] -= 0.2
+    returns = lookahead._returns(start, considered)
+    assert returns.shape == (5, 2, 2, 1)
+    gain = returns[:, :, 1, 0] - returns[:, :, 0, 0]
+    for agent, shift in ((0, 0.1), (1, -0.2)):
+        own = mode[:, agent]
+        expected = (own - TARGET).square().sum(-1) - (own + shift - TARGET).square().sum(-1)
+        behind = gain[:, agent] - expected  # what the previous action changes in z, action, value
+        assert behind.abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["candidates", "horizon", "samples"])
+def test_numbers_below_one_are_refused(name):
+    with pytest.raises(ValueError, match=name):
+        make(**{name: 0})

@@ -1,0 +1,178 @@
+"""Learning in imagination: when it begins and ends, what is counted, resuming."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.benchmarks.runs import assert_same_run, checkpoints, configuration, run_here
+from torchrl_moawm.testing import make_batch
+from torchrl_moawm.train.checkpoints.files import open_checkpoint
+from torchrl_moawm.train.loop.buffer import permuted
+from torchrl_moawm.train.loop.imagination import LEAST, Taper
+from torchrl_moawm.train.run import run
+
+BATCHES = 5
+IMAGINED = [
+    "task=vmas/balance",
+    "algorithm=moawm_imagined",
+    "algorithm.model_cells=[8,8]",
+    *(
+        f"algorithm.imagination.{name}"
+        for name in (
+            "from_skill=-1e9",
+            "memory_frames=130",
+            "model_steps=2",
+            "minibatch=20",
+            "envs=6",
+            "horizon=4",
+            "rounds=2",
+            "epochs=1",
+            "minibatches=2",
+        )
+    ),
+    f"total_frames={BATCHES * 60}",
+]
+
+
+def skills(*values):
+    return [{"reward_skill": value} for value in values]
+
+
+def fed(taper, figures):
+    for each in figures:
+        taper.see(each)
+    return taper
+
+
+# ------------------------------------------------------------------------------ how much
+
+
+def test_it_begins_when_the_reward_of_new_batches_is_known():
+    taper = Taper(from_skill=0.1, patience=5)
+    assert fed(taper, skills(0.5, 0.5)).share == 0.0  # too few to say
+    assert fed(taper, skills(-9.0)).share == 1.0  # the median of three is .5
+    assert fed(Taper(0.1, 5), skills(0.5, -9.0, 0.0)).share == 0.0
+    assert fed(Taper(0.1, 5), skills(0.5, -9.0, 0.0, 0.2, 0.2)).share == 1.0
+
+
+def test_of_several_groups_the_least_known_counts():
+    figures = [{"reward_skill_red": 0.9, "reward_skill_blue": 0.0}] * 5
+    assert fed(Taper(0.1, 5), figures).share == 0.0
+
+
+def test_it_is_halved_where_the_return_does_not_rise_and_ends_by_itself():
+    taper = fed(Taper(0.1, patience=4), skills(0.5, 0.5, 0.5))
+    for k in range(40):  # rises steadily
+        taper.see({"return": float(k)})
+        assert taper.share == 1.0
+    shares = []
+    for _ in range(60):
+        taper.see({"return": 0.0})
+        shares.append(taper.share)
+    halved = list(dict.fromkeys(shares))
+    assert halved == [1.0, 0.5, 0.25, 0.0]
+    assert [shares.index(share) for share in halved[1:]] == [3, 7, 11]
+    assert taper.ended
+    assert halved[-2] / 2 < LEAST
+    assert fed(taper, skills(0.9, 0.9, 0.9)).share == 0.0  # it does not begin again
+
+
+def test_a_tiny_rise_is_none():
+    taper = fed(Taper(0.1, patience=3), skills(0.5, 0.5, 0.5))
+    for value in (0.0, 100.0, 100.0, 100.0):
+        taper.see({"return": value})
+    before = taper.mean
+    for _ in range(30):  # the mean goes on towards 100, ever more slowly
+        taper.see({"return": 100.0})
+    assert taper.mean > before
+    assert taper.ended
+
+
+def test_nothing_is_decided_before_it_begins_or_without_a_return():
+    taper = Taper(0.1, patience=1)
+    fed(taper, [{"return": 0.0}] * 9)
+    assert (taper.share, taper.waited, taper.mean) == (0.0, 0, None)
+    fed(taper, skills(0.5, 0.5, 0.5, 0.5, 0.5))
+    assert taper.share == 1.0
+
+
+# ------------------------------------------------------------------------------ a run
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return run_here(tmp_path_factory.mktemp("imagined") / "run", *IMAGINED)
+
+
+def curve(folder, name):
+    lines = (folder / "csv" / "scalars" / f"{name}.csv").read_text().split()
+    return {int(x): float(y) for x, y in (line.split(",") for line in lines)}
+
+
+def test_real_and_imagined_frames_are_counted_apart(whole):
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["frames"] == BATCHES * 60
+    share = curve(whole, "imagined_share")
+    assert list(share) == [60 * (k + 1) for k in range(BATCHES)]
+    begins = next(k for k, value in enumerate(share.values()) if value)
+    assert begins == 3  # the first batch has no figures, and three are judged
+    counted = curve(whole, "imagined_frames")
+    per_batch = 2 * 6 * 4
+    assert list(counted.values()) == [0, 0, 0, per_batch, 2 * per_batch]
+    assert math.isfinite(curve(whole, "imagined_reward")[240])
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(whole, tmp_path):
+    """From within the imagining, where the memory is full and written over."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    (copy / "checkpoint.pt").unlink()
+    source = checkpoints(copy)[-2]
+    path, metadata = open_checkpoint(source)
+    assert metadata["collected_frames"] == 240
+    threads = torch.get_num_threads()
+    run(configuration(*IMAGINED), path.parents[1], path, 240)
+    torch.set_num_threads(threads)
+    assert_same_run(whole, copy)
+
+
+def test_the_policy_learns_from_what_is_imagined(whole, tmp_path):
+    """Without rounds the same run ends elsewhere."""
+    other = run_here(tmp_path / "run", *IMAGINED, "algorithm.imagination.rounds=0")
+    ends = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, other)]
+    one, two = ({k: v for k, v in end["loss_module"].items() if "actor" in k} for end in ends)
+    assert any(not torch.equal(one[k], two[k]) for k in one)
+
+
+def test_who_does_not_imagine_imports_nothing_of_it():
+    code = (
+        "import sys, torchrl_moawm.train.run; "
+        "print('torchrl_moawm.train.loop.imagination' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+def test_an_algorithm_without_a_system_cannot_imagine(tmp_path):
+    config = configuration(*IMAGINED)
+    config.algorithm.kind = "mappo"
+    with pytest.raises(ValueError, match="no world model"):
+        run(config, tmp_path)
+
+
+def test_a_permuted_minibatch_holds_the_same_agents():
+    batch = make_batch((5,), n_agents=4).exclude("next")
+    for _ in range(20):
+        found = permuted(batch.clone())
+        seen, before = found["agents", "observation"], batch["agents", "observation"]
+        order = [int((before[0] == agent).all(-1).nonzero()) for agent in seen[0]]
+        assert sorted(order) == [0, 1, 2, 3]
+        for key, entry in batch["agents"].items(True, True):
+            assert torch.equal(found["agents", key], entry[:, order])
+        if order != [0, 1, 2, 3]:
+            return
+    raise AssertionError("Twenty permutations, and none moved anybody.")
