@@ -319,6 +319,6 @@ class MOAWM:
         Behind it the batch is taken into the running statistics of what the groups see and earn.
         """
         for system in self.groups.values():
-            system.loss_module["value"].value_estimator(batch)
+            system.estimate(batch)
             system.loss_module["moawm"]["world_model"].update_statistics(batch)
         return batch

@@ -125,6 +125,12 @@ class LossSettings:
     each batch. 0: the student alone acts."""
     policy_trains_student: bool = False
     """Whether the policy loss encodes z anew, so that its gradient reaches the student."""
+    influence_coeff: float = 0.0
+    """Weight of the reward for influence on the others, in standard deviations of it, see
+    :class:`~torchrl_moawm.transforms.SocialInfluence`; 0 leaves it out."""
+    curiosity_coeff: float = 0.0
+    """Weight of the reward for what the world model did not expect, see
+    :class:`~torchrl_moawm.transforms.Curiosity`; 0 leaves it out."""
     done_key: NestedKey = "done"
     """Entry under ``next`` that says where the return ends; ``from_env`` finds it."""
     terminated_key: NestedKey = "terminated"

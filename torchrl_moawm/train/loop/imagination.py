@@ -132,7 +132,7 @@ class Imagination(TrainerHookBase):
         batch = imagine(self.env, self.algorithm.policy, settings.horizon)
         self.frames += batch.numel()
         for system in self.system.groups.values():
-            system.loss_module["value"].value_estimator(batch)
+            system.estimate(batch)
         size = batch.numel() // settings.minibatches
         buffer = make_buffer(self.config, batch.numel(), size)
         buffer.extend(rows(self.config, core, batch))

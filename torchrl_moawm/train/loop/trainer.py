@@ -18,7 +18,12 @@ from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.stepper import make_stepper
 from torchrl_moawm.train.metrics.loggers import Loggers
-from torchrl_moawm.train.metrics.returns import losses_on_the_bar, other_losses, team_return
+from torchrl_moawm.train.metrics.returns import (
+    intrinsic_rewards,
+    losses_on_the_bar,
+    other_losses,
+    team_return,
+)
 from torchrl_moawm.train.parallel.collector import make_collector
 from torchrl_moawm.train.parallel.ranks import Learners
 from torchrl_moawm.train.tasks.environment import make_env
@@ -149,6 +154,7 @@ def register_hooks(
 
     trainer.register_op("post_steps", count)
     trainer.register_op("pre_steps_log", average(team_return))
+    trainer.register_op("pre_steps_log", average(intrinsic_rewards))
     trainer.register_op("pre_steps_log", average(quality))
 
     def sample(_: TensorDictBase) -> TensorDictBase:

@@ -18,6 +18,17 @@ def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
     return {**episode_rewards(batch, ended, "return"), "log_pbar": True}
 
 
+def intrinsic_rewards(batch: TensorDictBase) -> dict[str, float]:
+    """Means of what the agents gave themselves, before it was weighted; of each group."""
+    after, groups = batch["next"], [k[:-1] for k in batch["next"].keys(True, True) if k[-1] == KEY]
+    return {
+        f"{name}_{name_of(group)}": float(after[(*group, name)].mean())
+        for group in groups
+        for name in ("influence", "curiosity")
+        if (*group, name) in after.keys(True, True)
+    }
+
+
 ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")
 
 
