@@ -1,0 +1,121 @@
+"""The report of ``study_imagination.py``, from its JSON alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.report import final, read, shown
+from torchrl_moawm.train.metrics.curves import Runs, curve, draw_lines, with_seeds
+from torchrl_moawm.train.metrics.style import FRAMES, RETURN, look
+
+OURS = "moawm_imagined"
+CURVES = {"navigation": "return_deterministic", "simple_spread": "return"}
+"""What passes the threshold: 50 episodes of the deterministic policy every 1,000 frames; where an
+environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames."""
+WINDOW = 2_000
+SHARE = 0.8
+"""Of the way from the first return to the best control's last one."""
+DRAWS = 10_000
+
+Numbers = NDArray[np.float64]
+
+
+def smoothed(frames: Numbers, values: Numbers, task: str) -> Numbers:
+    """Means over the last frames, ``[runs, steps]``; a deterministic return as it is."""
+    if CURVES[task] == "return_deterministic":
+        return values
+    recent = [(frames > frame - WINDOW) & (frames <= frame) for frame in frames]
+    return np.stack([values[:, these].mean(1) for these in recent], 1)
+
+
+def threshold(algorithms: dict[str, list[dict[str, Any]]], task: str) -> float:
+    """The return that has to be passed."""
+    curves = {
+        name: (frames, smoothed(frames, values, task))
+        for name, runs in algorithms.items()
+        for frames, values in [curve(runs, CURVES[task])]
+    }
+    first = np.mean([values[:, 0].mean() for _, values in curves.values()])
+    best = max(values[:, -1].mean() for name, (_, values) in curves.items() if name != OURS)
+    return float(first + SHARE * (best - first))
+
+
+def passed(runs: list[dict[str, Any]], task: str, value: float) -> tuple[Numbers, Numbers, int]:
+    """Frames and seconds of each run until it passes, and how many do; else all there were."""
+    frames, seconds, reached = [], [], 0
+    for run in runs:
+        steps, values = curve([run], CURVES[task])
+        whole = (steps >= WINDOW) | (CURVES[task] == "return_deterministic")
+        above = np.flatnonzero((smoothed(steps, values, task)[0] >= value) & whole)
+        at = steps[above[0]] if len(above) else steps[-1]
+        reached += bool(len(above))
+        clock = {s["step_count"]: s["elapsed_time"] for s in run.values() if "step_count" in s}
+        frames.append(at)
+        seconds.append(clock[at])
+    return np.array(frames, float), np.array(seconds, float), reached
+
+
+def ratio(theirs: Numbers, ours: Numbers) -> str:
+    """The ratio of the means over seeds, with its 95% bootstrap interval."""
+    draw = np.random.default_rng(0)
+    a, b = (x[draw.integers(len(x), size=(DRAWS, len(x)))].mean(1) for x in (theirs, ours))
+    low, high = np.quantile(a / b, [0.025, 0.975])
+    return f"{theirs.mean() / ours.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(algorithms: dict[str, list[dict[str, Any]]], task: str) -> list[str]:
+    """Frames and seconds to the threshold, and the return at the end."""
+    value = threshold(algorithms, task)
+    found = {name: passed(runs, task, value) for name, runs in algorithms.items()}
+    lines = [
+        f"## {task}: a return of {value:.2f}",
+        "",
+        "| | seeds that pass | frames until then | over `moawm_imagined`'s | seconds until then |"
+        " over `moawm_imagined`'s | return at the end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, (frames, seconds, reached) in found.items():
+        more = "at least " if reached < len(frames) else ""
+        over = [more + ratio(x, y) for x, y in zip((frames, seconds), found[OURS][:2], strict=True)]
+        over = ["", ""] if name == OURS else over
+        cells = [
+            f"`{name}`",
+            f"{reached} of {len(frames)}",
+            f"{more}{frames.mean():,.0f}",
+            over[0],
+            f"{more}{seconds.mean():.0f}",
+            over[1],
+            shown(final(algorithms[name])),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Draws what passes the threshold, against real frames."""
+    panels = []
+    for task, those in runs.items():
+        lines = {}
+        for name, of in those.items():
+            frames, values = curve(of, CURVES[task])
+            lines[name] = (look(name), frames, smoothed(frames, values, task))
+        panels.append((with_seeds(task, those), lines))
+    title = "Learning in imagination: return against real frames, mean and range over seeds"
+    draw_lines(panels, title, FRAMES, [RETURN], path)
+
+
+def write_report(folder: Path) -> None:
+    """Writes ``imagination.md`` and ``imagination.png`` beside the runs."""
+    runs = read(folder)
+    order = [task for task in CURVES if task in runs]
+    runs = {
+        task: dict(sorted(runs[task].items(), key=lambda each: each[0] != OURS)) for task in order
+    }
+    plot(runs, folder / "imagination.png")
+    lines = ["<!-- Written by study_imagination.py report. -->", "", "# Imagination", ""]
+    for task in order:
+        lines += table(runs[task], task)
+    (folder / "imagination.md").write_text("\n".join(lines).rstrip() + "\n")
+    print(f"Written to {folder}")
