@@ -15,10 +15,9 @@ from studies.runs import Run, Stages, run_study, train
 
 ALGORITHMS = ("moawm_imagined", "mappo", "mappo_more_steps", "mappo_permuted")
 STAGES: Stages = {
-    "navigation": (("navigation",), ALGORITHMS, range(10, 15)),
-    "simple_spread": (("simple_spread",), ALGORITHMS, range(10, 15)),
+    "frames": (("simple_spread", "navigation"), ALGORITHMS, range(10, 15)),
 }
-"""Tasks, algorithms, seeds."""
+"""Tasks, algorithms, seeds; seed after seed, so that a study cut short is still one."""
 SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo"}
 TASKS = {
     "navigation": ("total_frames=15_000", "evaluation_envs=50"),
@@ -33,9 +32,9 @@ BATCHES = {
         "mappo_permuted": ("task.num_envs=5", "epochs=20", "evaluation_interval=2"),
     },
     "simple_spread": {
-        "moawm_imagined": ("task.num_envs=4",),
+        "moawm_imagined": ("task.num_envs=2",),
         "mappo": ("task.num_envs=2",),
-        "mappo_more_steps": ("task.num_envs=4", "epochs=26"),
+        "mappo_more_steps": ("task.num_envs=2", "epochs=26"),
         "mappo_permuted": ("task.num_envs=2",),
     },
 }
