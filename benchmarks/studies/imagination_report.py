@@ -65,22 +65,23 @@ def ratio(theirs: Numbers, ours: Numbers) -> str:
     return f"{theirs.mean() / ours.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
-def table(algorithms: dict[str, list[dict[str, Any]]], task: str) -> list[str]:
-    """Frames and seconds to the threshold, and the return at the end."""
+HEADER = (
+    "| task, and the return to be passed | | seeds that pass | frames until then |"
+    " over `moawm_imagined`'s | seconds until then | over `moawm_imagined`'s | return at the end |"
+)
+
+
+def rows(algorithms: dict[str, list[dict[str, Any]]], task: str) -> list[str]:
+    """Frames and seconds to the threshold, and the return at the end, of one task."""
     value = threshold(algorithms, task)
     found = {name: passed(runs, task, value) for name, runs in algorithms.items()}
-    lines = [
-        f"## {task}: a return of {value:.2f}",
-        "",
-        "| | seeds that pass | frames until then | over `moawm_imagined`'s | seconds until then |"
-        " over `moawm_imagined`'s | return at the end |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, (frames, seconds, reached) in found.items():
         more = "at least " if reached < len(frames) else ""
         over = [more + ratio(x, y) for x, y in zip((frames, seconds), found[OURS][:2], strict=True)]
         over = ["", ""] if name == OURS else over
         cells = [
+            f"{task}: {value:.2f}",
             f"`{name}`",
             f"{reached} of {len(frames)}",
             f"{more}{frames.mean():,.0f}",
@@ -90,7 +91,7 @@ def table(algorithms: dict[str, list[dict[str, Any]]], task: str) -> list[str]:
             shown(final(algorithms[name])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, ""]
+    return lines
 
 
 def plot(runs: Runs, path: Path) -> None:
@@ -115,7 +116,8 @@ def write_report(folder: Path) -> None:
     }
     plot(runs, folder / "imagination.png")
     lines = ["<!-- Written by study_imagination.py report. -->", "", "# Imagination", ""]
+    lines += [HEADER, "|---|---|---|---|---|---|---|---|"]
     for task in order:
-        lines += table(runs[task], task)
+        lines += rows(runs[task], task)
     (folder / "imagination.md").write_text("\n".join(lines).rstrip() + "\n")
     print(f"Written to {folder}")

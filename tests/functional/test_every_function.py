@@ -29,6 +29,7 @@ FUNCTIONS = {  # its arguments, one letter each, and the numbers that follow the
     "squared_error_norm": ("xxm", ()),
 }
 OF_MASKS = ("unbroken_steps",)  # masks in, a mask out: in test_steps.py
+OF_ALTERNATIVES = ("choice_influence", "gaussian_influence")  # rewards: in test_influence.py
 REORDERED = ("gather_others", "ensemble_disagreement")  # whose features are not the last dimension
 MASKED = [name for name, (letters, _) in FUNCTIONS.items() if letters[-1] in "ma"]
 PLAIN = [name for name in FUNCTIONS if name not in (*MASKED, *REORDERED)]
@@ -68,7 +69,7 @@ def called(name):
 
 
 def test_every_function_is_here():
-    assert {*FUNCTIONS, *OF_MASKS} == set(functional.__all__)
+    assert {*FUNCTIONS, *OF_MASKS, *OF_ALTERNATIVES} == set(functional.__all__)
 
 
 @every_case

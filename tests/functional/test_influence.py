@@ -117,3 +117,16 @@ def test_weights_of_another_shape_are_refused(choices, wrong):
 def test_noise_of_another_shape_is_refused(gaussians):
     with pytest.raises(ValueError, match="noise"):
         gaussian_influence(*gaussians[:-1], gaussians[-1][..., :1])
+
+
+def test_eager_and_compiled_agree(choices, gaussians):
+    for function, arguments in ((choice_influence, choices), (gaussian_influence, gaussians)):
+        torch._dynamo.reset()
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        assert_close(compiled(*arguments), function(*arguments))
+
+
+def test_half_precision_is_computed_in_full(choices):
+    found = choice_influence(*(x.bfloat16() for x in choices))
+    assert found.dtype == torch.float32
+    assert_close(found.double(), choice_influence(*choices), rtol=0.1, atol=0.05)

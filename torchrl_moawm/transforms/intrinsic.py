@@ -22,6 +22,9 @@ from torchrl_moawm.functional import (
 )
 from torchrl_moawm.transforms.groups import who
 
+FLOOR = 1e-12
+"""Of the variance of a reward: what is less is nothing, and stays it."""
+
 
 class IntrinsicReward(Transform):
     """Base of the rewards that agents give themselves.
@@ -54,7 +57,7 @@ class IntrinsicReward(Transform):
         super().__init__()
         self.name, self.path, self.coeff = name, path_of(group), coeff
         self.reward_key = unravel_key(reward_key or (*self.path, "reward"))
-        self.norm = RunningValueNorm(shape=1) if normalize else None
+        self.norm = RunningValueNorm(shape=1, epsilon=FLOOR) if normalize else None
 
     def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """The reward for what was done at t, and whom it concerns, ``[*B, N]`` each."""
