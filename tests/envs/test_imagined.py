@@ -126,3 +126,44 @@ def test_masked_actions_and_no_environments_are_refused():
         ImaginedEnv(perfect_model(), env, 2)
     with pytest.raises(ValueError, match="num_envs"):
         ImaginedEnv(perfect_model(), make_world(), 0)
+
+
+class Fades(torch.nn.Module):
+    """Nothing changes but the first feature, which falls by 1; below 0 an agent has ended."""
+
+    def forward(self, observation):
+        after = observation.clone()
+        after[..., 0] -= 1.0
+        return after, torch.ones_like(after[..., :1]), after[..., :1]
+
+
+def test_an_agent_that_has_ended_is_gone_and_the_episode_ends_with_the_last():
+    pytest.importorskip("mpe2", reason="an extra")
+    from mpe2 import simple_spread_v3
+
+    env = make_pettingzoo_env(simple_spread_v3.parallel_env, seed=0)
+    names = "predicted_observation", "predicted_reward", "predicted_continue"
+    model = TensorDictModule(
+        Fades(), [("agent", "observation")], [("agent", name) for name in names]
+    )
+    start = env.rollout(2)[:1]
+    start["agent", "observation"][..., 0] = torch.tensor([0.5, 1.5, 2.5])
+    world = TransformedEnv(ImaginedEnv(model, env, 1), PreviousStep())
+    world.append_transform(RealStarts(lambda _: start))
+    check_env_specs(world)
+    batch = world.rollout(4, break_when_any_done=False)[0]
+    assert batch["agent", "mask"][:3].tolist() == [
+        [True] * 3,
+        [False, True, True],
+        [False, False, True],
+    ]
+    assert batch["next", "agent", "terminated"][:3, :, 0].tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+    assert batch["next", "terminated"][:, 0].tolist()[:3] == [False, False, True]
+    assert (batch["next", "agent", "reward"][1, :, 0] == torch.tensor([0.0, 1.0, 1.0])).all()
+    assert (batch["next", "agent", "observation"][1, 0] == 0).all()
+    assert batch["agent", "previous_mask"][1:3].tolist() == [[True] * 3, [False, True, True]]
+    assert batch["agent", "mask"][3].all()  # another episode

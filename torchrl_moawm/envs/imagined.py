@@ -4,15 +4,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict import TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import EnvBase, ModelBasedEnvBase, Transform
 
 from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import ensemble_disagreement
-from torchrl_moawm.transforms.groups import action_groups
+from torchrl_moawm.transforms.groups import Path, action_groups
+
+NAMES = "predicted_observation", "predicted_reward"
+"""What a model has to write of every group."""
 
 
 class ImaginedEnv(ModelBasedEnvBase):
@@ -20,10 +24,13 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     At step t everybody's ``observation`` and ``action`` go into the model, and what it predicts for
     t+1 comes out under the names of the real environment: observation, reward, and the ends. Of an
-    ensemble each environment follows, at every step, a member drawn anew (Chua et al., 2018). Where
-    the model writes ``predicted_continue`` an episode is ``terminated`` as soon as going on is less
-    likely than not. Where ``max_disagreement`` is given it is ``truncated`` as soon as the members
-    disagree by more: that step is not to be trusted, the state before it is.
+    ensemble each environment follows, at every step, a member drawn anew (Chua et al., 2018).
+
+    Where the model writes ``predicted_continue`` an episode is ``terminated`` as soon as going on
+    is less likely than not; where agents end by themselves and the environment says who acts,
+    ``mask``, one that has ended is gone, and the episode ends with the last. Where
+    ``max_disagreement`` is given it is ``truncated`` as soon as the members disagree by more: that
+    step is not to be trusted, the state before it is.
 
     A reset gives observations of 0: where an episode begins is up to :class:`RealStarts`, which
     :func:`~torchrl_moawm.system.make_imagined_env` appends.
@@ -41,8 +48,8 @@ class ImaginedEnv(ModelBasedEnvBase):
     Keyword Args:
         max_disagreement: The largest :func:`~torchrl_moawm.functional.ensemble_disagreement` of a
             step that is trusted, mean over the agents; ``None`` trusts every step.
-        units: One over the variance of each feature, ``[D]`` by group, in which members disagree;
-            ``None`` counts in the environment's own.
+        units: One over the variance of each feature, ``[D]`` by name of the group, in which members
+            disagree; ``None`` counts in the environment's own.
 
     Raises:
         ValueError: ``num_envs`` is below 1, there is no group that acts, an agent's actions are
@@ -61,7 +68,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         num_envs: int,
         *,
         max_disagreement: float | None = None,
-        units: Mapping[NestedKey, Tensor] | None = None,
+        units: Mapping[str, Tensor] | None = None,
     ) -> None:
         check_size(num_envs=num_envs)
         super().__init__(world_model, device=env.device, batch_size=torch.Size([num_envs]))
@@ -85,6 +92,8 @@ class ImaginedEnv(ModelBasedEnvBase):
             spec = seen[(*path, "observation")]
             free = Unbounded(spec.shape, dtype=spec.dtype, device=spec.device)
             observation[path] = Composite(observation=free, shape=seen[path].shape)
+            if (*path, "mask") in seen.keys(True, True):
+                observation[(*path, "mask")] = seen[(*path, "mask")]
         self.observation_spec = observation.to(env.device)
         self.action_spec = several(env.full_action_spec)
         self.full_reward_spec = several(env.full_reward_spec)
@@ -97,7 +106,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         for path in self.paths:
             if (*path, "action_mask") in env.full_observation_spec.keys(True, True):
                 raise ValueError(f"The actions of {path} are masked, which no model predicts.")
-            for name in ("predicted_observation", "predicted_reward"):
+            for name in NAMES:
                 if (*path, name) not in written:
                     raise ValueError(f"The world model writes no {(*path, name)!r}: {written}.")
         if not self.paths:
@@ -110,67 +119,79 @@ class ImaginedEnv(ModelBasedEnvBase):
         """Observations of 0, and nobody has ended."""
         return self.observation_spec.zero().update(self.full_done_spec.zero())
 
+    def _set_seed(self, seed: int | None) -> None:
+        """Seeds torch, whose generator draws the members."""
+        torch.manual_seed(0 if seed is None else seed)
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        read = tensordict.select(*self.world_model.in_keys)
-        outputs = self.world_model(read)
-        result = self._blank()
-        rewards = list(map(unravel_key, self.full_reward_spec.keys(True, True)))
+        outputs = self.world_model(tensordict.select(*self.world_model.in_keys))
+        result, member = self._blank(), self._draw_members(outputs)
         for path in self.paths:
-            observation, reward = self._follow(outputs, path)
-            now = tensordict.get((*path, "observation"))
-            result.set((*path, "observation"), observation.view_as(now))
-            if (*path, "reward") in rewards:
-                result.set((*path, "reward"), reward)
+            found = [self._predicted(outputs, (*path, name), member) for name in NAMES]
+            now, acts = (tensordict.get((*path, x), None) for x in ("observation", "mask"))
+            found = found if acts is None else [x * acts.unsqueeze(-1) for x in found]
+            result.set((*path, "observation"), found[0].view_as(now))
+            if (*path, "reward") in self.reward_keys:
+                result.set((*path, "reward"), found[1])
             else:  # of the whole team, at the root
-                result.set("reward", reward.mean(-2))
-        self._end(outputs, result)
+                result.set("reward", found[1].mean(-2))
+        self._end(outputs, tensordict, result)
         return result
 
-    def _follow(self, outputs: TensorDictBase, path: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Next observation ``[E, N, D]`` and reward ``[E, N, 1]``, of one member in each env."""
-        members = outputs.get((*path, "ensemble_observation"), None)
-        if members is None:
-            names = "predicted_observation", "predicted_reward"
-            observation, reward = (outputs.get((*path, name)) for name in names)
-            return observation, reward
-        if path == self.paths[0]:  # the same member for every group
-            drawn = torch.randint(members.shape[-2], self.batch_size, device=members.device)
-            self.__dict__["_member"] = drawn
-        rows = torch.arange(len(members), device=members.device)
-        rewards = outputs.get((*path, "ensemble_reward"))
-        return members[rows, :, self._member], rewards[rows, :, self._member]
+    def _draw_members(self, outputs: TensorDictBase) -> Tensor | None:
+        """A member for each environment, ``[E]``; the same for every group."""
+        first = outputs.get((*self.paths[0], "ensemble_observation"), None)
+        if first is None:
+            return None
+        return torch.randint(first.shape[-2], self.batch_size, device=first.device)
 
-    def _end(self, outputs: TensorDictBase, result: TensorDictBase) -> None:
+    @staticmethod
+    def _predicted(outputs: TensorDictBase, key: Path, member: Tensor | None) -> Tensor:
+        """What one member predicts in each environment, or the only model, ``[E, N, D]``."""
+        if member is None:
+            return outputs.get(key)
+        members = outputs.get((*key[:-1], key[-1].replace("predicted", "ensemble")))
+        return members[torch.arange(len(member), device=member.device), :, member]
+
+    def _end(
+        self, outputs: TensorDictBase, tensordict: TensorDictBase, result: TensorDictBase
+    ) -> None:
         """Writes who has ended, and whose step is not to be trusted."""
-        ended = [self._ended(outputs, path) for path in self.paths]
         flags = list(map(unravel_key, self.full_done_spec.keys(True, True)))
-        own = [(*path, "terminated") in flags for path in self.paths]
-        for path, agents, has_own in zip(self.paths, ended, own, strict=True):
-            if has_own and agents is not None:
-                result.set((*path, "terminated"), agents)
-                result.set((*path, "done"), agents)
-        known = [agents for agents in ended if agents is not None]
-        terminated = result.get("terminated")
-        if known:
-            everybody = torch.cat(known, -2)
-            terminated = everybody.all(-2) if all(own) else everybody.any(-2)
-        truncated = result.get("terminated").clone()
+        own, gone = [], []
+        for path in self.paths:
+            ended = self._ended(outputs, tensordict, path)
+            own.append((*path, "terminated") in flags)
+            gone.append(ended)
+            if (*path, "mask") in self.observation_spec.keys(True, True):
+                result.set((*path, "mask"), ~ended.squeeze(-1))
+            if own[-1]:
+                result.set((*path, "terminated"), ended)
+                result.set((*path, "done"), ended)
+        everybody = torch.cat(gone, -2)  # [E, N, 1]
+        terminated = everybody.all(-2) if all(own) else everybody.any(-2)
+        truncated = torch.zeros_like(terminated)
         if self.max_disagreement is not None:
             truncated = self._disagreement(outputs) > self.max_disagreement
         result.set("terminated", terminated)
         result.set("truncated", truncated)
         result.set("done", terminated | truncated)
 
-    def _ended(self, outputs: TensorDictBase, path: tuple[str, ...]) -> Tensor | None:
+    @staticmethod
+    def _ended(outputs: TensorDictBase, tensordict: TensorDictBase, path: Path) -> Tensor:
+        """Who does not go on, ``[E, N, 1]``: by the model's logits, or because it was gone."""
         logits = outputs.get((*path, "predicted_continue"), None)
-        return None if logits is None else logits < 0.0
+        reward = outputs.get((*path, "predicted_reward"))
+        ended = torch.zeros_like(reward, dtype=torch.bool) if logits is None else logits < 0.0
+        acts = tensordict.get((*path, "mask"), None)
+        return ended if acts is None else ended | ~acts.unsqueeze(-1)
 
     def _disagreement(self, outputs: TensorDictBase) -> Tensor:
         """Mean over all agents, ``[E, 1]``."""
         found = []
         for path in self.paths:
             members = outputs.get((*path, "ensemble_observation"))
-            found.append(ensemble_disagreement(members, self.units.get(path[-1])))
+            found.append(ensemble_disagreement(members, self.units.get(name_of(path))))
         return torch.cat(found, -1).mean(-1, keepdim=True)
 
 
