@@ -15,9 +15,10 @@ from studies.runs import Run, Stages, run_study, train
 
 ALGORITHMS = ("moawm_imagined", "mappo", "mappo_more_steps", "mappo_permuted")
 STAGES: Stages = {
-    "frames": (("simple_spread", "navigation"), ALGORITHMS, range(10, 15)),
+    "simple_spread": (("simple_spread",), ALGORITHMS, range(10, 15)),
+    "navigation": (("navigation",), ALGORITHMS, range(10, 15)),
 }
-"""Tasks, algorithms, seeds; seed after seed, so that a study cut short is still one."""
+"""Tasks, algorithms, seeds."""
 SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo"}
 TASKS = {
     "navigation": ("total_frames=15_000", "evaluation_envs=50"),
