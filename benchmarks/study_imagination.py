@@ -27,7 +27,11 @@ TASKS = {
 """Settings of each task, the same for all."""
 BATCHES = {
     "navigation": {
-        "moawm_imagined": ("task.num_envs=2", "evaluation_interval=5"),
+        "moawm_imagined": (
+            "task.num_envs=2",
+            "evaluation_interval=5",
+            "task.entropy_coeff=0.01",  # without it the policy settles too early
+        ),
         "mappo": ("task.num_envs=5", "epochs=20", "evaluation_interval=2"),
         "mappo_more_steps": ("task.num_envs=2", "epochs=26", "evaluation_interval=5"),
         "mappo_permuted": ("task.num_envs=5", "epochs=20", "evaluation_interval=2"),

@@ -4,21 +4,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
 from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.modules import (
-    AgentGRU,
-    GroupStatistics,
-    ScheduledLatent,
-    StoredActionLogProb,
-)
+from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent, StoredActionLogProb
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
+from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
-from torchrl_moawm.transforms import Curiosity, IntrinsicReward, SocialInfluence
+from torchrl_moawm.transforms import IntrinsicReward
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 
@@ -181,31 +177,8 @@ class GroupSystem:
     @cached_property
     def rewards(self) -> list[IntrinsicReward]:
         """What the agents give themselves beside the task's reward."""
-        s, found = self.settings, list[IntrinsicReward]()
-        given: dict[str, Any] = {"group": self.group, "reward_key": s.reward_key}
-        if s.influence_coeff:
-            networks = {self.targets[name]: net for name, net in self.moa_networks.items()}
-            given["coeff"] = s.influence_coeff
-            found.append(SocialInfluence(self.actor, networks, **given))
-        if s.curiosity_coeff:
-            given |= {"coeff": s.curiosity_coeff, "statistics": self.statistics}
-            found.append(Curiosity(self.world_model, **given))
-        return found
-
-    def estimate(self, batch: TensorDictBase) -> None:
-        """Writes advantage, value target and V_old.
-
-        They are of the task's reward and of what the agents give themselves; the reward in the
-        batch, which the world model predicts, stays the task's.
-        """
-        paid = batch.clone(recurse=False) if self.rewards else batch
-        for reward in self.rewards:
-            reward(paid)
-        self.loss_module["value"].value_estimator(paid)
-        if self.rewards:
-            written = [self._key(name) for name in ("advantage", "value_target", "state_value")]
-            written += [("next", *path_of(self.group), reward.name) for reward in self.rewards]
-            batch.update(paid.select(*written))
+        models = self.moa_networks, self.targets, self.world_model, self.statistics
+        return make_rewards(self.settings, self.group, self.actor, *models)
 
     def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
         """The actor's loss, which may train the student too."""

@@ -14,6 +14,7 @@ from torchrl.trainers import Trainer, TrainerHookBase
 
 from torchrl_moawm import LossSum
 from torchrl_moawm.system import imagine, make_imagined_env
+from torchrl_moawm.system.rewards import estimate
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.run_state import plain, unplain
 from torchrl_moawm.train.loop.buffer import make_buffer, rows
@@ -132,7 +133,7 @@ class Imagination(TrainerHookBase):
         batch = imagine(self.env, self.algorithm.policy, settings.horizon)
         self.frames += batch.numel()
         for system in self.system.groups.values():
-            system.estimate(batch)
+            estimate(system.loss_module["value"], system.rewards, batch)
         size = batch.numel() // settings.minibatches
         buffer = make_buffer(self.config, batch.numel(), size)
         buffer.extend(rows(self.config, core, batch))
