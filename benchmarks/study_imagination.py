@@ -25,7 +25,7 @@ TASKS = {
     "simple_spread": ("total_frames=30_000", "task.gamma=0.95", "task.lmbda=0.9", "lr=2.0e-3"),
 }
 """Settings of each task, the same for all."""
-BATCHES = {
+BATCHES: dict[str, dict[str, tuple[str, ...]]] = {
     "navigation": {
         "moawm_imagined": (
             "task.num_envs=2",

@@ -37,7 +37,7 @@ def arguments(thing):
 
 
 def described(name, thing):
-    """The lines of one public name: itself, and the public methods of a class of ours."""
+    """The lines of one public name: itself, and its methods that are ours."""
     if is_dataclass(thing):
         return [f"{name}({', '.join(field.name for field in fields(thing))})"]
     if not callable(thing):
@@ -46,7 +46,9 @@ def described(name, thing):
         return [f"{name}: {thing.__bases__[0].__name__}"]
     lines = [name + arguments(thing)]
     if inspect.isclass(thing):
-        for method, member in vars(thing).items():
+        ours = [base for base in thing.__mro__ if base.__module__.startswith("torchrl_moawm")]
+        members = {k: v for base in reversed(ours) for k, v in vars(base).items()}
+        for method, member in members.items():
             called = callable(member) or isinstance(member, classmethod)
             if called and not inspect.isclass(member) and method != "forward" and method[0] != "_":
                 lines.append(f"{name}.{method}{arguments(getattr(thing, method))}")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
-from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import name_of
@@ -20,16 +17,15 @@ from torchrl_moawm.modules import GroupStatistics, append_memory_transforms
 from torchrl_moawm.modules.actor import move_bounds
 from torchrl_moawm.objectives import LossSum
 from torchrl_moawm.system.description import describe
-from torchrl_moawm.system.export import export_policy
 from torchrl_moawm.system.group import PARTS, GroupSystem
+from torchrl_moawm.system.kept import KeptSystem
 from torchrl_moawm.system.layout import Layout
 from torchrl_moawm.system.networks import make_networks
 from torchrl_moawm.system.rewards import estimate
-from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
 from torchrl_moawm.system.settings import split_settings
 
 
-class MOAWM:
+class MOAWM(KeptSystem):
     """The whole framework for every group of agents: networks, policy and losses.
 
     ``L_total = L_policy + c_v L_value + L_WM + L_vae``, with
@@ -70,7 +66,6 @@ class MOAWM:
 
     def __init__(self, groups: Mapping[str, GroupSystem]) -> None:
         self.groups = dict(groups)
-        self.made_from: tuple[Layout, dict[str, Any]] | None = None
 
     def __getitem__(self, group: NestedKey) -> GroupSystem:
         if name_of(group) not in self.groups:
@@ -209,11 +204,6 @@ class MOAWM:
             for group, system in self.groups.items()
             for name, network in system.networks.items()
         }
-
-    @property
-    def module(self) -> nn.ModuleDict:
-        """Everything that has weights or counts something, by group and name."""
-        return nn.ModuleDict({name: system.module for name, system in self.groups.items()})
 
     def to(self, device: torch.device | str) -> MOAWM:
         """Moves everything, the losses included, to a device."""

@@ -1,0 +1,129 @@
+"""A system that is kept: its state, as one file, and as a policy for deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from torchrl_moawm.system.export import export_policy
+from torchrl_moawm.system.group import GroupSystem
+from torchrl_moawm.system.layout import Layout
+from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
+
+
+class KeptSystem:
+    """The part of :class:`MOAWM` that keeps what was built: state, files, deployment.
+
+    Attributes:
+        groups: The systems of the groups by name.
+        made_from: What the system was built for, and its settings; ``None`` if not by ``from_env``.
+    """
+
+    groups: dict[str, GroupSystem]
+    made_from: tuple[Layout, dict[str, Any]] | None = None
+
+    @classmethod
+    def from_layout(cls, layout: Layout, **settings: Any) -> Self:
+        """Builds networks and losses from what is known of an environment, on the CPU."""
+        raise NotImplementedError
+
+    @property
+    def module(self) -> nn.ModuleDict:
+        """Everything that has weights or counts something, by group and name."""
+        return nn.ModuleDict({name: system.module for name, system in self.groups.items()})
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves everything, the losses included, to a device."""
+        raise NotImplementedError
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights of all networks."""
+        return self.module.parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights, running statistics and counts: ``agents.actor...``."""
+        return self.module.state_dict()
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state_dict` gave; what is missing or left over is an error."""
+        self.module.load_state_dict(state_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the system as one file, from which :meth:`load` makes it without an environment.
+
+        It holds what the system was built for, its settings, its weights, and their SHA-256.
+
+        Raises:
+            ValueError: It was not made by :meth:`from_env`; its ``state_dict`` can be saved.
+        """
+        if self.made_from is None:
+            raise ValueError(
+                "Only a system that from_env has made can be built again by load: save its "
+                "state_dict with torch.save."
+            )
+        layout, settings = self.made_from
+        plain = {name: plain_setting(value) for name, value in settings.items()}
+        content = {"layout": layout.plain(), "settings": plain, "weights": self.state_dict()}
+        write_saved(content, Path(path))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        into: Self | None = None,
+        device: torch.device | str = "cpu",
+        **modules: Any,
+    ) -> Self:
+        """Makes the system that :meth:`save` wrote: in another process it acts bit for bit alike.
+
+        Args:
+            path: The file. Nothing is unpickled but tensors, numbers and words.
+
+        Keyword Args:
+            into: A system that gets the weights, where some of its networks are your own; ``None``
+                makes one.
+            device: Where it goes.
+            **modules: Settings that are modules, ``value_norm``; they are not in the file, what
+                they have counted is.
+
+        Raises:
+            SavedSystemError: The file is no saved system, is damaged, is of another version's form,
+                or does not fit; the message says what, and names what does not fit.
+        """
+        content = read_saved(Path(path), device)
+        system = into
+        if system is None:
+            settings = {**content["settings"], **modules}
+            system = cls.from_layout(Layout.from_plain(content["layout"]), **settings).to(device)
+        try:
+            system.load_state_dict(content["weights"])
+        except RuntimeError as error:
+            raise SavedSystemError(f"{path} does not fit this system: {error}") from error
+        return system
+
+    def export_policy(self, example: TensorDictBase) -> ExportedProgram:
+        """The deterministic policy for use without this library, by ``torch.export``.
+
+        A function of plain tensors, for any number of environments: entries by name, a dictionary
+        ``{"agents_observation": [E, N, D], ...}``, to ``{"agents_action": [E, N, ...]}``. Students
+        and actors alone are in it, nothing that is privileged. With ``recurrent`` it also gives the
+        next state under the name of the state that it reads; ``is_init`` begins an episode.
+
+        Args:
+            example: What the environment gives at its reset, ``[E]``.
+
+        Returns:
+            What ``torch.export.save`` writes; ``.module()`` is called.
+
+        Raises:
+            KeyError: The example lacks an entry that the policy reads.
+            ValueError: It has not one batch dimension.
+        """
+        return export_policy(self.groups.values(), example)
