@@ -15,8 +15,8 @@ from studies.runs import Run, Stages, run_study, train
 
 ALGORITHMS = ("moawm_imagined", "mappo", "mappo_more_steps", "mappo_permuted")
 STAGES: Stages = {
-    "simple_spread": (("simple_spread",), ALGORITHMS, range(10, 15)),
-    "navigation": (("navigation",), ALGORITHMS, range(10, 15)),
+    "simple_spread": (("simple_spread",), ALGORITHMS, range(10, 14)),
+    "navigation": (("navigation",), ALGORITHMS, range(10, 13)),
 }
 """Tasks, algorithms, seeds."""
 SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo"}

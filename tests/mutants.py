@@ -5,7 +5,8 @@
 
 Every mutant of ``mutants.toml`` is one replacement in the source of a function. Each is applied to
 a copy of the package, and must be killed: by its own tests, or else by those of all losses. WORDS
-choose the mutants whose name holds one of them. ``--write`` keeps the table ``mutants.md``.
+choose the mutants whose name holds one of them. ``--write`` keeps the table ``mutants.md``; in it
+those that were not chosen stay as they were.
 
 A mutant whose text does not stand in its function exactly once is stale, and an error. So is one
 that survives, unless it is marked as ``equivalent`` with the reason; and one so marked that dies.
@@ -292,8 +293,8 @@ def import_what_is_alike() -> None:
         importlib.import_module(name)
 
 
-def table(killed_by: dict[Mutant, str | None]) -> str:
-    """All mutants in Markdown."""
+def table(killed_by: dict[Mutant, str | None], before: str = "") -> str:
+    """All mutants in Markdown; those that were not run now keep the row that they had before."""
 
     def code(text: str) -> str:
         return "`` " + " ".join(text.split()).replace("|", "\\|") + " ``" if text else "nothing"
@@ -307,7 +308,12 @@ def table(killed_by: dict[Mutant, str | None]) -> str:
         "| mutant | where | instead of | stands | killed by |",
         "|---|---|---|---|---|",
     ]
-    for mutant, test in killed_by.items():
+    kept = {line[2:].partition(" | ")[0]: line for line in before.splitlines() if line[:2] == "| "}
+    for mutant in mutants():
+        if mutant not in killed_by:
+            lines += [kept[mutant.name]] if mutant.name in kept else []
+            continue
+        test = killed_by[mutant]
         end = f"`{test.removeprefix('tests/')}`" if test else f"none: {mutant.equivalent}"
         cells = mutant.name, f"`{mutant.where}`", code(mutant.old), code(mutant.new), end
         lines.append("| " + " | ".join(cells) + " |")
@@ -332,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("words", nargs="*", help="of the names of the mutants")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="keep the table (of all mutants)")
+    parser.add_argument("--write", action="store_true", help="keep the table")
     parser.add_argument("--random", type=int, metavar="N", help="N mutants that are in no list")
     parser.add_argument("--seed", type=int, default=0, help="of those at random")
     options = parser.parse_args(arguments)
@@ -344,8 +350,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [
         mutant for mutant in mutants() if any(word in mutant.name for word in options.words or [""])
     ]
-    if options.write and options.words:
-        parser.error("--write takes all mutants")
     if stale := [error for mutant in chosen if (error := staleness(mutant))]:
         print(*stale, sep="\n")
         return 1
@@ -367,7 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{mutant.name}: {verdict}{note}", flush=True)
     print(f"{len(chosen)} mutants, {wrong} unexplained.")
     if options.write and not wrong:
-        TABLE.write_text(table(killed_by))
+        TABLE.write_text(table(killed_by, TABLE.read_text()))
     return int(wrong > 0)
 
 

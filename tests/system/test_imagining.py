@@ -156,3 +156,14 @@ def test_a_model_of_what_one_agent_sees_imagines_too():
     start = found["agents", "observation"][:, 0]
     assert_close(found["next", "agents", "observation"][:, 0], start)  # untrained: it copies
     assert isinstance(found, TensorDict)
+
+
+def test_the_policy_explores_there():
+    """Two rollouts from the same states differ, and neither is the deterministic one."""
+    system, env, batch = system_and_batch()
+    imagined = world_of(system, env, batch)
+    actions = [imagine(imagined, system.policy, 1)["agents", "action"][:, 0] for _ in range(2)]
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        mode = system.policy(batch[:9].exclude("next"))["agents", "action"]
+    assert (actions[0] != actions[1]).all()
+    assert (actions[0] != mode).all()

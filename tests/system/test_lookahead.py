@@ -107,3 +107,16 @@ def test_returns_by_hand():
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ValueError, match=name):
         make(**{name: 0})
+
+
+def test_one_agent_varies_at_a_time(monkeypatch):
+    system, lookahead, start = make(candidates=4, horizon=1)
+    seen, returns = [], lookahead._returns
+    monkeypatch.setattr(lookahead, "_returns", lambda td, x: seen.append(x) or returns(td, x))
+    mode = deterministic(system.policy, start)["hunters", "action"]
+    deterministic(lookahead, start)
+    (considered,) = seen  # [E, N, K, N, D]
+    for agent, other in ((0, 1), (1, 0)):
+        assert_close(considered[:, agent, :, other], mode[:, None, other].expand(5, 4, 2))
+        assert_close(considered[:, agent, 0, agent], mode[:, agent])
+        assert (considered[:, agent, 1:, agent] != mode[:, None, agent]).any(-1).all()
