@@ -9,7 +9,16 @@ import sys
 import pytest
 import torch
 
-from tests.benchmarks.runs import assert_same_run, checkpoints, configuration, run_here
+from tests.benchmarks.runs import (
+    BENCHMARKS,
+    HANG,
+    SETTINGS,
+    assert_same_run,
+    checkpoints,
+    configuration,
+    run_here,
+)
+from tests.train.parallel.test_ranks import finish, torchrun
 from torchrl_moawm.testing import make_batch
 from torchrl_moawm.train.checkpoints.files import open_checkpoint
 from torchrl_moawm.train.loop.buffer import permuted
@@ -138,6 +147,20 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(whole, tmp_path):
     run(configuration(*IMAGINED), path.parents[1], path, 240)
     torch.set_num_threads(threads)
     assert_same_run(whole, copy, components=12)
+
+
+def test_ranks_imagine_alike_and_go_on_bit_for_bit(tmp_path):
+    """Each remembers what it has seen; how much is imagined they decide together."""
+    folder, given = tmp_path / "run", [*SETTINGS, *IMAGINED, f"learner_timeout={HANG}"]
+    finish(torchrun(BENCHMARKS / "train.py", *given, f"hydra.run.dir={folder}"))
+    counted = list(curve(folder, "imagined_frames").values())
+    assert counted == [0, 0, 0, 96, 192]  # over both ranks
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "checkpoint.pt").unlink()
+    for late in checkpoints(copy)[-1:]:
+        shutil.rmtree(late)
+    finish(torchrun(BENCHMARKS / "train.py", f"resume={copy}", f"learner_timeout={HANG}"))
+    assert_same_run(folder, copy, components=13)
 
 
 def test_the_policy_learns_from_what_is_imagined(whole, tmp_path):

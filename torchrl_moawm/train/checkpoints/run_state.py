@@ -90,6 +90,7 @@ def make_checkpoint(
     stepper: OptimizationStepper,
     watch: TrainerHookBase,
     learners: Learners,
+    imagination: TrainerHookBase | None = None,
 ) -> Checkpoint:
     """Collects what the Trainer does not add itself (losses, progress, logs, stepper's count)."""
     checkpoint = Checkpoint().register_adapter(object, Adapter())
@@ -102,6 +103,8 @@ def make_checkpoint(
         "random_state": GlobalRNGState(),
         "watch": watch,
     }
+    if imagination is not None:  # each rank remembers what it has seen itself
+        own["imagination"] = imagination
     if vmas:
         own |= {"vmas_random_state": VmasRandomState(), "vmas_world": VmasWorld(env)}
     for name, component in own.items():

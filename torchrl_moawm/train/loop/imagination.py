@@ -131,7 +131,7 @@ class Imagination(TrainerHookBase):
         """Imagines, and learns from that; returns the mean reward."""
         settings, core = self.settings, self.algorithm.core
         batch = imagine(self.env, self.algorithm.policy, settings.horizon)
-        self.frames += batch.numel()
+        self.frames += batch.numel() * trainer.optimization_stepper.learners.count
         for system in self.system.groups.values():
             estimate(system.loss_module["value"], system.rewards, batch)
         size = batch.numel() // settings.minibatches
@@ -157,6 +157,7 @@ class Imagination(TrainerHookBase):
         """Restores the state."""
         self.taper = Taper(**state_dict["taper"])
         self.frames = state_dict["frames"]
+        self.memory.empty()  # another rank's may be in it
         if state_dict["memory"] is not None:
             self.memory.extend(unplain(state_dict["memory"], torch.device(self.config.device)))
         self.memory.writer.load_state_dict(state_dict["writer"])

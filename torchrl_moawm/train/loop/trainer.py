@@ -60,9 +60,8 @@ def make_trainer(
     imagination = make_imagination(own, algorithm, env)
     checkpoints: dict[str, Any] = {}
     if folder is not None and own.checkpoint.every:
-        kept = make_checkpoint(own, algorithm, env, collector, buffer, stepper, quality, learners)
-        if imagination is not None:
-            kept.register("imagination", imagination)
+        states = buffer, stepper, quality, learners, imagination
+        kept = make_checkpoint(own, algorithm, env, collector, *states)
         checkpoints = checkpoint_settings(config, kept, folder, learners.count)
     trainer = Trainer(
         collector=collector,
