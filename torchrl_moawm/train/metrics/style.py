@@ -63,7 +63,7 @@ LOOKS = {
     "moawm_recurrent_no_teacher": Look(PURPLE, "--"),
     "moawm_frozen_encoder": Look(GREY, "--"),
     "moawm_recurrent_frozen": Look(GREY, "--"),
-    "moawm_imagined": Look(VERMILLION),
+    "moawm_imagined": Look(VERMILLION, ":"),
     "mappo_more_steps": Look(SKY, "-."),
     "mappo_permuted": Look(GREEN, "--"),
     "moawm_taught": Look(VERMILLION),
