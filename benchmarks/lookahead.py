@@ -22,6 +22,7 @@ from torch import Tensor
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import name_of
 from torchrl_moawm.system import LookaheadPolicy
 from torchrl_moawm.train.checkpoints.trained import load_run
@@ -84,14 +85,12 @@ def returns(env: EnvBase, policy: TensorDictModuleBase, steps: int, group: str) 
 
 
 def return_of(figures: dict[str, float], group: str) -> float:
-    """That of the group; of the only one it has no name."""
+    """The return of a group, whose name is in the figure's where there are several."""
     return figures.get(f"evaluation_return_{group}", figures["evaluation_return"])
 
 
-def search(folder: Path, group: str, searches: Any) -> list[dict[str, Any]]:
+def search(config: DictConfig, system: MOAWM, group: str) -> list[dict[str, Any]]:
     """Every search by simulator and model, beside the team as it is."""
-    config, algorithm, _ = load_run(folder, EPISODES)
-    system: Any = algorithm.system
     steps = config.task.max_steps
     models = {"the simulator": Simulated, "the world model": LookaheadPolicy}
 
@@ -104,7 +103,7 @@ def search(folder: Path, group: str, searches: Any) -> list[dict[str, Any]]:
         return returns(fresh, kind(*given, group=group, **settings), steps, group)
 
     plain, rows = played(None), []
-    for candidates, horizon, samples in searches:
+    for candidates, horizon, samples in SEARCHES:
         for name, kind in models.items():
             settings = {"candidates": candidates, "horizon": horizon, "samples": samples}
             gain = played((kind, settings)) - plain
@@ -143,7 +142,7 @@ def main() -> None:
     print(
         "| looks ahead in | candidates | steps | samples | gain in return |\n|---|---|---|---|---|"
     )
-    rows = search(given.run, group, SEARCHES)
+    rows = search(config, algorithm.system, group)
     (given.run / "lookahead.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(
         f"\nThe team as it is: {rows[0]['return']:.2f}. Written to {given.run / 'lookahead.json'}"

@@ -16,7 +16,7 @@ CURVES = {"navigation": "return_deterministic", "simple_spread": "return"}
 environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames."""
 WINDOW = 2_000
 SHARE = 0.8
-"""Of the way from the first return to the best control's last one."""
+"""The share of the way from the first return to the best control's last one that has to be made."""
 DRAWS = 10_000
 
 Numbers = NDArray[np.float64]

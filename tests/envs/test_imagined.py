@@ -65,7 +65,9 @@ def test_what_the_members_do_not_agree_on_is_truncated():
         batch = env.rollout(2, break_when_any_done=False)
         assert (batch["next", "truncated"] == expected).all()
         assert not batch["next", "terminated"].any()
-    in_units = {group: torch.full((3,), 4.0) for group in GROUPS}  # of half a standard deviation
+    in_units = {
+        group: lambda: torch.full((3,), 4.0) for group in GROUPS
+    }  # of half a standard deviation
     env = imagined(ensemble_model(1.0), 3, lambda _: start, max_disagreement=1.6, units=in_units)
     assert env.rollout(1, break_when_any_done=False)["next", "truncated"].all()
 
@@ -129,7 +131,7 @@ def test_masked_actions_and_no_environments_are_refused():
 
 
 class Fades(torch.nn.Module):
-    """Nothing changes but the first feature, which falls by 1; below 0 an agent has ended."""
+    """A model in which the first feature falls by 1, and below 0 an agent has ended."""
 
     def forward(self, observation):
         after = observation.clone()

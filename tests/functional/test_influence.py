@@ -46,7 +46,7 @@ def choices(normal):
 
 @pytest.fixture
 def gaussians(normal):
-    """Of ``[5, 2]``, of three alternatives, their weights, and noise ``[6, 5, 2]``."""
+    """Means and spreads ``[5, 2]``, those of three alternatives, weights, noise ``[6, 5, 2]``."""
     given = normal(5, 2), normal(5, 2).exp()
     return *given, normal(3, 5, 2), normal(3, 5, 2).exp(), normal(3, 5).softmax(0), normal(6, 5, 2)
 

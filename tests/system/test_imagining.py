@@ -167,3 +167,17 @@ def test_the_policy_explores_there():
         mode = system.policy(batch[:9].exclude("next"))["agents", "action"]
     assert (actions[0] != actions[1]).all()
     assert (actions[0] != mode).all()
+
+
+def test_members_disagree_in_the_statistics_as_they_are():
+    """The environment is made before any batch has been seen; its units are learned later."""
+    system, env, batch = system_and_batch(ensemble=2)
+    imagined = world_of(system, env, batch, max_disagreement=0.1).base_env
+    statistics = system["agents"].statistics
+    now = batch["agents", "observation"].flatten(0, 1)
+    statistics.update(now, now + 1e3 * torch.randn_like(now), torch.randn(len(now), 1))
+    assert (statistics.change.scale() > 100).all()
+    outputs = system.world_model(batch[:9].clone())
+    spread = outputs["agents", "ensemble_observation"].var(-2, correction=0)
+    expected = (spread * statistics.change_weight()).mean(-1).sqrt().mean(-1, keepdim=True)
+    assert_close(imagined._disagreement(outputs), expected)

@@ -14,7 +14,7 @@ TARGET = 0.3
 
 
 class Pays(torch.nn.Module):
-    """Nothing moves; an agent earns how near its action is to the target, in its own group."""
+    """A model in which nothing moves and an agent earns by how near its action is to the target."""
 
     def __init__(self, members=0, noise=0.0):
         super().__init__()

@@ -48,8 +48,9 @@ class ImaginedEnv(ModelBasedEnvBase):
     Keyword Args:
         max_disagreement: The largest :func:`~torchrl_moawm.functional.ensemble_disagreement` of a
             step that is trusted, mean over the agents; ``None`` trusts every step.
-        units: One over the variance of each feature, ``[D]`` by name of the group, in which members
-            disagree; ``None`` counts in the environment's own.
+        units: By name of the group what gives one over the variance of each feature, ``[D]``, asked
+            at each step: members disagree in these standard deviations. ``None`` counts in the
+            environment's own.
 
     Raises:
         ValueError: ``num_envs`` is below 1, there is no group that acts, an agent's actions are
@@ -68,7 +69,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         num_envs: int,
         *,
         max_disagreement: float | None = None,
-        units: Mapping[str, Tensor] | None = None,
+        units: Mapping[str, Callable[[], Tensor]] | None = None,
     ) -> None:
         check_size(num_envs=num_envs)
         super().__init__(world_model, device=env.device, batch_size=torch.Size([num_envs]))
@@ -191,7 +192,8 @@ class ImaginedEnv(ModelBasedEnvBase):
         found = []
         for path in self.paths:
             members = outputs.get((*path, "ensemble_observation"))
-            found.append(ensemble_disagreement(members, self.units.get(name_of(path))))
+            unit = self.units.get(name_of(path))
+            found.append(ensemble_disagreement(members, None if unit is None else unit()))
         return torch.cat(found, -1).mean(-1, keepdim=True)
 
 

@@ -126,12 +126,24 @@ def make_joint_world_model(
     models = []
     for index, group in enumerate(groups):
         others = [each for each in groups if each is not group]
-        first_own = None
+        own_first = None
         if statistics is not None:
-            first_own = [statistics[index], *(s for i, s in enumerate(statistics) if i != index)]
-        net = JointWorldModelNet(group, others, num_cells, first_own, continuation, ensemble)
-        actions = [key for each in (group, *others) for key in each.keys("action")]
-        seen = [key for each in others for key in each.keys("observation")]
-        in_keys = [*group.keys("observation"), *actions, *seen]
-        models.append(TensorDictModule(net, in_keys, group.keys(*written(continuation, ensemble))))
+            own_first = [statistics[index], *(s for i, s in enumerate(statistics) if i != index)]
+        models.append(joint_model_of(group, others, num_cells, own_first, continuation, ensemble))
     return TensorDictSequential(*models)
+
+
+def joint_model_of(
+    group: AgentGroup,
+    other_groups: Sequence[AgentGroup],
+    num_cells: Sequence[int],
+    statistics: Sequence[GroupStatistics] | None,
+    continuation: bool,
+    ensemble: int,
+) -> TensorDictModule:
+    """The part of one group, which reads the steps of all; its own statistics come first."""
+    net = JointWorldModelNet(group, other_groups, num_cells, statistics, continuation, ensemble)
+    actions = [key for each in (group, *other_groups) for key in each.keys("action")]
+    seen = [key for each in other_groups for key in each.keys("observation")]
+    in_keys = [*group.keys("observation"), *actions, *seen]
+    return TensorDictModule(net, in_keys, group.keys(*written(continuation, ensemble)))

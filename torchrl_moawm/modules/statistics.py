@@ -100,6 +100,10 @@ class GroupStatistics(nn.Module):
         self.observation_error = RecentNorm(group.n_features)
         self.reward_error = RecentNorm(1)
 
+    def change_weight(self) -> Tensor:
+        """``1 / var(o_{t+1} - o_t)`` of each feature of the observation, ``[D]``."""
+        return self.change.scale().square().reciprocal()
+
     def observation_weight(self) -> Tensor:
         """``1 / var(error)`` of each feature of the observation, ``[D]``."""
         return (self.change.scale() * self.observation_error.scale()).square().reciprocal()

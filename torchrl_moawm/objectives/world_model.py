@@ -197,7 +197,7 @@ class WorldModelLoss(MultiAgentLoss):
         if "continue" in errors:
             out["loss_continue"] = self.continue_coeff * self._reduce(errors["continue"], valid)
         if self._writes("ensemble_observation"):
-            of_change = None if self.statistics is None else self.statistics.change.scale() ** -2
+            of_change = None if self.statistics is None else self.statistics.change_weight()
             spread = ensemble_disagreement(prediction.observation.detach(), of_change)
             out["disagreement"] = self._mean(spread, view.there())
         return self._out(out)

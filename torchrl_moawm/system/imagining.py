@@ -37,11 +37,11 @@ def make_imagined_env(
             there are statistics, beyond which a step is not trusted; ``None`` trusts every step.
 
     Returns:
-        The environment. It looks at the models as they are at each step.
+        The environment. It looks at models and statistics as they are at each step.
     """
     groups = system.groups.values()
     known = {name_of(g.group): g.statistics for g in groups if g.statistics is not None}
-    units = {name: s.change.scale().square().reciprocal() for name, s in known.items()}
+    units = {name: statistics.change_weight for name, statistics in known.items()}
     model = TensorDictSequential(*(g.world_model for g in groups))
     imagined = ImaginedEnv(model, env, num_envs, max_disagreement=max_disagreement, units=units)
     system.add_memory(transformed := TransformedEnv(imagined, PreviousStep()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,13 +12,14 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from torchrl_moawm.modules.actor import move_bounds
 from torchrl_moawm.system.export import export_policy
 from torchrl_moawm.system.group import GroupSystem
 from torchrl_moawm.system.layout import Layout
 from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
 
 
-class KeptSystem:
+class KeptSystem(ABC):
     """The part of :class:`MOAWM` that keeps what was built: state, files, deployment.
 
     Attributes:
@@ -29,9 +31,9 @@ class KeptSystem:
     made_from: tuple[Layout, dict[str, Any]] | None = None
 
     @classmethod
+    @abstractmethod
     def from_layout(cls, layout: Layout, **settings: Any) -> Self:
         """Builds networks and losses from what is known of an environment, on the CPU."""
-        raise NotImplementedError
 
     @property
     def module(self) -> nn.ModuleDict:
@@ -40,7 +42,12 @@ class KeptSystem:
 
     def to(self, device: torch.device | str) -> Self:
         """Moves everything, the losses included, to a device."""
-        raise NotImplementedError
+        self.module.to(device)
+        if "loss_module" in self.__dict__:  # made already: it holds coefficients of its own
+            self.__dict__["loss_module"].to(device)
+        for system in self.groups.values():
+            move_bounds(system.actor, device)
+        return self
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights of all networks."""

@@ -14,7 +14,6 @@ from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.modules import GroupStatistics, append_memory_transforms
-from torchrl_moawm.modules.actor import move_bounds
 from torchrl_moawm.objectives import LossSum
 from torchrl_moawm.system.description import describe
 from torchrl_moawm.system.group import PARTS, GroupSystem
@@ -204,15 +203,6 @@ class MOAWM(KeptSystem):
             for group, system in self.groups.items()
             for name, network in system.networks.items()
         }
-
-    def to(self, device: torch.device | str) -> MOAWM:
-        """Moves everything, the losses included, to a device."""
-        self.module.to(device)
-        if "loss_module" in self.__dict__:
-            self.loss_module.to(device)
-        for system in self.groups.values():
-            move_bounds(system.actor, device)
-        return self
 
     def __repr__(self) -> str:
         return "\n".join(["MOAWM", *map(describe, self.groups.values())])

@@ -8,6 +8,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase
 
 from torchrl_moawm import modules
 from torchrl_moawm.modules import AgentGroup, GroupStatistics
+from torchrl_moawm.modules.joint_world_model import joint_model_of
 from torchrl_moawm.system.layout import GroupLayout, Layout
 from torchrl_moawm.system.settings import NetworkSettings
 
@@ -62,14 +63,18 @@ def make_world_model(
     statistics: Mapping[NestedKey, GroupStatistics],
 ) -> TensorDictModule:
     """The world model of a group: of what an agent sees, or of all agents."""
-    made: Any = {"num_cells": settings.model_cells, "ensemble": settings.ensemble}
-    made["continuation"] = settings.continuation
-    if not settings.joint_world_model:
-        units = statistics.get(group.group)
-        return modules.make_world_model(group, other_groups=others, statistics=units, **made)
-    groups = [group, *others]
-    found = [statistics[each.group] for each in groups] if statistics else None
-    return modules.make_joint_world_model(groups, statistics=found, **made)[0]
+    if settings.joint_world_model:
+        units = [statistics[each.group] for each in (group, *others)] if statistics else None
+        heads = settings.continuation, settings.ensemble
+        return joint_model_of(group, others, settings.model_cells, units, *heads)
+    return modules.make_world_model(
+        group,
+        other_groups=others,
+        num_cells=settings.model_cells,
+        statistics=statistics.get(group.group),
+        continuation=settings.continuation,
+        ensemble=settings.ensemble,
+    )
 
 
 def make_moa_networks(

@@ -110,10 +110,6 @@ class Imagination(TrainerHookBase):
         kept = [*self.models.in_keys, *self.env.full_observation_spec.keys(True, True)]
         self.kept = list(dict.fromkeys(kept))
 
-    def see(self, figures: Mapping[str, float]) -> None:
-        """Figures of a real batch, from before it is learned from."""
-        self.taper.see(figures)
-
     def learn(self, batch: TensorDictBase, trainer: Trainer) -> dict[str, float]:
         """Remembers a real batch and learns; returns figures."""
         if self.taper.ended:

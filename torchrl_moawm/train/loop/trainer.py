@@ -101,7 +101,7 @@ def register_imagination(trainer: Trainer, imagination: Any, quality: ModelQuali
     known_to_all = trainer.optimization_stepper.learners.average_metrics(known)
 
     def learn(batch: TensorDictBase) -> dict[str, float]:
-        imagination.see(known_to_all(batch))
+        imagination.taper.see(known_to_all(batch))
         return imagination.learn(batch, trainer)
 
     trainer.register_op("post_steps_log", learn)

@@ -1,0 +1,143 @@
+"""The reward for influence on the others."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torch.distributions import Distribution
+
+from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm._keys import path_of
+from torchrl_moawm.functional import choice_influence, gather_others, gaussian_influence
+from torchrl_moawm.transforms.groups import who
+from torchrl_moawm.transforms.intrinsic import IntrinsicReward
+
+
+class SocialInfluence(IntrinsicReward):
+    """Rewards an agent for what its action changes in what the others are expected to do next.
+
+    ``c_t^i = sum_{j != i} KL( p_beta(a_{t+1}^j | o_t^i, a_t) || sum_k w_k p_beta(a_{t+1}^j | o_t^i,
+    a_t with a_k in place of a_t^i) )``, p_beta the model of the others that
+    :class:`~torchrl_moawm.objectives.MOALoss` trains. Discrete alternatives are all actions,
+    weighted by the policy, ``w_k = pi(a_k | o_t^i, z_t^i)``, and the sum is exact
+    (:func:`~torchrl_moawm.functional.choice_influence`); continuous ones are ``samples`` draws of
+    the policy, and the others' next action is sampled as often
+    (:func:`~torchrl_moawm.functional.gaussian_influence`).
+
+    The model is asked at step t+1, whose ``previous_*`` entries hold o_t and a_t. Nothing counts
+    behind the last step of an episode, for who did not act, and about who does not act at t+1. No
+    gradient flows: it is a reward.
+
+    Args:
+        actor: ``pi(a_t | o_t, z_t)``, a probabilistic actor; what it reads is in the batch.
+        networks: Models of the others by the group whose actions they predict.
+
+    Keyword Args:
+        samples: Alternatives of a continuous action.
+        group: The agents.
+        coeff: What a standard deviation is worth, in the unit of the reward.
+        normalize: Whether the reward is divided by its running standard deviation.
+        reward_key: Under ``next``; ``None`` is the group's own.
+
+    Raises:
+        ValueError: A network has a memory, whose state at t+1 would be another after another
+            action, or predicts several choices at once.
+
+    References:
+        Jaques et al., "Social Influence as Intrinsic Motivation for Multi-Agent Deep Reinforcement
+        Learning", 2019. There the model of others is a recurrent network, and an agent is rewarded
+        for others in its view.
+    """
+
+    def __init__(
+        self,
+        actor: Any,
+        networks: Mapping[NestedKey, TensorDictModuleBase],
+        *,
+        samples: int = 16,
+        **settings: Any,
+    ) -> None:
+        super().__init__("influence", **settings)
+        check_size(samples=samples)
+        self.samples = samples
+        self.__dict__["actor"] = actor  # not submodules: they are trained elsewhere
+        self.__dict__["networks"] = {path_of(g): network for g, network in networks.items()}
+        for group, network in self.networks.items():
+            read = [unravel_key(key) for key in network.in_keys]
+            strange = [key for key in read if not str(key[-1]).startswith("previous_")]
+            if strange or not any("moa_l" in str(key) for key in network.out_keys):
+                raise ValueError(
+                    f"Expected models of {group} that read the previous step and write moa_logits, "
+                    f"or moa_loc and moa_scale; got one that reads {read} and writes "
+                    f"{network.out_keys}."
+                )
+
+    def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Nats ``[*B, N]``, summed over the others."""
+        after, own = batch.get("next"), (*self.path, "previous_action")
+        alternatives, weights = self._alternatives(batch, after.get(own))
+        total = torch.zeros_like(weights[0])
+        for group, network in self.networks.items():
+            read = [unravel_key(key) for key in network.in_keys]
+            known = TensorDict({key: after.get(key) for key in read}, batch_size=batch.batch_size)
+            pairs = self._influence(network, known, own, alternatives, weights)  # [*B, N, M]
+            acts = who(after, group)[1]
+            if acts is not None and group == self.path:
+                pairs = pairs * gather_others(acts, acts.ndim - 1)
+            elif acts is not None:
+                pairs = pairs * acts.unsqueeze(-2)
+            total = total + pairs.sum(-1)
+        valid = self._acted(batch, total) & ~after.get("done")
+        own_end = after.get((*self.path, "done"), None)
+        return total, valid if own_end is None else valid & ~own_end.squeeze(-1)
+
+    def _alternatives(self, batch: TensorDictBase, done: Tensor) -> tuple[Tensor, Tensor]:
+        """What the agents might have done ``[K, *B, N, ...]``, and weights ``[K, *B, N]``."""
+        dist: Distribution = self.actor.get_dist(batch.select(*self.actor.in_keys))
+        if hasattr(dist, "probs") and done.dtype in (torch.int64, torch.bool):
+            weights = dist.probs.movedim(-1, 0)
+            index = torch.arange(len(weights), device=weights.device)
+            if done.ndim == weights.ndim:  # one-hot
+                shape = (len(weights), *[1] * (done.ndim - 1), len(weights))
+                every = torch.eye(len(weights), dtype=done.dtype, device=done.device).view(shape)
+                return every.expand(len(weights), *done.shape), weights
+            every = index.view(-1, *[1] * done.ndim).expand(len(weights), *done.shape)
+            return every.to(done.dtype), weights
+        drawn = dist.sample((self.samples,))
+        return drawn, torch.full(drawn.shape[:-1], 1 / self.samples, dtype=drawn.dtype).to(
+            drawn.device
+        )
+
+    def _influence(
+        self,
+        network: TensorDictModuleBase,
+        known: TensorDictBase,
+        own: tuple[str, ...],
+        alternatives: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Nats about each other agent, ``[*B, N, M]``."""
+        given, agents = self._predict(network, known), known.ndim
+        found = []
+        for i in range(weights.shape[agents + 1]):
+            imagined = known.expand(len(weights), *known.batch_size).clone()
+            imagined.get(own).select(agents + 1, i).copy_(alternatives.select(agents + 1, i))
+            others = [x.select(agents + 1, i) for x in self._predict(network, imagined)]
+            mine = [x.select(agents, i) for x in given]  # [*B, M, ...]
+            each = weights.select(agents + 1, i).unsqueeze(-1).expand(others[0].shape[:-1])
+            if len(mine) == 1:
+                found.append(choice_influence(mine[0], others[0], each))
+                continue
+            (loc, scale), (other_loc, other_scale) = mine, others
+            noise = torch.randn(self.samples, *loc.shape).to(loc)
+            found.append(gaussian_influence(loc, scale, other_loc, other_scale, each, noise))
+        return torch.stack(found, agents)
+
+    @staticmethod
+    def _predict(network: TensorDictModuleBase, known: TensorDictBase) -> list[Tensor]:
+        """Logits, or mean and standard deviation."""
+        outputs = network(known.clone(recurse=False))
+        return [outputs.get(key) for key in network.out_keys]
