@@ -6,6 +6,7 @@ The same task, widths (two of 128), critic (one value for the team), epochs (15)
 (ten a pass): our ``mappo`` and ``moawm``, eager and compiled; TorchRL's own loop with
 ``ClipPPOLoss``; BenchMARL's MAPPO, in a virtual environment of its own that this script makes
 (``--benchmarl`` names its folder). The first two batches warm up, and compile, and are not counted.
+With ``--device cuda`` environments and learning are on a GPU (BenchMARL's row stays on the CPU).
 Nothing else should run meanwhile.
 
     python benchmarks/cost_speed.py --to-return --tasks navigation
@@ -44,6 +45,13 @@ EPOCHS, MINIBATCHES, STEPS = 15, 10, 100
 SYSTEMS = ("torchrl", "mappo", "mappo compiled", "moawm", "moawm compiled", "benchmarl")
 
 
+def clock() -> float:
+    """Seconds, once all that was begun on a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Timed:
     """A collector that measures what happens inside and outside of it."""
 
@@ -54,15 +62,15 @@ class Timed:
     def __iter__(self) -> Iterator[TensorDictBase]:
         batches = iter(self.collector)
         while True:
-            start = time.perf_counter()
+            start = clock()
             batch = next(batches, None)
             if batch is None:
                 return
-            collected = time.perf_counter()
+            collected = clock()
             try:
                 yield batch
             finally:  # whoever iterates may stop here
-                self.seconds.append((collected - start, time.perf_counter() - collected))
+                self.seconds.append((collected - start, clock() - collected))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.collector, name)
@@ -85,11 +93,11 @@ def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
 
 
 def ours(
-    task: str, n_envs: int, batches: int, name: str
+    task: str, n_envs: int, batches: int, device: str, name: str
 ) -> tuple[list[tuple[float, float]], float]:
     """Seconds (collection, update) of each batch, and the operations of an update."""
     algorithm_name, _, compiled = name.partition(" ")
-    settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}"]
+    settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}", f"device={device}"]
     if algorithm_name == "moawm":
         settings.append("algorithm.model_frames=0")  # while the team learns
     config = configure(task, n_envs, batches, *settings)
@@ -122,9 +130,11 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
     return MINIBATCHES * sum(counted[id(loss)] for loss in by_epoch)
 
 
-def torchrl_loop(task: str, n_envs: int, batches: int) -> tuple[list[tuple[float, float]], float]:
+def torchrl_loop(
+    task: str, n_envs: int, batches: int, device: str
+) -> tuple[list[tuple[float, float]], float]:
     """The loop of TorchRL's multi-agent tutorial, with our networks."""
-    config = configure(task, n_envs, batches, "algorithm=mappo")
+    config = configure(task, n_envs, batches, "algorithm=mappo", f"device={device}")
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_mappo(config, env)
@@ -150,14 +160,14 @@ def benchmarl(
     return [tuple(pair) for pair in seconds], needed
 
 
-def matrix_rate(rows: int) -> float:
+def matrix_rate(rows: int, device: str) -> float:
     """Measured operations per second of the networks' matrix product, forward and backward."""
-    x, w = torch.randn(rows, 128, requires_grad=True), torch.randn(128, 128, requires_grad=True)
+    x, w = (torch.randn(n, 128, device=device, requires_grad=True) for n in (rows, 128))
     seconds = []
     for _ in range(30):
-        start = time.perf_counter()
+        start = clock()
         (x @ w).backward(x.detach())
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return 3 * 2 * rows * 128 * 128 / sorted(seconds)[15]
 
 
@@ -167,10 +177,10 @@ def measure(
     """Seconds (collection, update) of each batch of a system, and the operations of an update."""
     given = task, n_envs, arguments.batches
     if name == "torchrl":
-        return torchrl_loop(*given)
+        return torchrl_loop(*given, arguments.device)
     if name == "benchmarl":
         return benchmarl(*given, arguments.benchmarl)
-    return ours(*given, name)
+    return ours(*given, arguments.device, name)
 
 
 def main() -> None:
@@ -184,6 +194,7 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=1, help="of all systems in turn")
     parser.add_argument("--batches", type=int, default=5, help="the first two are not counted")
+    parser.add_argument("--device", default="cpu", help="of environments and learning")
     parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
     parser.add_argument(
         "--to-return",
@@ -205,7 +216,9 @@ def main() -> None:
             for name, (counted, needed) in found.items():
                 collection, update = (sorted(c)[len(c) // 2] for c in zip(*counted, strict=True))
                 agents = 4 if task == "balance" else 3
-                limit = needed / matrix_rate(n_envs * STEPS // MINIBATCHES * agents)
+                limit = needed / matrix_rate(
+                    n_envs * STEPS // MINIBATCHES * agents, arguments.device
+                )
                 rate = n_envs * STEPS / (collection + update)
                 row = f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update / limit:.1f}"
                 print(f"| {task} | {n_envs} | {name} | {row} |", flush=True)

@@ -98,7 +98,7 @@ def train(
     loss = ppo_loss(algorithm, settings)
     frames = settings.n_envs * settings.steps
     buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(frames),
+        storage=LazyTensorStorage(frames, device="auto"),  # where the batches are
         sampler=SamplerWithoutReplacement(),
         batch_size=settings.minibatch,
     )

@@ -17,6 +17,8 @@ def load_run(
 ) -> tuple[DictConfig, Algorithm, EnvBase]:
     """Loads the trained team of a finished run, with new environments that it can act in.
 
+    It is where it was trained; a team of a GPU is on the CPU where there is no GPU.
+
     Args:
         folder: The run's folder, which holds ``checkpoint.pt``.
         num_envs: Environments side by side.
@@ -27,8 +29,10 @@ def load_run(
     Returns:
         The run's configuration, its algorithm with the trained weights, and the environments.
     """
-    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
     config = OmegaConf.create(saved["config"])
+    if not torch.cuda.is_available():
+        config.device = "cpu"
     env = make_env(config, num_envs, config.seed + seed_offset, **settings)
     algorithm = make_algorithm(config, env)
     algorithm.loss_module.load_state_dict(saved["loss_module"])
