@@ -38,7 +38,8 @@ from torchrl_moawm.train.checkpoints.files import open_checkpoint
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.run import run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
 GPU = torch.device("cuda", 0)
 SUMS = {"moawm": make_moawm, "total": make_total}
 BATCHES = 4

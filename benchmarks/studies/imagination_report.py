@@ -11,6 +11,7 @@ from torchrl_moawm.train.metrics.curves import Runs, curve, draw_lines, with_see
 from torchrl_moawm.train.metrics.style import FRAMES, RETURN, look
 
 OURS = "moawm_imagined"
+ORACLE = "moawm_oracle"
 CURVES = {"navigation": "return_deterministic", "simple_spread": "return"}
 """What passes the threshold: 50 episodes of the deterministic policy every 1,000 frames; where an
 environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames."""
@@ -36,6 +37,7 @@ def threshold(algorithms: dict[str, list[dict[str, Any]]], task: str) -> float:
         name: (frames, smoothed(frames, values, task))
         for name, runs in algorithms.items()
         for frames, values in [curve(runs, CURVES[task])]
+        if name != ORACLE
     }
     first = np.mean([values[:, 0].mean() for _, values in curves.values()])
     best = max(values[:, -1].mean() for name, (_, values) in curves.items() if name != OURS)

@@ -54,7 +54,11 @@ WORLDS = {
         environment,
         {"privileged": ("agent",), "act_on": "mean", "teacher_frames": 100},
     ),
-    "several choices": (make_choices, {}),
+    "several choices": (make_choices, {"act_on_predictions": True}),
+    "predictions, with a memory": (
+        lambda: vmas("simple_tag"),
+        {"recurrent": True, "act_on_predictions": True},
+    ),
     "other bounds": (scaled, {"value_norm": PopArtValueNorm(shape=1)}),
 }
 

@@ -14,6 +14,7 @@ from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.joint_world_model import make_joint_world_model
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
+from torchrl_moawm.modules.predicted_actions import PredictedActions
 from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
 from torchrl_moawm.modules.specs import groups_of
 from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
@@ -29,6 +30,7 @@ __all__ = [
     "GroupStatistics",
     "RecentNorm",
     "RunningNorm",
+    "PredictedActions",
     "ScheduledLatent",
     "StoredActionLogProb",
     "StudentFeatures",

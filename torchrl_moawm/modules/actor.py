@@ -22,7 +22,7 @@ from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 
 
 class ActorNet(nn.Module):
-    """An MLP on the observation and the latent side by side, and a head.
+    """An MLP on observation, latent and predicted actions side by side, and a head.
 
     Where actions are masked the last input is the mask: what is not allowed gets the least logit,
     but for a row that allows nothing (an agent that cannot act).
@@ -46,7 +46,7 @@ class ActorNet(nn.Module):
         net[-1].bias.data.zero_()
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """``[*B, N, *shape]``, ``[*B, N, Z]``, bool ``[*B, N, A]``."""
+        """``[*B, N, *shape]``, ``[*B, N, Z]``, ``[*B, N, F]``, bool ``[*B, N, A]``."""
         latent = inputs[:-1] if self.masked else inputs
         features = self.eye(observation)
         latent = tuple(z.to(features.dtype) for z in latent)
@@ -110,6 +110,7 @@ def make_actor(
     group: AgentGroup,
     *,
     latent_dim: int = 0,
+    predicted_dim: int = 0,
     one_hot: bool = False,
     masked: bool = False,
     low: Tensor | float = -1.0,
@@ -129,6 +130,8 @@ def make_actor(
 
     Keyword Args:
         latent_dim: ``Z``; 0 for an actor without latent.
+        predicted_dim: Features of ``predicted_actions``, what the others are expected to do
+            (:class:`PredictedActions`); 0 for an actor that does not read it.
         one_hot: Whether discrete actions are one-hot rather than int64.
         masked: Whether discrete actions are restricted by ``(group, "action_mask")``.
         low: Lower bound of a continuous action (discrete ones are of a categorical distribution,
@@ -147,10 +150,11 @@ def make_actor(
     """
     if masked and len(group.choices) != 1:
         raise ValueError("Expected discrete actions (n_actions), one choice, where masked is True.")
-    given = {"observation": True, "latent": latent_dim > 0, "action_mask": masked}
+    given = {"observation": True, "latent": latent_dim > 0}
+    given |= {"predicted_actions": predicted_dim > 0, "action_mask": masked}
     eye = ObservationEncoder(group.obs_dim)
     outputs = group.action_dim if group.choices else 2 * group.action_dim
-    net = make_mlp(eye.features + latent_dim, outputs, num_cells)
+    net = make_mlp(eye.features + latent_dim + predicted_dim, outputs, num_cells)
     head: nn.Module = nn.Identity()
     parameters, (distribution, settings) = ["logits"], categorical_of(group, one_hot)
     if not group.choices:

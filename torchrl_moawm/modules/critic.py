@@ -28,7 +28,7 @@ class CentralisedCritic(nn.Module):
         self,
         group: AgentGroup,
         other_groups: Sequence[AgentGroup],
-        latent_dim: int,
+        latent_dims: Sequence[int],
         num_cells: Sequence[int],
         shared_value: bool,
         state: Mapping[NestedKey, int],
@@ -38,22 +38,22 @@ class CentralisedCritic(nn.Module):
         self.states = [(str(key), features) for key, features in state.items()]
         eyes = [ObservationEncoder(each.obs_dim, each.n_agents) for each in (group, *other_groups)]
         self.eyes = nn.ModuleList(eyes)
-        self.latent_dim = latent_dim
-        own = eyes[0].features + latent_dim
+        self.n_latents = len(latent_dims)
+        own = eyes[0].features + sum(latent_dims)
         rest = sum(e.features * o.n_agents for e, o in zip(eyes[1:], other_groups, strict=True))
         rest += sum(features for _, features in self.states)
         self.net = make_mlp(group.n_agents * own + rest, 1, num_cells)
-        agents, z = range(group.n_agents), range(latent_dim)
+        agents, z = range(group.n_agents), range(sum(latent_dims))
         self.latents = [i * own + eyes[0].features + k for i in agents for k in z]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Makes layers that were just drawn begin without the latent."""
+        """Makes layers that were just drawn begin without the latent and what is expected."""
         zero_init_columns(self.net, self.latents)
 
     def forward(self, observation: Tensor, *inputs: Tensor) -> Tensor:
-        """Observation, latent if any, other groups' observations, states -> ``[*B, N, 1]``."""
-        n_latents, eyes = 1 if self.latent_dim else 0, list(self.eyes)
+        """Observation, latents, other groups' observations, states -> ``[*B, N, 1]``."""
+        n_latents, eyes = self.n_latents, list(self.eyes)
         latent, others = inputs[:n_latents], inputs[n_latents : n_latents + len(eyes) - 1]
         features = eyes[0](observation)
         own = torch.cat([features, *(z.to(features.dtype) for z in latent)], -1)
@@ -79,6 +79,7 @@ def make_critic(
     group: AgentGroup,
     *,
     latent_dim: int = 0,
+    predicted_dim: int = 0,
     other_groups: Sequence[AgentGroup] = (),
     num_cells: Sequence[int] = (128, 128),
     shared_value: bool = False,
@@ -91,6 +92,8 @@ def make_critic(
 
     Keyword Args:
         latent_dim: ``Z``; 0 for a critic without latent.
+        predicted_dim: Features of ``predicted_actions`` (:class:`PredictedActions`); 0 for a
+            critic that does not read it.
         other_groups: Groups whose observations it reads as well (at training time only).
         num_cells: Widths of the hidden layers.
         shared_value: Whether the agents have one value in common, as TorchRL's centralised
@@ -102,10 +105,12 @@ def make_critic(
         A module that writes ``state_value`` ``[*B, N, 1]``.
     """
     state = state or {}
-    in_keys = group.keys("observation", *(["latent"] if latent_dim else []))
+    sizes = {"latent": latent_dim, "predicted_actions": predicted_dim}
+    latents = {name: size for name, size in sizes.items() if size}
+    in_keys = group.keys("observation", *latents)
     in_keys += [key for other in other_groups for key in other.keys("observation")]
     return TensorDictModule(
-        CentralisedCritic(group, other_groups, latent_dim, num_cells, shared_value, state),
+        CentralisedCritic(group, other_groups, [*latents.values()], num_cells, shared_value, state),
         [*in_keys, *state],
         group.keys("state_value"),
     )

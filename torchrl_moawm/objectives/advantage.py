@@ -59,7 +59,7 @@ class LatentGAE(MultiAgentGAE):
         networks = (loss.latent_network, loss.teacher_network)
         encoder = [key for network in networks if network is not None for key in network.in_keys]
         now = list(map(unravel_key, loss.critic_network.in_keys))
-        filled = [loss._key("latent")] if loss.latent_network is not None else []
+        filled = self._filled()
         after = [key for key in (*now, *map(unravel_key, encoder)) if key not in filled]
         after += [loss._key(name) for name in ("reward", "done", "terminated")]
         now += [loss._key("teacher_acts")] if loss.teacher_network is not None else []
@@ -123,12 +123,25 @@ class LatentGAE(MultiAgentGAE):
                 stacklevel=4,
             )
 
+    def _filled(self) -> list[NestedKey]:
+        """What the critic reads at t+1 and an encoder writes there: z, and what is expected."""
+        loss = self.loss
+        if loss.latent_network is None:
+            return []
+        read = set(map(unravel_key, loss.critic_network.in_keys))
+        return [
+            loss._key("latent"),
+            *read.intersection(map(unravel_key, loss.latent_network.out_keys)),
+        ]
+
     def _fill_latent(self, after: BatchView, tensordict: TensorDictBase) -> None:
         """Writes z_{t+1}: the mean of the posterior of whoever acted at t, student or teacher."""
         loss, following = self.loss, after.tensordict
         if loss.latent_network is not None:
             encoded = loss.latent_network(after.inputs(loss.latent_network))
             loc = get_required(encoded, loss._key("latent_loc"), "latent_network")
+            for key in self._filled()[1:]:
+                following.set(key, encoded.get(key))
             taught = tensordict.get(loss._key("teacher_acts"), None)
             if loss.teacher_network is not None and taught is not None:
                 encoded = loss.teacher_network(after.inputs(loss.teacher_network))

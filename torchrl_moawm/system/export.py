@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, unravel_key
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictSequential
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.objectives import split_at
+from torchrl_moawm.system.acting import mean_modules, predictions
 from torchrl_moawm.system.group import GroupSystem
 
 
@@ -51,13 +51,11 @@ class DeployedPolicy(nn.Module):
 
 
 def acting_modules(system: GroupSystem) -> list[nn.Module]:
-    """Encoder and actor of a group, with the mean of the posterior between them."""
-    loc, z = ((*path_of(system.group), name) for name in ("latent_loc", "latent"))
-    return [
-        *split_at(system.student, loc)[0],
-        TensorDictModule(nn.Identity(), [loc], [z]),
-        system.actor,
-    ]
+    """Encoder and actor of a group, with the mean of the posterior between them.
+
+    And the models of the others, where the actor reads what they expect.
+    """
+    return [*mean_modules(system), *predictions(system), system.actor]
 
 
 def export_policy(groups: Iterable[GroupSystem], example: TensorDictBase) -> ExportedProgram:

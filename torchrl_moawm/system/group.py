@@ -5,13 +5,14 @@ from functools import cached_property
 from typing import Any
 
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
 from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
-from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent, StoredActionLogProb
+from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
+from torchrl_moawm.system.acting import make_policy, predictions
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
 from torchrl_moawm.transforms import IntrinsicReward
@@ -115,23 +116,8 @@ class GroupSystem:
 
     @cached_property
     def policy(self) -> TensorDictSequential:
-        """Encoder, sampler, actor; deterministic under deterministic exploration.
-
-        The memories of the models of the others run along, so that their state is carried.
-        """
-        if self.settings.act_on == "mean":
-            loc, z = self._key("latent_loc"), self._key("latent")
-            chooses = [TensorDictModule(nn.Identity(), [loc], [z])]
-            if self.scheduled is not None:
-                chooses = [self._teacher_encoder(), self.scheduled]
-            encoder = [*split_at(self.student, loc)[0], *chooses]
-        else:
-            encoder = split_at(self.student, self._key("latent"))[0]
-        own = {id(module) for part in encoder for module in part.modules()}
-        memories = [memory for memory in self.memories if id(memory) not in own]
-        keys = self._key("action"), self._key("action_log_prob")
-        log_prob = StoredActionLogProb(self.actor, *keys)
-        return TensorDictSequential(*memories, *encoder, self.actor, log_prob)
+        """Encoder, sampler, actor; deterministic under deterministic exploration."""
+        return make_policy(self)
 
     @cached_property
     def loss_module(self) -> LossSum:
@@ -194,7 +180,7 @@ class GroupSystem:
         s = self.settings
         loss = ClipPPOValueLoss(
             self.critic,
-            latent_network=self._encoder(),
+            latent_network=TensorDictSequential(self._encoder(), *predictions(self)),
             teacher_network=None if self.scheduled is None else self._teacher_encoder(),
             group=self.group,
             **self._chosen("clip_value", "critic_coeff", "value_norm"),

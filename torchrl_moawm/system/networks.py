@@ -36,6 +36,8 @@ def make_networks(
         raise ValueError("There is no privileged group that the student could reconstruct.")
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
     coder: Any = {**head, "num_cells": settings.encoder_cells}
+    if settings.act_on_predictions:
+        head["predicted_dim"] = predicted_dim(group, [*others, *privileged])
     coder["decoder_cells"] = settings.decoder_cells
     state = {} if layout.critic_state is None else dict([layout.critic_state])
     critic: Any = {"shared_value": settings.shared_value, "state": state}
@@ -54,6 +56,18 @@ def make_networks(
     units = statistics.get(group.group)
     models = make_moa_networks(group, others, privileged, settings, units)
     return {**parts, "moa_networks": models}
+
+
+def predicted_dim(group: AgentGroup, others: Sequence[AgentGroup]) -> int:
+    """Features of the predicted actions of everybody but oneself.
+
+    Raises:
+        ValueError: There is nobody else.
+    """
+    size = sum(each.n_agents * each.action_dim for each in (group, *others)) - group.action_dim
+    if not size:
+        raise ValueError(f"{group.group!r} is one agent alone: no action of others to act on.")
+    return size
 
 
 def make_world_model(

@@ -51,6 +51,9 @@ class NetworkSettings:
     joint_world_model: bool = False
     """Whether the world model, at training time only, sees the steps of all agents, see
     ``make_joint_world_model``: for imagination."""
+    act_on_predictions: bool = False
+    """Whether actor and critic read, beside z, what the models of the others expect them to do, see
+    ``PredictedActions``."""
     moa_head: Literal["slots", "pairwise"] = "slots"
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False

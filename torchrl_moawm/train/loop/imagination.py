@@ -18,6 +18,7 @@ from torchrl_moawm.system.rewards import estimate
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.run_state import plain, unplain
 from torchrl_moawm.train.loop.buffer import make_buffer, rows
+from torchrl_moawm.train.settings.own_code import find
 
 JUDGED = 3
 """Batches on whose median skill it depends whether the world is known."""
@@ -100,7 +101,8 @@ class Imagination(TrainerHookBase):
         self.memory = TensorDictReplayBuffer(
             storage=LazyTensorStorage(self.settings.memory_frames, device=config.device)
         )
-        self.env = make_imagined_env(
+        model = self.settings.model
+        self.env = (make_imagined_env if model is None else find(model))(
             self.system,
             env,
             lambda n: self.memory.sample(n).exclude("index"),
