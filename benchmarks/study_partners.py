@@ -30,6 +30,7 @@ STAGES: Stages = {
     "simple_tag": (("simple_tag",), MAIN, 5),
     "taught": (TASKS, TAUGHT, 5),
     "taught_ablations": (TASKS, TAUGHT_ABLATIONS, 3),
+    "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")

@@ -140,6 +140,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
     own = ("latent_dim", "reconstruct", "student_kl_coeff", "teacher_kl_coeff")
     of_acting = ("critic_privileged", "policy_trains_student", "teacher_privileged_only")
+    of_acting += ("act_on_predictions",)
     system = MOAWM.from_env(
         env,
         privileged=(PARTNERS,),
@@ -157,6 +158,8 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     one, whole = system[GROUP], system.loss_module
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
     there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
+    if algorithm.act_on_predictions:  # of the other learner too
+        there["moa_own"] = whole["moawm"]["moa"][GROUP]
     core = {name: whole[name] for name in ("policy", "value")}
     auxiliary = {name: there[name] for name in algorithm.auxiliary_losses}
     if algorithm.freeze_student:
@@ -165,6 +168,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         one.teacher.requires_grad_(False)
     moa = f"moa_network_{PARTNERS}"
     trains = {"student": "cvae", "teacher": "teacher", moa: "moa", "world_model": "world_model"}
+    trains |= {"moa_network": "moa_own"}
     networks = {
         name: net
         for name, net in one.networks.items()

@@ -71,6 +71,8 @@ LOOKS = {
     "moawm_taught_not_acting": Look(ORANGE, "-."),
     "moawm_taught_no_gradient": Look(PURPLE, "-."),
     "moawm_taught_plain_critic": Look(GREY, "-."),
+    "moawm_taught_predicting": Look(SKY, "--"),
+    "moawm_oracle": Look(BLACK, "-."),
 }
 """How an agent is drawn in every picture; of two with one colour no picture has both."""
 BASELINES = {
