@@ -3,8 +3,9 @@
     python benchmarks/world_model_options.py outputs/moawm/vmas/navigation/seed0-...
 
 The trained team plays with stochastic actions. New world models are trained on that, each with the
-same steps of Adam on the same sequences: a plain one, one with a continuation, an ensemble, and one
-that is trained over several steps (``horizon``). They are judged in other environments:
+same steps of Adam on the same sequences: a plain one, one with a continuation, an ensemble, one
+that is trained over several steps (``horizon``), and one that sees all agents, as imagination has
+it. They are judged in other environments:
 
 - *skill over h steps*: ``1 - SSE / SSE of copying o_t``, of predictions that are fed what they
   predict, from every step of unbroken sequences;
@@ -12,6 +13,9 @@ that is trained over several steps (``horizon``). They are judged in other envir
 - *continuation*: ``1 - NLL / NLL of the rate of going on``, NaN where nothing ends;
 - *correlation*: of the members' disagreement with the error of their mean;
 - *seconds* of training, beside the plain model's.
+
+A second table has the skill over 1 to 25 steps for each block of the observation: of the plain
+model and of that of all agents, on the largest data.
 """
 
 import argparse
@@ -28,7 +32,12 @@ from torch import Tensor, nn
 from attainable import SEEDS
 from metrics.regression import falling_adam
 from torchrl_moawm import WorldModelLoss
-from torchrl_moawm.modules import AgentGroup, GroupStatistics, make_world_model
+from torchrl_moawm.modules import (
+    AgentGroup,
+    GroupStatistics,
+    make_joint_world_model,
+    make_world_model,
+)
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.loop.evaluation import play_steps
 from torchrl_moawm.train.loop.stepper import minimised
@@ -37,6 +46,8 @@ from torchrl_moawm.train.tasks.environment import make_env
 
 AHEAD = 1, 5, 10
 """Steps over which the models are judged."""
+FURTHER = 1, 5, 10, 25
+"""Steps over which each block is judged."""
 SEQUENCE, ROWS = 25, 40
 """Steps of a sequence, and sequences of a minibatch."""
 OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
@@ -44,8 +55,10 @@ OPTIONS: dict[str, tuple[dict[str, Any], int]] = {
     "continuation": ({"continuation": True}, 1),
     "ensemble of 5": ({"ensemble": 5}, 1),
     "horizon of 5": ({}, 5),
+    "of all agents": ({"joint": True}, 1),
 }
 """By name: keywords of ``make_world_model``, and the horizon of the loss."""
+BY_BLOCK = "plain", "of all agents"
 
 
 class Still(nn.Module):
@@ -62,7 +75,10 @@ class Judged:
     def __init__(self, group: AgentGroup, name: str, batch: TensorDictBase, steps: int) -> None:
         keywords, horizon = OPTIONS[name]
         self.group, self.statistics = group.group, GroupStatistics(group)
-        self.world_model = make_world_model(group, statistics=self.statistics, **keywords)
+        if keywords.get("joint"):
+            self.world_model = make_joint_world_model([group], statistics=[self.statistics])[0]
+        else:
+            self.world_model = make_world_model(group, statistics=self.statistics, **keywords)
         loss = WorldModelLoss(
             self.world_model, statistics=self.statistics, horizon=horizon, group=group.group
         )
@@ -93,6 +109,27 @@ def errors_ahead(group: AgentGroup, world_model: TensorDictModule, batch: Tensor
 
 
 @torch.no_grad()
+def skill_ahead(
+    group: AgentGroup, world_model: TensorDictModule, batch: TensorDictBase, features: slice
+) -> list[float]:
+    """Skill over each of ``FURTHER`` steps of some features, beside copying ``o_t``; all act."""
+    observation, action = group.keys("observation", "action")
+    seen, after = batch[observation], batch["next"][observation]
+    n_starts = batch.shape[1] - max(FURTHER) + 1
+    now, unbroken = seen[:, :n_starts], torch.ones(len(batch), n_starts, 1, 1, dtype=torch.bool)
+    found, predicted = [], now
+    for step in range(max(FURTHER)):
+        these = slice(step, step + n_starts)
+        inputs = batch[:, these].select(action).set(observation, predicted)
+        predicted = world_model(inputs)[group.keys("predicted_observation")[0]].view_as(now)
+        if step + 1 in FURTHER:
+            errors = ((x - after[:, these])[..., features] for x in (predicted, now))
+            found.append(skill(*((error * unbroken).square().sum() for error in errors)))
+        unbroken = unbroken & ~batch["next", "done"][:, these].unsqueeze(-1)
+    return found
+
+
+@torch.no_grad()
 def figures(judged: Judged, group: AgentGroup, batch: TensorDictBase) -> list[float]:
     """Skill over each of ``AHEAD`` steps, of reward and continuation, and the correlation."""
     still = TensorDictModule(Still(), group.keys("observation"), judged.world_model.out_keys[:2])
@@ -119,6 +156,7 @@ def compare(folder: Path, steps: int, data: Sequence[int], held_out_steps: int) 
     print(f"\n{folder}: {steps} steps of Adam, {held_out.numel()} held-out team steps\n")
     print(f"| team steps | world model | {' | '.join(columns)} | seconds |")
     print("|---" * (len(columns) + 3) + "|", flush=True)
+    made: dict[str, Judged] = {}
     for rows in data:
         batch = pool[: max(rows // config.task.max_steps, 1)]
         plain = 0.0
@@ -129,6 +167,13 @@ def compare(folder: Path, steps: int, data: Sequence[int], held_out_steps: int) 
             cells = [f"{x:.3f}" if x == x else "" for x in figures(judged, group, held_out)]
             row = f"{' | '.join(cells)} | {judged.seconds / plain:.2f}"
             print(f"| {batch.numel()} | {name} | {row} |", flush=True)
+            made[name] = judged
+    print(f"\n| block | world model | {' | '.join(f'skill over {h}' for h in FURTHER)} |")
+    print("|---" * (len(FURTHER) + 2) + "|")
+    for block, (first, last) in (config.task.observation_blocks or {"all": (0, None)}).items():
+        for name in BY_BLOCK:
+            skills = skill_ahead(group, made[name].world_model, held_out, slice(first, last))
+            print(f"| {block} | {name} | {' | '.join(f'{x:.3f}' for x in skills)} |", flush=True)
 
 
 def main() -> None:

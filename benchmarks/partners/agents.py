@@ -139,8 +139,12 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
     own = ("latent_dim", "reconstruct", "student_kl_coeff", "teacher_kl_coeff")
-    of_acting = ("critic_privileged", "policy_trains_student", "teacher_privileged_only")
-    of_acting += ("act_on_predictions",)
+    of_acting = (
+        "act_on_predictions",
+        "critic_privileged",
+        "policy_trains_student",
+        "teacher_privileged_only",
+    )
     system = MOAWM.from_env(
         env,
         privileged=(PARTNERS,),

@@ -33,6 +33,22 @@ def test_errors_over_several_steps_by_hand():
     torch.testing.assert_close(found, expected)
 
 
+def test_skill_ahead_by_hand():
+    """A model that expects half of each step is half as far behind as who copies: 1 - 1/4."""
+    group = AgentGroup(n_agents=1, obs_dim=1, action_dim=1)
+    batch = walk(40)
+    batch["agents", "action"] = torch.zeros(1, 40, 1, 1)
+    keys = group.keys("observation"), group.keys("predicted_observation")
+    half = TensorDictModule(lambda x: x + 0.5, *keys)
+    found = options.skill_ahead(group, half, batch, slice(0, 1))
+    torch.testing.assert_close(torch.tensor(found), torch.full((4,), 0.75))
+    batch["next", "agents", "observation"][0, 4] += 100.0  # five steps behind the first alone
+    assert options.skill_ahead(group, half, batch, slice(0, 1))[1] < 0.7
+    batch["next", "done"][0, 0] = True  # which is of another episode now
+    found = options.skill_ahead(group, half, batch, slice(0, 1))
+    assert found[1] == pytest.approx(0.75)
+
+
 @pytest.mark.slow
 def test_every_option_has_a_row(tmp_path, monkeypatch, capsys):
     folder = run_here(tmp_path, "total_frames=150", "task.max_steps=25")
@@ -40,7 +56,9 @@ def test_every_option_has_a_row(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["world_model_options.py", str(folder), *sizes])
     options.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    table, blocks = lines[: 1 + 2 * len(options.OPTIONS)], lines[1 + 2 * len(options.OPTIONS) :]
+    assert len(blocks) == 1 + 2 * 4
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[1:]]
     assert [row[1] for row in rows] == 2 * list(options.OPTIONS)
     assert all(bool(row[7]) == (row[1] == "ensemble of 5") for row in rows)
     assert rows[0][-1] == "1.00"
