@@ -36,7 +36,7 @@ def test_errors_over_several_steps_by_hand():
 def test_skill_ahead_by_hand():
     """A model that expects half of each step is half as far behind as who copies: 1 - 1/4."""
     group = AgentGroup(n_agents=1, obs_dim=1, action_dim=1)
-    batch = walk(40)
+    batch = walk(40).clone()
     batch["agents", "action"] = torch.zeros(1, 40, 1, 1)
     keys = group.keys("observation"), group.keys("predicted_observation")
     half = TensorDictModule(lambda x: x + 0.5, *keys)
