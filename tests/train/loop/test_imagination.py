@@ -19,11 +19,13 @@ from tests.benchmarks.runs import (
     run_here,
 )
 from tests.train.parallel.test_ranks import finish, torchrun
+from torchrl_moawm.system import make_imagined_env
 from torchrl_moawm.testing import make_batch
 from torchrl_moawm.train.checkpoints.files import open_checkpoint
 from torchrl_moawm.train.loop.buffer import permuted
 from torchrl_moawm.train.loop.imagination import LEAST, Taper
 from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings import own_code
 
 BATCHES = 5
 IMAGINED = [
@@ -169,6 +171,25 @@ def test_the_policy_learns_from_what_is_imagined(whole, tmp_path):
     ends = [torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, other)]
     one, two = ({k: v for k, v in end["loss_module"].items() if "actor" in k} for end in ends)
     assert any(not torch.equal(one[k], two[k]) for k in one)
+
+
+ASKED = []
+
+
+def another_world(system, env, starts, num_envs, max_disagreement):
+    """In the place of the world models: here what imagines them too, and says that it was asked."""
+    ASKED.append(num_envs)
+    return make_imagined_env(system, env, starts, num_envs, max_disagreement)
+
+
+def test_another_environment_takes_the_models_place(tmp_path, monkeypatch):
+    given = [*IMAGINED, f"algorithm.imagination.model={__name__}:another_world"]
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    with pytest.raises(ValueError, match="--trust-code"):
+        run(configuration(*given), tmp_path / "refused")
+    monkeypatch.setenv(own_code.VARIABLE, "*")
+    run_here(tmp_path / "run", *given, "total_frames=120")
+    assert ASKED == [6]
 
 
 def test_who_does_not_imagine_imports_nothing_of_it():
