@@ -76,6 +76,17 @@ def test_of_several_groups_the_least_known_counts():
     assert fed(Taper(0.1, 5), figures).share == 0.0
 
 
+def test_a_batch_without_a_reward_says_nothing():
+    """The skill is NaN there, whichever group's it is; the three that say something count."""
+    nothing = {"reward_skill_a": 0.9, "reward_skill_b": math.nan}
+    swapped = {"reward_skill_a": math.nan, "reward_skill_b": 0.9}
+    taper = Taper(from_skill=0.1, patience=2)
+    known = [{"reward_skill_a": x, "reward_skill_b": 0.9} for x in (0.2, 0.0, 0.3)]
+    assert fed(taper, [known[0], nothing, swapped, known[1], nothing]).share == 0.0
+    assert taper.skills == [0.2, 0.0]
+    assert fed(taper, [swapped, known[2]]).share == 1.0
+
+
 def test_it_is_halved_where_the_return_does_not_rise_and_ends_by_itself():
     taper = fed(Taper(0.1, patience=4), skills(0.5, 0.5, 0.5))
     for k in range(40):  # rises steadily

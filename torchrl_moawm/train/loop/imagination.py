@@ -1,5 +1,6 @@
 """Learning in imagination: PPO on what the world models say would happen."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -54,7 +55,9 @@ class Taper:
     def see(self, figures: Mapping[str, float]) -> None:
         """Takes the figures of a real batch, from before it is learned from."""
         skills = [value for name, value in figures.items() if name.startswith("reward_skill")]
-        if skills:  # of a small batch they are far off now and then: the median is not
+        # of a small batch they are far off now and then: the median is not; of one without a reward
+        # they are NaN, and say nothing
+        if skills and not any(map(math.isnan, skills)):
             self.skills = [*self.skills, min(skills)][-JUDGED:]
         known = len(self.skills) == JUDGED and median(self.skills) > self.from_skill
         if known and not self.share and not self.ended:

@@ -131,5 +131,6 @@ def legend_of_all(figure: Figure, axes: Sequence[Any], order: Sequence[str] = ()
     if empty:
         empty[-1].legend(handles, labels, loc="center")
     else:
-        n = min(len(labels), 4)
+        wide = max(map(len, labels), default=0) > 24  # four such columns are wider than the figure
+        n = min(len(labels), 3 if wide else 4)
         figure.legend(handles, labels, loc="outside lower center", ncols=n)
