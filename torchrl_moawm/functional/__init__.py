@@ -1,8 +1,10 @@
 """The formulas: tensors in, one value per element out; no flags, no tensordict."""
 
+from typing import TYPE_CHECKING
+
+from torchrl_moawm._on_demand import on_demand
 from torchrl_moawm.functional.cvae import active_units, shuffle_valid
 from torchrl_moawm.functional.divergence import diagonal_gaussian_kl, free_nats
-from torchrl_moawm.functional.influence import choice_influence, gaussian_influence
 from torchrl_moawm.functional.moa import diagonal_gaussian_nll, moa_cross_entropy
 from torchrl_moawm.functional.others import gather_others
 from torchrl_moawm.functional.policy import clipped_policy_loss, normalized_advantage
@@ -15,6 +17,12 @@ from torchrl_moawm.functional.world_model import (
     huber_error_norm,
     squared_error_norm,
 )
+
+if TYPE_CHECKING:
+    from torchrl_moawm.functional.influence import choice_influence, gaussian_influence
+else:
+    _HOMES = dict.fromkeys(("choice_influence", "gaussian_influence"), "influence")
+    __getattr__ = on_demand(__name__, _HOMES)
 
 __all__ = [
     "active_units",

@@ -1,9 +1,10 @@
 """Networks that the losses can train; any TensorDictModule of your own may take their place."""
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm._on_demand import on_demand
 from torchrl_moawm.modules.action_specs import action_settings
 from torchrl_moawm.modules.actor import StoredActionLogProb, make_actor
 from torchrl_moawm.modules.critic import make_critic
@@ -11,16 +12,18 @@ from torchrl_moawm.modules.cvae import StudentFeatures, make_student
 from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import own_features_first
 from torchrl_moawm.modules.group import AgentGroup
-from torchrl_moawm.modules.joint_world_model import make_joint_world_model
 from torchrl_moawm.modules.memory import AgentGRU, append_memory_transforms
 from torchrl_moawm.modules.moa import make_moa_network
-from torchrl_moawm.modules.predicted_actions import PredictedActions
 from torchrl_moawm.modules.scheduled_latent import ScheduledLatent
 from torchrl_moawm.modules.specs import groups_of
 from torchrl_moawm.modules.statistics import GroupStatistics, RecentNorm, RunningNorm
 from torchrl_moawm.modules.teacher import make_teacher
 from torchrl_moawm.modules.vae import GaussianSampler
 from torchrl_moawm.modules.world_model import make_world_model
+
+if TYPE_CHECKING:
+    from torchrl_moawm.modules.joint_world_model import make_joint_world_model
+    from torchrl_moawm.modules.predicted_actions import PredictedActions
 
 __all__ = [
     "AgentGRU",
@@ -51,11 +54,14 @@ __all__ = [
 
 _RENAMED = {"FreshLogProb": "StoredActionLogProb", "Team": "AgentGroup"}
 
+_HOMES = {"PredictedActions": "predicted_actions", "make_joint_world_model": "joint_world_model"}
 
-def __getattr__(name: str) -> Any:
-    """Names of before, for one release."""
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = _RENAMED[name]
-    warnings.warn(f"{name} is {new} now.", DeprecationWarning, stacklevel=2)
-    return globals()[new]
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """What few need, and names of before, for one release."""
+        if name not in _RENAMED:
+            return on_demand(__name__, _HOMES)(name)
+        new = _RENAMED[name]
+        warnings.warn(f"{name} is {new} now.", DeprecationWarning, stacklevel=2)
+        return globals()[new]

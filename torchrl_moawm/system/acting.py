@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import nn
 
 from torchrl_moawm._keys import path_of
-from torchrl_moawm.modules import PredictedActions, StoredActionLogProb
+from torchrl_moawm.modules import StoredActionLogProb
 from torchrl_moawm.objectives import split_at
 
 if TYPE_CHECKING:
@@ -52,4 +52,6 @@ def predictions(system: GroupSystem) -> list[TensorDictModuleBase]:
     key = (*path_of(system.group), "predicted_actions")
     if key not in map(unravel_key, system.actor.in_keys):
         return []
+    from torchrl_moawm.modules import PredictedActions
+
     return [PredictedActions(system.moa_networks.values(), system.group)]

@@ -1,8 +1,10 @@
 """Networks, policy and losses of one group of agents."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
@@ -15,7 +17,9 @@ from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
 from torchrl_moawm.system.acting import make_policy, predictions
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
-from torchrl_moawm.transforms import IntrinsicReward
+
+if TYPE_CHECKING:
+    from torchrl_moawm.transforms import IntrinsicReward
 
 PARTS = ("actor", "critic", "moa_network", "world_model", "student", "teacher")
 

@@ -8,7 +8,6 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase
 
 from torchrl_moawm import modules
 from torchrl_moawm.modules import AgentGroup, GroupStatistics
-from torchrl_moawm.modules.joint_world_model import joint_model_of
 from torchrl_moawm.system.layout import GroupLayout, Layout
 from torchrl_moawm.system.settings import NetworkSettings
 
@@ -78,6 +77,8 @@ def make_world_model(
 ) -> TensorDictModule:
     """The world model of a group: of what an agent sees, or of all agents."""
     if settings.joint_world_model:
+        from torchrl_moawm.modules.joint_world_model import joint_model_of
+
         units = [statistics[each.group] for each in (group, *others)] if statistics else None
         heads = settings.continuation, settings.ensemble
         return joint_model_of(group, others, settings.model_cells, units, *heads)

@@ -1,7 +1,9 @@
 """Rewards that the agents of a group give themselves, and the advantage that is of them too."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -9,7 +11,9 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl_moawm.modules import GroupStatistics
 from torchrl_moawm.objectives import ClipPPOValueLoss
 from torchrl_moawm.system.settings import LossSettings
-from torchrl_moawm.transforms import Curiosity, IntrinsicReward, SocialInfluence
+
+if TYPE_CHECKING:
+    from torchrl_moawm.transforms import IntrinsicReward
 
 
 def make_rewards(
@@ -25,10 +29,14 @@ def make_rewards(
     given: Any = {"group": group, "reward_key": settings.reward_key}
     rewards: list[IntrinsicReward] = []
     if settings.influence_coeff:
+        from torchrl_moawm.transforms import SocialInfluence
+
         given["coeff"] = settings.influence_coeff
         networks = {targets[name]: network for name, network in moa_networks.items()}
         rewards.append(SocialInfluence(actor, networks, **given))
     if settings.curiosity_coeff:
+        from torchrl_moawm.transforms import Curiosity
+
         given |= {"coeff": settings.curiosity_coeff, "statistics": statistics}
         rewards.append(Curiosity(world_model, **given))
     return rewards

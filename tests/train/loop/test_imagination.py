@@ -1,5 +1,6 @@
 """Learning in imagination: when it begins and ends, what is counted, resuming."""
 
+import importlib.util
 import json
 import math
 import shutil
@@ -203,13 +204,37 @@ def test_another_environment_takes_the_models_place(tmp_path, monkeypatch):
     assert ASKED == [6]
 
 
-def test_who_does_not_imagine_imports_nothing_of_it():
-    code = (
-        "import sys, torchrl_moawm.train.run; "
-        "print('torchrl_moawm.train.loop.imagination' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "False"
+CODE = """
+import sys
+import torchrl_moawm.train.run
+from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import make_vmas_env
+env = make_vmas_env("navigation", 2, max_steps=3, n_agents=2)
+system = MOAWM.from_env(env, num_cells=(8,))
+batch = system.value_estimator(env.rollout(3, system.policy))
+system.loss_module(batch)
+print(*(name for name in sys.modules if name.startswith("torchrl_moawm")))
+"""
+MODELS_THAT_ACT = {
+    "envs.imagined",
+    "functional.influence",
+    "modules.joint_world_model",
+    "modules.predicted_actions",
+    "system.imagining",
+    "system.lookahead",
+    "train.loop.imagination",
+    "transforms.influence",
+    "transforms.intrinsic",
+}
+
+
+def test_who_does_not_ask_for_models_that_act_imports_nothing_of_them():
+    found = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    loaded = found.stdout.split()
+    assert "torchrl_moawm.system.moawm" in loaded
+    assert not set(loaded) & {f"torchrl_moawm.{name}" for name in MODELS_THAT_ACT}
+    for name in MODELS_THAT_ACT:  # or the test would look for what is not there
+        assert importlib.util.find_spec(f"torchrl_moawm.{name}")
 
 
 def test_an_algorithm_without_a_system_cannot_imagine(tmp_path):
