@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from studies.oracle import navigation
+from oracles.navigation import navigation
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.system import imagine

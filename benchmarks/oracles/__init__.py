@@ -1,0 +1,1 @@
+"""Simulators in the place of a world model: what a perfect one would be worth."""
