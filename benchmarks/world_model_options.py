@@ -101,43 +101,48 @@ def train(loss: WorldModelLoss, sequences: TensorDictBase, steps: int) -> None:
         schedule.step()
 
 
-def errors_ahead(group: AgentGroup, world_model: TensorDictModule, batch: TensorDictBase) -> Tensor:
-    """Sum of squared errors over 1, 2, ... steps, ``[H]``."""
-    loss = WorldModelLoss(world_model, horizon=max(AHEAD), reduction="none", group=group.group)
+EVERY = slice(None)
+
+
+def errors_ahead(
+    group: AgentGroup,
+    world_model: TensorDictModule,
+    batch: TensorDictBase,
+    features: slice = EVERY,
+    ahead: Sequence[int] = AHEAD,
+) -> Tensor:
+    """Sum of squared errors of some features over 1, 2, ... steps, ``[H]``."""
+    loss = WorldModelLoss(world_model, horizon=max(ahead), reduction="none", group=group.group)
     loss.set_keys(terminated="terminated")
-    return loss(batch)["loss_obs"].flatten(0, -2).sum(0)
+    after = batch["next"][group.keys("observation")[0]]
+    counted = torch.zeros(after.shape, dtype=torch.bool)
+    counted[..., features] = True
+    masked = batch.copy().set(("next", *group.keys("observation_mask")[0]), counted)
+    return loss(masked)["loss_obs"].flatten(0, -2).sum(0)
 
 
 @torch.no_grad()
 def skill_ahead(
-    group: AgentGroup, world_model: TensorDictModule, batch: TensorDictBase, features: slice
+    group: AgentGroup,
+    world_model: TensorDictModule,
+    batch: TensorDictBase,
+    features: slice = EVERY,
+    ahead: Sequence[int] = FURTHER,
 ) -> list[float]:
-    """Skill over each of ``FURTHER`` steps of some features, beside copying ``o_t``; all act."""
-    observation, action = group.keys("observation", "action")
-    seen, after = batch[observation], batch["next"][observation]
-    n_starts = batch.shape[1] - max(FURTHER) + 1
-    now, unbroken = seen[:, :n_starts], torch.ones(len(batch), n_starts, 1, 1, dtype=torch.bool)
-    found, predicted = [], now
-    for step in range(max(FURTHER)):
-        these = slice(step, step + n_starts)
-        inputs = batch[:, these].select(action).set(observation, predicted)
-        predicted = world_model(inputs)[group.keys("predicted_observation")[0]].view_as(now)
-        if step + 1 in FURTHER:
-            errors = ((x - after[:, these])[..., features] for x in (predicted, now))
-            found.append(skill(*((error * unbroken).square().sum() for error in errors)))
-        unbroken = unbroken & ~batch["next", "done"][:, these].unsqueeze(-1)
-    return found
+    """Skill over each of these numbers of steps of some features, beside copying ``o_t``."""
+    still = TensorDictModule(Still(), group.keys("observation"), world_model.out_keys[:2])
+    models = world_model, still
+    own, reference = (errors_ahead(group, m, batch, features, ahead) for m in models)
+    return [skill(own[h - 1], reference[h - 1]) for h in ahead]
 
 
 @torch.no_grad()
 def figures(judged: Judged, group: AgentGroup, batch: TensorDictBase) -> list[float]:
     """Skill over each of ``AHEAD`` steps, of reward and continuation, and the correlation."""
-    still = TensorDictModule(Still(), group.keys("observation"), judged.world_model.out_keys[:2])
-    own, reference = (errors_ahead(group, m, batch) for m in (judged.world_model, still))
     like: Any = judged
     heads = head_figures(like, batch)
     return [
-        *(skill(own[h - 1], reference[h - 1]) for h in AHEAD),
+        *skill_ahead(group, judged.world_model, batch, ahead=AHEAD),
         world_model_skill(like, batch, {})["reward_skill"],
         heads.get("continue_skill", float("nan")),
         heads.get("disagreement_error_correlation", float("nan")),

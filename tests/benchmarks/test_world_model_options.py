@@ -38,8 +38,8 @@ def test_skill_ahead_by_hand():
     group = AgentGroup(n_agents=1, obs_dim=1, action_dim=1)
     batch = walk(40).clone()
     batch["agents", "action"] = torch.zeros(1, 40, 1, 1)
-    keys = group.keys("observation"), group.keys("predicted_observation")
-    half = TensorDictModule(lambda x: x + 0.5, *keys)
+    written = group.keys("predicted_observation", "predicted_reward")
+    half = TensorDictModule(lambda x: (x + 0.5, 0 * x), group.keys("observation"), written)
     found = options.skill_ahead(group, half, batch, slice(0, 1))
     torch.testing.assert_close(torch.tensor(found), torch.full((4,), 0.75))
     batch["next", "agents", "observation"][0, 4] += 100.0  # five steps behind the first alone
