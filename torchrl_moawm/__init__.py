@@ -4,6 +4,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from torchrl_moawm._on_demand import on_demand
+
 if TYPE_CHECKING:
     from torchrl_moawm._checks.values import set_value_checks
     from torchrl_moawm.objectives import (
@@ -57,10 +59,7 @@ if not TYPE_CHECKING:
         """What is asked for is imported then: where pytest loads our plugin, torch stays unread."""
         if name in _PARTS:
             return import_module(f"{__name__}.{name}")
-        if name in __all__:
-            home = import_module(f"{__name__}.{_HOMES.get(name, 'objectives')}")
-            return getattr(home, name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return on_demand(__name__, {each: _HOMES.get(each, "objectives") for each in __all__})(name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__, *_PARTS})

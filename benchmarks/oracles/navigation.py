@@ -26,7 +26,7 @@ class NavigationStarts(RealStarts):
         world = self.parent.base_env._env
         begins = None if tensordict is None else tensordict.get("_reset", None)
         if begins is None:
-            begins = torch.ones(out.numel(), 1, dtype=torch.bool)
+            begins = torch.ones(out.numel(), 1, dtype=torch.bool, device=out.device)
         for index, agent in enumerate(world.agents):
             place, speed, way = out["agents", "observation"][:, index, :6].split(2, -1)
             for body, kind, value in (

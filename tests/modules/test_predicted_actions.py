@@ -29,7 +29,7 @@ def test_numbers_by_hand():
 
 
 def test_agents_and_groups_are_side_by_side():
-    """Of three agents two others each, then the two of the other group."""
+    """Each of three agents has two others; behind these come the two of the other group."""
     own, prey = AgentGroup("agents", 3, 5, 4, 4), AgentGroup("prey", 2, 4, 2)
     networks = [
         make_moa_network(own, other_groups=[prey], target_group=group, num_cells=(8,))

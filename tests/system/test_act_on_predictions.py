@@ -52,7 +52,7 @@ def played(world, **settings):
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_before_the_first_update_the_ratio_is_one(world):
-    """Though the models read in new units, for the statistics have taken the batch in."""
+    """It is 1 though the models read in new units: the statistics have taken the batch in."""
     system, one, batch = played(world)
     losses = system.loss_module(batch)
     assert losses["kl_approx"].abs() < 1e-6
@@ -109,12 +109,11 @@ def test_nothing_privileged_is_read_when_acting(world):
 
 
 def test_it_is_what_they_expect_of_this_step():
-    _system, one, batch = played("continuous", standardize=False)
+    _, one, batch = played("continuous", standardize=False)
     expected = one.moa_network(batch.clone())["agents", "moa_loc"].flatten(-2)
     assert_close(batch["agents", "predicted_actions"], expected)
-    assert not [
-        key for key in sorted(batch["agents"].keys()) if key.startswith("moa")
-    ]  # not stored
+    stored = sorted(batch["agents"].keys())
+    assert not [key for key in stored if key.startswith("moa")]
 
 
 def test_an_agent_alone_has_nothing_to_expect():

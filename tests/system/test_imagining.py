@@ -10,6 +10,7 @@ from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.system import imagine, make_imagined_env
+from torchrl_moawm.system.acting import student_encoder
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 SETTINGS = {"joint_world_model": True, "num_cells": (16,), "model_cells": (16, 16), "latent_dim": 4}
@@ -142,7 +143,7 @@ def test_the_return_ends_with_the_value_of_the_last_trusted_state():
 def next_value(system, found):
     """V at the state behind step 1, with the mean of the student's latent there."""
     step = found[:, 1]["next"].clone()
-    encoded = system["agents"]._encoder()(step)
+    encoded = student_encoder(system["agents"])(step)
     encoded["agents", "latent"] = encoded["agents", "latent_loc"]
     return system.critic(encoded)["agents", "state_value"].detach()
 

@@ -29,22 +29,33 @@ def make_policy(system: GroupSystem) -> TensorDictSequential:
     return TensorDictSequential(*memories, *modules, system.actor, log_prob)
 
 
+def student_encoder(system: GroupSystem) -> TensorDictSequential:
+    """The student's encoder, with its memory."""
+    return TensorDictSequential(
+        *split_at(system.student, (*path_of(system.group), "latent_loc"))[0]
+    )
+
+
+def teacher_encoder(system: GroupSystem) -> TensorDictSequential:
+    """The teacher's encoder."""
+    return TensorDictSequential(
+        *split_at(system.teacher, (*path_of(system.group), "teacher_loc"))[0]
+    )
+
+
 def latent_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     """What writes z: the student's mean or a sample; where the teacher acts, the one or other."""
-    path = path_of(system.group)
     if system.settings.act_on != "mean":
-        return split_at(system.student, (*path, "latent"))[0]
+        return split_at(system.student, (*path_of(system.group), "latent"))[0]
     if system.scheduled is None:
         return mean_modules(system)
-    teacher = split_at(system.teacher, (*path, "teacher_loc"))[0]
-    student = split_at(system.student, (*path, "latent_loc"))[0]
-    return [*student, *teacher, system.scheduled]
+    return [*student_encoder(system), *teacher_encoder(system), system.scheduled]
 
 
 def mean_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     """The student's encoder, whose mean is z."""
     loc, z = ((*path_of(system.group), name) for name in ("latent_loc", "latent"))
-    return [*split_at(system.student, loc)[0], TensorDictModule(nn.Identity(), [loc], [z])]
+    return [*student_encoder(system), TensorDictModule(nn.Identity(), [loc], [z])]
 
 
 def predictions(system: GroupSystem) -> list[TensorDictModuleBase]:

@@ -13,8 +13,13 @@ from torch import nn
 from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
-from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
-from torchrl_moawm.system.acting import make_policy, predictions
+from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum
+from torchrl_moawm.system.acting import (
+    make_policy,
+    predictions,
+    student_encoder,
+    teacher_encoder,
+)
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
 
@@ -174,7 +179,7 @@ class GroupSystem:
         """The actor's loss, which may train the student too."""
         return objectives.ClipPPOPolicyLoss(
             self.actor,
-            latent_network=self._encoder() if self.settings.policy_trains_student else None,
+            latent_network=student_encoder(self) if self.settings.policy_trains_student else None,
             group=self.group,
             **self._chosen("clip_epsilon", "entropy_coeff"),
         )
@@ -184,22 +189,14 @@ class GroupSystem:
         s = self.settings
         loss = ClipPPOValueLoss(
             self.critic,
-            latent_network=TensorDictSequential(self._encoder(), *predictions(self)),
-            teacher_network=None if self.scheduled is None else self._teacher_encoder(),
+            latent_network=TensorDictSequential(student_encoder(self), *predictions(self)),
+            teacher_network=None if self.scheduled is None else teacher_encoder(self),
             group=self.group,
             **self._chosen("clip_value", "critic_coeff", "value_norm"),
         )
         loss.set_keys(done=s.done_key, terminated=s.terminated_key, **self._reward)
         loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
         return loss
-
-    def _encoder(self) -> TensorDictSequential:
-        """The student's encoder, with its memory."""
-        return TensorDictSequential(*split_at(self.student, self._key("latent_loc"))[0])
-
-    def _teacher_encoder(self) -> TensorDictSequential:
-        """The teacher's encoder."""
-        return TensorDictSequential(*split_at(self.teacher, self._key("teacher_loc"))[0])
 
     def _chosen(self, *names: str) -> dict[str, Any]:
         """Some of the settings as keywords."""

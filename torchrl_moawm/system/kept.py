@@ -121,8 +121,8 @@ class KeptSystem(ABC):
         A function of plain tensors, for any number of environments: entries by name, a dictionary
         ``{"agents_observation": [E, N, D], ...}``, to ``{"agents_action": [E, N, ...]}``. Students
         and actors alone are in it (and the models of the others, with ``act_on_predictions``),
-        nothing that is privileged. With ``recurrent`` it also gives the
-        next state under the name of the state that it reads; ``is_init`` begins an episode.
+        nothing that is privileged. With ``recurrent`` it also gives the next state under the name
+        of the state that it reads; ``is_init`` begins an episode.
 
         Args:
             example: What the environment gives at its reset, ``[E]``.

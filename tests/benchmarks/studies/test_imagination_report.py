@@ -85,6 +85,7 @@ def test_every_run_of_the_study_has_its_settings():
     known = choices("algorithm")
     for task in study_imagination.SUITES:
         assert task in study_imagination.TASKS
-    for tasks, algorithms, _ in study_imagination.STAGES.values():
-        for task in tasks:
-            assert set(algorithms) <= set(study_imagination.BATCHES[task]) & set(known)
+        of_task = [a for tasks, a, _ in study_imagination.STAGES.values() if task in tasks]
+        assert set(study_imagination.BATCHES[task]) == {each for a in of_task for each in a}
+        assert set(study_imagination.BATCHES[task]) <= set(known)
+    assert set(study_imagination.ALGORITHMS) <= set(known)

@@ -31,7 +31,7 @@ def load_run(
     """
     saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
     config = OmegaConf.create(saved["config"])
-    if not torch.cuda.is_available():
+    if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
         config.device = "cpu"
     env = make_env(config, num_envs, config.seed + seed_offset, **settings)
     algorithm = make_algorithm(config, env)
