@@ -25,7 +25,8 @@ def make_imagined_env(
     """What the world models of a system know of its environment, as an environment.
 
     It has the entries of the real one that a policy reads: the previous step, and the states of the
-    system's memories.
+    system's memories. Where the system has statistics, what is seen there stays in the range of
+    what has been seen in the real one.
 
     Args:
         system: The system, whose world models read nothing but observations and actions.
@@ -42,8 +43,10 @@ def make_imagined_env(
     groups = system.groups.values()
     known = {name_of(g.group): g.statistics for g in groups if g.statistics is not None}
     units = {name: statistics.change_weight for name, statistics in known.items()}
+    seen = {name: statistics.seen for name, statistics in known.items()}
     model = TensorDictSequential(*(g.world_model for g in groups))
-    imagined = ImaginedEnv(model, env, num_envs, max_disagreement=max_disagreement, units=units)
+    limits: Any = {"max_disagreement": max_disagreement, "units": units, "seen": seen}
+    imagined = ImaginedEnv(model, env, num_envs, **limits)
     system.add_memory(transformed := TransformedEnv(imagined, PreviousStep()))
     return transformed if starts is None else transformed.append_transform(RealStarts(starts))
 

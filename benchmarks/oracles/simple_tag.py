@@ -1,0 +1,113 @@
+"""The simulator of mpe2's simple_tag in the place of the world model: imagination with a perfect one.
+
+mpe2 steps one world at a time, some hundred times a second; this is its step for many at once.
+"""
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModule
+from torch import Tensor, nn
+from torchrl.envs import EnvBase, RewardScaling, TransformedEnv
+
+from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import ImaginedEnv, RealStarts
+from torchrl_moawm.transforms import PreviousStep
+
+ADVERSARIES, OBSTACLES = 3, 2
+STEP, DAMPING = 0.1, 0.25
+CONTACT_FORCE, CONTACT_MARGIN = 100.0, 1e-3
+SIZE = torch.tensor([0.075] * ADVERSARIES + [0.05] + [0.2] * OBSTACLES)
+ACCELERATION = torch.tensor([3.0] * ADVERSARIES + [4.0]).unsqueeze(-1)
+FASTEST = torch.tensor([1.0] * ADVERSARIES + [1.3]).unsqueeze(-1)
+MOVES = torch.tensor([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+TOUCH = 10.0
+
+
+class SimpleTag(nn.Module):
+    """One step of the world, read out of observations, which have all that there is to know of it.
+
+    Args:
+        reward_scale: What the environment's rewards are multiplied by.
+    """
+
+    in_keys = [(group, name) for group in ("adversary", "agent") for name in ("observation", "action")]
+    out_keys = [
+        (group, f"predicted_{name}")
+        for group in ("adversary", "agent")
+        for name in ("observation", "reward")
+    ]
+
+    def __init__(self, reward_scale: float) -> None:
+        super().__init__()
+        self.reward_scale = reward_scale
+
+    def forward(
+        self, adversary: Tensor, adversary_action: Tensor, agent: Tensor, agent_action: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Observations ``[E, 3, 16]`` and ``[E, 1, 14]``, actions ``[E, N]``, as ``out_keys``."""
+        speed, place, *_ = torch.cat([adversary[..., :4], agent[..., :4]], -2).split(2, -1)
+        obstacles = (agent[..., 4:8] + agent[..., 2:4].repeat(1, 1, 2)).unflatten(-1, (-1, 2))
+        push = MOVES[torch.cat([adversary_action, agent_action], -1)] * ACCELERATION
+        push = push + contact(torch.cat([place, obstacles.squeeze(-3)], -2))[..., :4, :]
+        place = place + speed * STEP
+        speed = speed * (1 - DAMPING) + push * STEP
+        size = speed.norm(dim=-1, keepdim=True)
+        speed = torch.where(size > FASTEST, speed / size * FASTEST, speed)
+        return *self._team(place, speed, obstacles), *self._prey(place, speed, obstacles)
+
+    def _team(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
+        """What the adversaries see, and what they earn together."""
+        seen = []
+        for i in range(ADVERSARIES):
+            others = [place[..., j, :] - place[..., i, :] for j in range(4) if j != i]
+            ways = (obstacles.squeeze(-3) - place[..., i : i + 1, :]).flatten(-2)
+            seen.append(torch.cat([speed[..., i, :], place[..., i, :], ways, *others], -1))
+        seen = [torch.cat([x, speed[..., 3, :]], -1) for x in seen]
+        earned = TOUCH * touches(place).sum(-1, keepdim=True)
+        reward = earned.unsqueeze(-2).expand(*earned.shape[:-1], ADVERSARIES, 1)
+        return torch.stack(seen, -2), reward * self.reward_scale
+
+    def _prey(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
+        """What the prey sees, and what it loses: by touches, and where it leaves the field."""
+        own = place[..., 3:, :]
+        ways = (obstacles - own.unsqueeze(-2)).flatten(-2)
+        others = (place[..., :3, :] - own).flatten(-2).unsqueeze(-2)
+        out = own.abs()
+        beyond = ((out - 0.9) * 10).where(out < 1.0, (2 * out - 2).exp().clamp(max=10.0))
+        lost = TOUCH * touches(place).sum(-1) + beyond.where(out >= 0.9, 0.0).sum((-1, -2))
+        seen = torch.cat([speed[..., 3:, :], own, ways, others], -1)
+        return seen, -lost[..., None, None] * self.reward_scale
+
+
+def touches(place: Tensor) -> Tensor:
+    """Which adversaries touch the prey, ``[E, 3]``."""
+    far = (place[..., :3, :] - place[..., 3:, :]).norm(dim=-1)
+    return far < SIZE[0] + SIZE[3]
+
+
+def contact(place: Tensor) -> Tensor:
+    """The force on each body by those that it meets, ``[E, bodies, 2]``."""
+    ways = place.unsqueeze(-2) - place.unsqueeze(-3)
+    eye = torch.eye(len(SIZE), dtype=torch.bool)
+    far = ways.norm(dim=-1).masked_fill(eye, 1.0)
+    meet = SIZE.unsqueeze(-1) + SIZE
+    depth = nn.functional.softplus((meet - far) / CONTACT_MARGIN) * CONTACT_MARGIN
+    force = CONTACT_FORCE * ways / far.unsqueeze(-1) * depth.unsqueeze(-1)
+    return force.masked_fill(eye.unsqueeze(-1), 0.0).sum(-2)
+
+
+def simple_tag(
+    system: MOAWM,
+    env: EnvBase,
+    starts: Callable[[int], TensorDictBase],
+    num_envs: int,
+    max_disagreement: float | None = None,
+) -> TransformedEnv:
+    """mpe2's simple_tag itself, as ``make_imagined_env`` gives what the world models know of it."""
+    scales = [t.scale.item() for t in env.transform if isinstance(t, RewardScaling)]
+    net = SimpleTag(scales[0] if scales else 1.0)
+    model = TensorDictModule(net, net.in_keys, net.out_keys)
+    system.add_memory(world := TransformedEnv(ImaginedEnv(model, env, num_envs), PreviousStep()))
+    return world.append_transform(RealStarts(starts))
