@@ -6,7 +6,8 @@
 ``mappo`` has the best of the settings that were tried for it, ``mappo_more_steps`` as many steps of
 the optimizer for a real frame as ``moawm_imagined``, ``mappo_permuted`` its data with the agents in
 another order in each minibatch, for the joint world model knows that agents are alike.
-``moawm_oracle`` has the simulator in the place of the world model: what a perfect one would save.
+``moawm_known_rewards`` is told the rewards of the task and learns what moves how; ``moawm_oracle``
+has the simulator in the place of the world model: what a perfect one would save.
 Settings were chosen on seeds 0 to 2, and two of them after seed 10. A run that is done is skipped.
 """
 
@@ -15,18 +16,22 @@ from pathlib import Path
 from studies.runs import Run, Stages, run_study, train
 
 ALGORITHMS = ("moawm_imagined", "mappo", "mappo_more_steps", "mappo_permuted")
-SEEDS = range(10, 15)
+SEEDS, TAG_SEEDS = range(10, 15), range(10, 13)
 STAGES: Stages = {
     "simple_spread": (("simple_spread",), ALGORITHMS, SEEDS),
     "navigation": (("navigation",), ALGORITHMS, SEEDS),
+    "simple_tag": (("simple_tag",), (*ALGORITHMS[1:], "moawm_known_rewards"), TAG_SEEDS),
+    "known": (("navigation",), ("moawm_known_rewards",), SEEDS),
     "oracle": (("navigation",), ("moawm_oracle",), SEEDS),
+    "tag_oracle": (("simple_tag",), ("moawm_oracle", "moawm_imagined"), TAG_SEEDS),
 }
 """Tasks, algorithms, seeds."""
-SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo"}
+SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo", "simple_tag": "pettingzoo"}
 TASKS = {
     "navigation": ("total_frames=15_000", "evaluation_envs=50"),
     "simple_spread": ("total_frames=30_000", "task.gamma=0.95", "task.lmbda=0.9", "lr=2.0e-3"),
 }
+TASKS["simple_tag"] = TASKS["simple_spread"]
 """Settings of each task, the same for all."""
 OURS_ON_NAVIGATION = (
     "task.num_envs=2",
@@ -36,6 +41,7 @@ OURS_ON_NAVIGATION = (
 BATCHES: dict[str, dict[str, tuple[str, ...]]] = {
     "navigation": {
         "moawm_imagined": OURS_ON_NAVIGATION,
+        "moawm_known_rewards": (*OURS_ON_NAVIGATION, "--trust-code"),
         "moawm_oracle": (*OURS_ON_NAVIGATION, "--trust-code"),
         "mappo": ("task.num_envs=5", "epochs=20", "evaluation_interval=2"),
         "mappo_more_steps": ("task.num_envs=2", "epochs=26", "evaluation_interval=5"),
@@ -47,6 +53,19 @@ BATCHES: dict[str, dict[str, tuple[str, ...]]] = {
         "mappo_more_steps": ("task.num_envs=2", "epochs=26"),
         "mappo_permuted": ("task.num_envs=2",),
     },
+}
+BATCHES["simple_tag"] = {
+    **BATCHES["simple_spread"],
+    "moawm_known_rewards": (
+        "task.num_envs=2",
+        "algorithm.imagination.rewards=known_rewards:simple_tag",
+        "--trust-code",
+    ),
+    "moawm_oracle": (
+        "task.num_envs=2",
+        "algorithm.imagination.model=oracles.simple_tag:simple_tag",
+        "--trust-code",
+    ),
 }
 """Frames of a batch, in environments of 100 steps, and passes over it (10 where none is given)."""
 

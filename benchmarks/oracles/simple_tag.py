@@ -1,4 +1,4 @@
-"""The simulator of mpe2's simple_tag in the place of the world model: imagination with a perfect one.
+"""The simulator of mpe2's simple_tag in the place of the world model.
 
 mpe2 steps one world at a time, some hundred times a second; this is its step for many at once.
 """
@@ -15,6 +15,7 @@ from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import ImaginedEnv, RealStarts
 from torchrl_moawm.transforms import PreviousStep
 
+GROUPS = "adversary", "agent"
 ADVERSARIES, OBSTACLES = 3, 2
 STEP, DAMPING = 0.1, 0.25
 CONTACT_FORCE, CONTACT_MARGIN = 100.0, 1e-3
@@ -28,18 +29,18 @@ TOUCH = 10.0
 class SimpleTag(nn.Module):
     """One step of the world, read out of observations, which have all that there is to know of it.
 
+    Bodies are the adversaries, the prey and the obstacles, in this order.
+
     Args:
         reward_scale: What the environment's rewards are multiplied by.
     """
 
-    in_keys = [(group, name) for group in ("adversary", "agent") for name in ("observation", "action")]
+    in_keys = [(group, name) for group in GROUPS for name in ("observation", "action")]
     out_keys = [
-        (group, f"predicted_{name}")
-        for group in ("adversary", "agent")
-        for name in ("observation", "reward")
+        (group, f"predicted_{name}") for group in GROUPS for name in ("observation", "reward")
     ]
 
-    def __init__(self, reward_scale: float) -> None:
+    def __init__(self, reward_scale: float = 1.0) -> None:
         super().__init__()
         self.reward_scale = reward_scale
 
@@ -48,9 +49,9 @@ class SimpleTag(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Observations ``[E, 3, 16]`` and ``[E, 1, 14]``, actions ``[E, N]``, as ``out_keys``."""
         speed, place, *_ = torch.cat([adversary[..., :4], agent[..., :4]], -2).split(2, -1)
-        obstacles = (agent[..., 4:8] + agent[..., 2:4].repeat(1, 1, 2)).unflatten(-1, (-1, 2))
+        obstacles = agent[..., 0, 4:8].unflatten(-1, (-1, 2)) + agent[..., 2:4]
         push = MOVES[torch.cat([adversary_action, agent_action], -1)] * ACCELERATION
-        push = push + contact(torch.cat([place, obstacles.squeeze(-3)], -2))[..., :4, :]
+        push = push + contact(torch.cat([place, obstacles], -2))[..., :4, :]
         place = place + speed * STEP
         speed = speed * (1 - DAMPING) + push * STEP
         size = speed.norm(dim=-1, keepdim=True)
@@ -59,32 +60,38 @@ class SimpleTag(nn.Module):
 
     def _team(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
         """What the adversaries see, and what they earn together."""
-        seen = []
-        for i in range(ADVERSARIES):
-            others = [place[..., j, :] - place[..., i, :] for j in range(4) if j != i]
-            ways = (obstacles.squeeze(-3) - place[..., i : i + 1, :]).flatten(-2)
-            seen.append(torch.cat([speed[..., i, :], place[..., i, :], ways, *others], -1))
-        seen = [torch.cat([x, speed[..., 3, :]], -1) for x in seen]
-        earned = TOUCH * touches(place).sum(-1, keepdim=True)
-        reward = earned.unsqueeze(-2).expand(*earned.shape[:-1], ADVERSARIES, 1)
-        return torch.stack(seen, -2), reward * self.reward_scale
+        seen = [
+            torch.cat([ways(place, speed, obstacles, i), speed[..., ADVERSARIES, :]], -1)
+            for i in range(ADVERSARIES)
+        ]
+        earned = TOUCH * touches(place).sum(-1, keepdim=True).unsqueeze(-1)
+        return torch.stack(seen, -2), earned.expand(-1, ADVERSARIES, -1) * self.reward_scale
 
     def _prey(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
         """What the prey sees, and what it loses: by touches, and where it leaves the field."""
-        own = place[..., 3:, :]
-        ways = (obstacles - own.unsqueeze(-2)).flatten(-2)
-        others = (place[..., :3, :] - own).flatten(-2).unsqueeze(-2)
-        out = own.abs()
-        beyond = ((out - 0.9) * 10).where(out < 1.0, (2 * out - 2).exp().clamp(max=10.0))
-        lost = TOUCH * touches(place).sum(-1) + beyond.where(out >= 0.9, 0.0).sum((-1, -2))
-        seen = torch.cat([speed[..., 3:, :], own, ways, others], -1)
-        return seen, -lost[..., None, None] * self.reward_scale
+        seen = ways(place, speed, obstacles, ADVERSARIES).unsqueeze(-2)
+        return seen, -losses_of_prey(place)[..., None, None] * self.reward_scale
+
+
+def losses_of_prey(place: Tensor) -> Tensor:
+    """What touches cost the prey, and leaving the field, ``[E]``."""
+    out = place[..., ADVERSARIES, :].abs()
+    beyond = ((out - 0.9) * 10).where(out < 1.0, (2 * out - 2).exp().clamp(max=10.0))
+    return TOUCH * touches(place).sum(-1) + beyond.where(out >= 0.9, 0.0).sum(-1)
+
+
+def ways(place: Tensor, speed: Tensor, obstacles: Tensor, index: int) -> Tensor:
+    """Own velocity and position, and the ways to the obstacles and to the others, ``[E, 14]``."""
+    own = place[..., index : index + 1, :]
+    others = torch.cat([place[..., :index, :], place[..., index + 1 :, :]], -2)
+    seen = [speed[..., index : index + 1, :], own, obstacles - own, others - own]
+    return torch.cat(seen, -2).flatten(-2)
 
 
 def touches(place: Tensor) -> Tensor:
     """Which adversaries touch the prey, ``[E, 3]``."""
-    far = (place[..., :3, :] - place[..., 3:, :]).norm(dim=-1)
-    return far < SIZE[0] + SIZE[3]
+    far = (place[..., :ADVERSARIES, :] - place[..., ADVERSARIES:, :]).norm(dim=-1)
+    return far < SIZE[0] + SIZE[ADVERSARIES]
 
 
 def contact(place: Tensor) -> Tensor:
@@ -98,6 +105,12 @@ def contact(place: Tensor) -> Tensor:
     return force.masked_fill(eye.unsqueeze(-1), 0.0).sum(-2)
 
 
+def scale_of(env: EnvBase) -> float:
+    """What an environment's rewards are multiplied by."""
+    scales = [float(t.scale) for t in env.transform if isinstance(t, RewardScaling)]
+    return scales[0] if scales else 1.0
+
+
 def simple_tag(
     system: MOAWM,
     env: EnvBase,
@@ -106,8 +119,7 @@ def simple_tag(
     max_disagreement: float | None = None,
 ) -> TransformedEnv:
     """mpe2's simple_tag itself, as ``make_imagined_env`` gives what the world models know of it."""
-    scales = [t.scale.item() for t in env.transform if isinstance(t, RewardScaling)]
-    net = SimpleTag(scales[0] if scales else 1.0)
+    net = SimpleTag(scale_of(env))
     model = TensorDictModule(net, net.in_keys, net.out_keys)
     system.add_memory(world := TransformedEnv(ImaginedEnv(model, env, num_envs), PreviousStep()))
     return world.append_transform(RealStarts(starts))

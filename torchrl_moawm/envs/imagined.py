@@ -51,9 +51,6 @@ class ImaginedEnv(ModelBasedEnvBase):
         units: By name of the group what gives one over the variance of each feature, ``[D]``, asked
             at each step: members disagree in these standard deviations. ``None`` counts in the
             environment's own.
-        seen: By name of the group what brings a predicted observation ``[E, N, D]`` into the range
-            that has been seen, such as :class:`~torchrl_moawm.modules.GroupStatistics` has. Beyond
-            it a prediction is wrong, and errors feed each other. ``None`` leaves it as it is.
 
     Raises:
         ValueError: ``num_envs`` is below 1, there is no group that acts, an agent's actions are
@@ -73,13 +70,12 @@ class ImaginedEnv(ModelBasedEnvBase):
         *,
         max_disagreement: float | None = None,
         units: Mapping[str, Callable[[], Tensor]] | None = None,
-        seen: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         check_size(num_envs=num_envs)
         super().__init__(world_model, device=env.device, batch_size=torch.Size([num_envs]))
         self.paths = action_groups(env)
         self.max_disagreement = max_disagreement
-        self.units, self.seen = units or {}, seen or {}
+        self.units = units or {}
         self._take_specs(env, num_envs)
         self._check(env)
 
@@ -133,8 +129,6 @@ class ImaginedEnv(ModelBasedEnvBase):
         result, member = self._blank(), self._draw_members(outputs)
         for path in self.paths:
             found = [self._predicted(outputs, (*path, name), member) for name in NAMES]
-            if name_of(path) in self.seen:
-                found[0] = self.seen[name_of(path)](found[0])
             now, acts = (tensordict.get((*path, x), None) for x in ("observation", "mask"))
             found = found if acts is None else [x * acts.unsqueeze(-1) for x in found]
             result.set((*path, "observation"), found[0].view_as(now))

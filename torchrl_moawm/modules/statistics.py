@@ -1,7 +1,5 @@
 """Running statistics of a group: the units in which its models read and predict."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torchrl.modules import PopArtValueNorm, RunningValueNorm
@@ -65,49 +63,6 @@ class RecentNorm(PopArtValueNorm):
         return torch.where(self.debiasing_term > 0, super().scale(), 1.0)
 
 
-class RunningRange(nn.Module):
-    """Keeps within the range of everything seen so far, feature by feature.
-
-    What a model predicts beyond is known to be wrong, and fed back to the model it leads further
-    away. Before the first update it is the identity.
-
-    Args:
-        features: ``D``.
-
-    Example:
-        >>> import torch
-        >>> seen = RunningRange(2)
-        >>> seen.update(torch.tensor([[0.0, 5.0], [1.0, 5.0]]))
-        >>> seen(torch.tensor([[3.0, 4.0]]))
-        tensor([[1., 5.]])
-    """
-
-    lowest: Tensor
-    highest: Tensor
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("lowest", torch.full([features], float("inf")))
-        self.register_buffer("highest", torch.full([features], -float("inf")))
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Takes in rows, ``[R, D]``."""
-        self.lowest.copy_(self.lowest.minimum(x.amin(0)))
-        self.highest.copy_(self.highest.maximum(x.amax(0)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., D]``."""
-        inside = x.clamp(self.lowest.to(x.dtype), self.highest.to(x.dtype))
-        return torch.where(self.lowest <= self.highest, inside, x)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """A file of 0.2 has no range: what was seen is not known."""
-        for name, buffer in self.named_buffers():
-            state_dict.setdefault(prefix + name, buffer)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
 class GroupStatistics(nn.Module):
     """Running mean and standard deviation of what the agents of a group see and earn.
 
@@ -122,7 +77,6 @@ class GroupStatistics(nn.Module):
 
     Attributes:
         observation: Of ``o_t``, ``[*shape]``.
-        seen: Lowest and highest of each feature of ``o_t`` and ``o_{t+1}``, flat, ``[D]``.
         change: Of ``o_{t+1} - o_t``, flat, ``[D]``.
         reward: Of ``r_{t+1}``, ``[1]``.
         observation_error: Of the error of ``o^_{t+1}`` in standard deviations of the change,
@@ -141,7 +95,6 @@ class GroupStatistics(nn.Module):
     def __init__(self, group: AgentGroup) -> None:
         super().__init__()
         self.observation = RunningNorm(group.obs_shape)
-        self.seen = RunningRange(group.n_features)
         self.change = RunningNorm(group.n_features)
         self.reward = RunningNorm(1)
         self.observation_error = RecentNorm(group.n_features)
@@ -164,7 +117,6 @@ class GroupStatistics(nn.Module):
         """Takes in rows: ``o_t`` and ``o_{t+1}`` ``[R, *shape]``, ``r_{t+1}`` ``[R, 1]``."""
         if len(observation):
             self.observation.update(observation)
-            self.seen.update(torch.cat([observation, next_observation]).flatten(1))
             self.change.update((next_observation - observation).flatten(1))
             self.reward.update(reward)
 

@@ -21,12 +21,12 @@ def make_imagined_env(
     starts: Callable[[int], TensorDictBase] | None,
     num_envs: int,
     max_disagreement: float | None = None,
+    rewards: TensorDictModuleBase | None = None,
 ) -> TransformedEnv:
     """What the world models of a system know of its environment, as an environment.
 
     It has the entries of the real one that a policy reads: the previous step, and the states of the
-    system's memories. Where the system has statistics, what is seen there stays in the range of
-    what has been seen in the real one.
+    system's memories.
 
     Args:
         system: The system, whose world models read nothing but observations and actions.
@@ -36,17 +36,26 @@ def make_imagined_env(
         num_envs: Environments that run side by side.
         max_disagreement: Of the members of an ensemble, in standard deviations of the change where
             there are statistics, beyond which a step is not trusted; ``None`` trusts every step.
+        rewards: Where the rewards of the task are known they need not be learned: a module that
+            writes ``predicted_reward`` ``[E, N, 1]`` of each group, from entries such as
+            ``observation``, ``action`` and ``predicted_observation`` (flat), in the units of the
+            environment's rewards. For one world model, not an ensemble. ``None`` takes those that
+            the world models predict.
 
     Returns:
         The environment. It looks at models and statistics as they are at each step.
+
+    Raises:
+        ValueError: Rewards are given beside an ensemble, whose members predict their own.
     """
     groups = system.groups.values()
     known = {name_of(g.group): g.statistics for g in groups if g.statistics is not None}
     units = {name: statistics.change_weight for name, statistics in known.items()}
-    seen = {name: statistics.seen for name, statistics in known.items()}
-    model = TensorDictSequential(*(g.world_model for g in groups))
-    limits: Any = {"max_disagreement": max_disagreement, "units": units, "seen": seen}
-    imagined = ImaginedEnv(model, env, num_envs, **limits)
+    models = [g.world_model for g in groups]
+    if rewards is not None and any("ensemble_reward" in key for m in models for key in m.out_keys):
+        raise ValueError("Known rewards stand beside one world model, not beside an ensemble's.")
+    model = TensorDictSequential(*models, *([] if rewards is None else [rewards]))
+    imagined = ImaginedEnv(model, env, num_envs, max_disagreement=max_disagreement, units=units)
     system.add_memory(transformed := TransformedEnv(imagined, PreviousStep()))
     return transformed if starts is None else transformed.append_transform(RealStarts(starts))
 

@@ -36,14 +36,16 @@ class Taper:
     """How much is imagined: nothing, then all, then ever less.
 
     It begins when the reward is predicted on a batch that has not been learned from, for every
-    group. The share is halved when the mean real return has not risen for some batches, and falls
+    group (where rewards are known, when what is seen is predicted). The share is halved when the mean real return has not risen for some batches, and falls
     to nothing at last: what a model does not know, a policy learns to exploit.
     """
 
     from_skill: float
-    """``reward_skill`` from which on."""
+    """The skill from which on."""
     patience: int
     """Batches without a new best mean return, after which the share is halved."""
+    judged: str = "reward_skill"
+    """The figure that is the skill."""
     share: float = 0.0
     skills: list[float] = field(default_factory=list)
     ended: bool = False
@@ -52,9 +54,13 @@ class Taper:
     best: float = -float("inf")
     waited: int = 0
 
+    def _says(self, figure: str) -> bool:
+        """Whether a figure is the skill of a group; that of a block of its observation is not."""
+        return figure.startswith(self.judged) and "/" not in figure
+
     def see(self, figures: Mapping[str, float]) -> None:
         """Takes the figures of a real batch, from before it is learned from."""
-        skills = [value for name, value in figures.items() if name.startswith("reward_skill")]
+        skills = [value for name, value in figures.items() if self._says(name)]
         # of a small batch they are far off now and then: the median is not; of one without a reward
         # they are NaN, and say nothing
         if skills and not any(map(math.isnan, skills)):
@@ -95,7 +101,9 @@ class Imagination(TrainerHookBase):
         if algorithm.system is None:
             raise ValueError(f"{config.algorithm.name} has no world model that could imagine.")
         self.algorithm, self.system = algorithm, algorithm.system
-        self.taper = Taper(self.settings.from_skill, self.settings.patience)
+        rewards = self.settings.rewards
+        judged = "reward_skill" if rewards is None else "world_model_skill"
+        self.taper = Taper(self.settings.from_skill, self.settings.patience, judged)
         self.frames = 0
         systems = self.system.groups
         self.models = LossSum(
@@ -111,6 +119,7 @@ class Imagination(TrainerHookBase):
             lambda n: self.memory.sample(n).exclude("index"),
             self.settings.envs,
             self.settings.max_disagreement,
+            **({} if rewards is None else {"rewards": find(rewards)(env)}),
         )
         kept = [*self.models.in_keys, *self.env.full_observation_spec.keys(True, True)]
         self.kept = list(dict.fromkeys(kept))

@@ -1,0 +1,50 @@
+"""The rewards of some tasks, for imagination that need not learn them.
+
+    python benchmarks/train.py algorithm=moawm_known_rewards task=vmas/navigation --trust-code
+
+Who has written a task knows its rewards; what moves how has to be learned all the same. Each
+function returns a module that reads what is seen and what is predicted, and writes the rewards.
+"""
+
+import torch
+from tensordict.nn import TensorDictModule
+from torch import Tensor
+from torchrl.envs import EnvBase
+
+from oracles.simple_tag import GROUPS, TOUCH, losses_of_prey, scale_of, touches
+
+NEAR = 0.2
+"""Distance of the centres of two agents of navigation that touch."""
+ON_GOAL, FINISHED = 0.1, 0.01
+
+
+def way_made(now: Tensor, after: Tensor) -> Tensor:
+    """Rewards of navigation ``[E, N, 1]``, from what is seen before and after the step.
+
+    The way that all have made towards their goals, 0.01 where all are there, and -1 for each other
+    agent that one touches.
+    """
+    far = [seen[..., 4:6].norm(dim=-1) for seen in (now, after)]
+    together = (far[0] - far[1]).sum(-1) + FINISHED * (far[1] < ON_GOAL).all(-1)
+    apart = (after[..., None, :, :2] - after[..., :, None, :2]).norm(dim=-1)
+    touching = (apart <= NEAR).sum(-1) - 1
+    return (together.unsqueeze(-1) - touching).unsqueeze(-1)
+
+
+def navigation(env: EnvBase) -> TensorDictModule:
+    """Those of VMAS navigation."""
+    keys = [("agents", "observation"), ("agents", "predicted_observation")]
+    return TensorDictModule(way_made, keys, [("agents", "predicted_reward")])
+
+
+def simple_tag(env: EnvBase) -> TensorDictModule:
+    """Those of mpe2's simple_tag, in the environment's scale."""
+    scale = scale_of(env)
+
+    def touched(team: Tensor, prey: Tensor) -> tuple[Tensor, Tensor]:
+        place = torch.cat([team[..., 2:4], prey[..., 2:4]], -2)
+        earned = TOUCH * touches(place).sum(-1)[..., None, None].expand(*team.shape[:-1], 1)
+        return earned * scale, -losses_of_prey(place)[..., None, None] * scale
+
+    keys = [(group, "predicted_observation") for group in GROUPS]
+    return TensorDictModule(touched, keys, [(group, "predicted_reward") for group in GROUPS])
