@@ -14,7 +14,10 @@ from torchrl.envs import EnvBase
 from oracles.simple_tag import GROUPS, TOUCH, losses_of_prey, scale_of, touches
 
 NEAR = 0.2
-"""Distance of the centres of two agents of navigation that touch."""
+"""Distance of the centres of two agents of navigation that touch.
+
+VMAS counts a pair up to 0.205 as well, where the same pair is within 0.2 in another environment.
+"""
 ON_GOAL, FINISHED = 0.1, 0.01
 
 

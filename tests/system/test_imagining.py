@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch.testing import assert_close
 from torchrl.envs import Compose, TransformedEnv, VmasEnv
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
@@ -50,6 +51,23 @@ def world_of(system, env, batch, num_envs=9, **settings):
 
 
 WORLDS = ["plain", "choices", "groups", "hidden partner"]
+
+
+def height(observation, predicted):
+    return (predicted - observation)[..., 1:2]
+
+
+def test_rewards_that_are_known_take_the_place_of_those_that_are_predicted():
+    system, env, batch = system_and_batch()
+    keys = [("agents", name) for name in ("observation", "predicted_observation")]
+    rewards = TensorDictModule(height, keys, [("agents", "predicted_reward")])
+    found = imagine(world_of(system, env, batch, rewards=rewards), system.policy, 5)
+    rise = found["next", "agents", "observation"] - found["agents", "observation"]
+    assert_close(found["next", "agents", "reward"], rise[..., 1:2])
+    assert rise.abs().max() > 1e-3
+    members, *_ = system_and_batch(ensemble=2)
+    with pytest.raises(ValueError, match="ensemble"):
+        world_of(members, env, batch, rewards=rewards)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 
 from tests.benchmarks.runs import (
     BENCHMARKS,
@@ -86,6 +87,14 @@ def test_a_batch_without_a_reward_says_nothing():
     assert fed(taper, [known[0], nothing, swapped, known[1], nothing]).share == 0.0
     assert taper.skills == [0.2, 0.0]
     assert fed(taper, [swapped, known[2]]).share == 1.0
+
+
+def test_where_rewards_are_known_what_is_seen_has_to_be_predicted():
+    known = {"reward_skill": -9.0, "world_model_skill": 0.5, "world_model_skill_by_block/far": -9.0}
+    assert fed(Taper(0.1, 5, "world_model_skill"), [known] * 3).share == 1.0
+    poor = {**known, "world_model_skill_red": 0.0}
+    assert fed(Taper(0.1, 5, "world_model_skill"), [poor] * 3).share == 0.0
+    assert fed(Taper(0.1, 5), [known] * 3).share == 0.0
 
 
 def test_it_is_halved_where_the_return_does_not_rise_and_ends_by_itself():
@@ -202,6 +211,26 @@ def test_another_environment_takes_the_models_place(tmp_path, monkeypatch):
     monkeypatch.setenv(own_code.VARIABLE, "*")
     run_here(tmp_path / "run", *given, "total_frames=120")
     assert ASKED == [6]
+
+
+def always_five(env):
+    """Rewards of the task, as they are known to who wrote it."""
+    assert env.reward_keys
+
+    def five(seen):
+        return torch.full((*seen.shape[:-1], 1), 5.0)
+
+    return TensorDictModule(five, [("agents", "observation")], [("agents", "predicted_reward")])
+
+
+def test_rewards_that_are_known_are_those_of_what_is_imagined(tmp_path, monkeypatch):
+    given = [*IMAGINED, f"algorithm.imagination.rewards={__name__}:always_five"]
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    with pytest.raises(ValueError, match="--trust-code"):
+        run(configuration(*given), tmp_path / "refused")
+    monkeypatch.setenv(own_code.VARIABLE, "*")
+    folder = run_here(tmp_path / "run", *given)
+    assert curve(folder, "imagined_reward")[240] == pytest.approx(5.0)
 
 
 CODE = """

@@ -36,8 +36,9 @@ class Taper:
     """How much is imagined: nothing, then all, then ever less.
 
     It begins when the reward is predicted on a batch that has not been learned from, for every
-    group (where rewards are known, when what is seen is predicted). The share is halved when the mean real return has not risen for some batches, and falls
-    to nothing at last: what a model does not know, a policy learns to exploit.
+    group; where rewards are known, when what is seen is predicted. The share is halved when the
+    mean real return has not risen for some batches, and falls to nothing at last: what a model does
+    not know, a policy learns to exploit.
     """
 
     from_skill: float

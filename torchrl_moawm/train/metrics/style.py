@@ -73,6 +73,7 @@ LOOKS = {
     "moawm_taught_plain_critic": Look(GREY, "-."),
     "moawm_taught_predicting": Look(SKY, "--"),
     "moawm_oracle": Look(BLACK, "-."),
+    "moawm_known_rewards": Look(PURPLE, ":"),
 }
 """How an agent is drawn in every picture; of two with one colour no picture has both."""
 BASELINES = {
