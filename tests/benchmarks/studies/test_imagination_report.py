@@ -25,7 +25,8 @@ def test_the_threshold_is_a_share_of_the_best_controls_way():
         "moawm_imagined": [run([0.0, 100.0, 100.0])],  # ours does not raise it
         "mappo": [run([0.0, 1.0, 10.0]), run([0.0, 1.0, 6.0])],
         "mappo_permuted": [run([3.0, 5.0, 5.0])],
-        "moawm_oracle": [run([90.0, 100.0, 100.0])],  # nor does a perfect model
+        "moawm_oracle": [run([90.0, 100.0, 100.0])],  # nor does a perfect model,
+        "moawm_known_rewards": [run([-9.0, 50.0, 50.0])],  # nor one that is told the rewards
     }
     # they begin at 0, 0 and 3: 1 on average; the best control ends at 8
     assert report.threshold(runs, "navigation") == pytest.approx(1.0 + 0.8 * 7.0)
@@ -60,6 +61,28 @@ def test_a_ratio_is_of_the_means():
     assert high == pytest.approx(4.0)
 
 
+def test_whom_a_run_is_compared_with():
+    runs = {
+        "moawm_imagined": [run([0.0, 5.0, 5.0])],
+        "mappo": [run([0.0, 0.0, 5.0])],
+        "mappo_permuted": [run([0.0, 0.0, 0.0])],
+        "moawm_known_rewards": [run([5.0, 5.0, 5.0])],
+    }
+    cells = [line.split(" | ") for line in report.rows(runs, "navigation")]
+    assert [row[4] for row in cells] == [
+        "",
+        "1.50 [1.50, 1.50]",
+        "at least 1.50 [1.50, 1.50]",
+        "0.50 [0.50, 0.50]",
+    ]
+    assert [row[5] for row in cells] == [
+        "2.00 [2.00, 2.00]",
+        "3.00 [3.00, 3.00]",
+        "at least 3.00 [3.00, 3.00]",
+        "",
+    ]
+
+
 def test_the_whole_report(tmp_path):
     for task, name in report.CURVES.items():
         for k, algorithm in enumerate(study_imagination.ALGORITHMS):
@@ -76,7 +99,7 @@ def test_the_whole_report(tmp_path):
                 file.write_text(json.dumps(nested))
     report.write_report(tmp_path)
     text = (tmp_path / "imagination.md").read_text()
-    assert text.count("\n| ") == 1 + 8
+    assert text.count("\n| ") == 1 + 12
     assert "2 of 2" in text
     assert (tmp_path / "imagination.png").stat().st_size > 10_000
 
