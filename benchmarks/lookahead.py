@@ -5,13 +5,16 @@
 
 Every agent considers some actions and imagines what comes of each (``LookaheadPolicy``); nothing is
 trained. With the simulator as its model that is the most that looking ahead can give; with the
-joint world model of the run it is what it does give. The episodes are the same for all, and the
-table has the mean difference to the team as it is, with its 95% interval over episodes. VMAS only:
-no other environment can be put into a state. Writes ``lookahead.json`` into the run's folder.
+joint world model of the run it is what it does give, and with ``--rewards
+known_rewards:navigation`` what its motion gives with the task's own rewards. The episodes are the
+same for all, and the table has the mean difference to the team as it is, with its 95% interval over
+episodes. VMAS only: no other environment can be put into a state. Writes ``lookahead.json`` into
+the run's folder.
 """
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from torchrl_moawm.system import LookaheadPolicy
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.checkpoints.vmas_state import VmasWorld
 from torchrl_moawm.train.metrics.returns import first_return
+from torchrl_moawm.train.settings.own_code import find, trust
 from torchrl_moawm.train.tasks.environment import make_env
 
 EPISODES = 97
@@ -89,10 +93,15 @@ def return_of(figures: dict[str, float], group: str) -> float:
     return figures.get(f"evaluation_return_{group}", figures["evaluation_return"])
 
 
-def search(config: DictConfig, system: MOAWM, group: str) -> list[dict[str, Any]]:
+def search(
+    config: DictConfig, system: MOAWM, group: str, rewards: str | None = None
+) -> list[dict[str, Any]]:
     """Every search by simulator and model, beside the team as it is."""
     steps = config.task.max_steps
-    models = {"the simulator": Simulated, "the world model": LookaheadPolicy}
+    models: dict[str, Any] = {"the simulator": Simulated, "the world model": LookaheadPolicy}
+    if rewards is not None:
+        known = find(rewards)(make_env(config, 1, config.seed))
+        models["the world model, rewards known"] = partial(LookaheadPolicy, rewards=known)
 
     def played(policy: Any) -> Tensor:
         fresh = make_env(config, EPISODES, config.seed + 2_000_000)
@@ -133,8 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run of algorithm=moawm")
     parser.add_argument("--group", help="whose agents look ahead; by default the first group")
+    parser.add_argument("--rewards", help="module:function of the task's own; runs that code")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.rewards:
+        trust(given.rewards)
     config, algorithm, _ = load_run(given.run, 1)
     if algorithm.system is None or config.task.suite != "vmas":
         parser.error(f"{given.run} is no run of a system on a task of VMAS.")
@@ -142,7 +154,7 @@ def main() -> None:
     print(
         "| looks ahead in | candidates | steps | samples | gain in return |\n|---|---|---|---|---|"
     )
-    rows = search(config, algorithm.system, group)
+    rows = search(config, algorithm.system, group, given.rewards)
     (given.run / "lookahead.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(
         f"\nThe team as it is: {rows[0]['return']:.2f}. Written to {given.run / 'lookahead.json'}"

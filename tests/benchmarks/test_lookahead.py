@@ -12,6 +12,7 @@ import lookahead
 from tests.benchmarks.runs import OF_ALL, compose_config, run_here
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.run import run
+from torchrl_moawm.train.settings import own_code
 from torchrl_moawm.train.tasks.environment import make_env
 
 ENVS, TIMES = 13, 3
@@ -57,6 +58,19 @@ def test_the_table_of_a_run(tmp_path, monkeypatch, capsys):
     for row in rows[:2]:  # with one candidate nothing is changed
         assert row["gain"] == pytest.approx(0.0, abs=1e-5)
     assert capsys.readouterr().out.count("±") == 4
+
+
+def test_a_third_model_knows_the_rewards(tmp_path, monkeypatch):
+    settings = ["algorithm.joint_world_model=true", "algorithm.model_cells=[8,8]"]
+    folder = run_here(tmp_path / "run", "task=vmas/navigation", *settings, "total_frames=60")
+    monkeypatch.setattr(lookahead, "EPISODES", 7)
+    monkeypatch.setattr(lookahead, "SEARCHES", ((2, 1, 1),))
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    given = ["lookahead.py", str(folder), "--rewards", "known_rewards:navigation"]
+    monkeypatch.setattr(sys, "argv", given)
+    lookahead.main()
+    rows = json.loads((folder / "lookahead.json").read_text())
+    assert rows[-1]["model"] == "the world model, rewards known"
 
 
 def test_a_run_without_a_system_is_refused(tmp_path, monkeypatch, capsys):

@@ -62,6 +62,19 @@ def test_each_agent_takes_the_best_of_its_candidates():
     assert_close(better["prey", "action"], plain["prey", "action"])  # who does not look ahead
 
 
+def test_rewards_that_are_known_decide():
+    """The other way round than the model says: away from its target."""
+
+    def away(action):
+        return (action - TARGET).square().sum(-1, keepdim=True)
+
+    keys = [[(g, name) for g in GROUPS] for name in ("action", "predicted_reward")]
+    rewards = TensorDictModule(lambda *each: tuple(map(away, each)), *keys)
+    system, lookahead, start = make(candidates=64, horizon=1, rewards=rewards)
+    plain, better = deterministic(system.policy, start), deterministic(lookahead, start)
+    assert (distance(better) > distance(plain)).all()
+
+
 def test_one_candidate_is_the_policy():
     system, lookahead, start = make(candidates=1)
     plain, same = deterministic(system.policy, start), deterministic(lookahead, start)

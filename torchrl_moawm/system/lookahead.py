@@ -39,9 +39,11 @@ class LookaheadPolicy(TensorDictModuleBase):
         horizon: Steps L that are imagined.
         samples: How often each is imagined.
         margin: Standard errors by which a candidate has to be better; without effect on one sample.
+        rewards: The task's own in the place of predicted ones, where they are known: see
+            :func:`~torchrl_moawm.system.make_imagined_env`.
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is below 1, or rewards are given beside an ensemble.
 
     References:
         Bertsekas, "Multiagent Rollout Algorithms and Reinforcement Learning", 2020 (one agent at a
@@ -58,6 +60,7 @@ class LookaheadPolicy(TensorDictModuleBase):
         horizon: int = 5,
         samples: int = 1,
         margin: float = 1.0,
+        rewards: TensorDictModuleBase | None = None,
     ) -> None:
         super().__init__()
         check_size(candidates=candidates, horizon=horizon, samples=samples)
@@ -67,7 +70,7 @@ class LookaheadPolicy(TensorDictModuleBase):
         self.candidates, self.horizon = candidates, horizon
         self.samples, self.margin = samples, margin
         self.in_keys, self.out_keys = system.policy.in_keys, system.policy.out_keys
-        self.__dict__["worlds"] = {}
+        self.__dict__["worlds"], self.__dict__["rewards"] = {}, rewards
 
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -131,5 +134,7 @@ class LookaheadPolicy(TensorDictModuleBase):
     def _world(self, num_envs: int) -> EnvBase:
         """The imagined environment of a size, made once."""
         if num_envs not in self.worlds:
-            self.worlds[num_envs] = make_imagined_env(self.system, self.env, None, num_envs)
+            self.worlds[num_envs] = make_imagined_env(
+                self.system, self.env, None, num_envs, rewards=self.rewards
+            )
         return self.worlds[num_envs]
