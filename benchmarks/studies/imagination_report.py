@@ -16,10 +16,11 @@ TOLD = KNOWN, "moawm_oracle"
 CURVES = {
     "navigation": "return_deterministic",
     "simple_spread": "return",
-    "simple_tag": "return",
+    "simple_tag": "return_adversary",
 }
 """What passes the threshold: 50 episodes of the deterministic policy every 1,000 frames; where an
-environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames."""
+environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames. Of two
+teams that play against each other it is the return of those who hunt."""
 WINDOW = 2_000
 SHARE = 0.8
 """The share of the way from the first return to the best control's last one that has to be made."""

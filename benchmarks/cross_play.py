@@ -1,0 +1,66 @@
+"""One side of each team against the other side of every other: who hunts better, who flees better.
+
+    python benchmarks/cross_play.py outputs/mappo/pettingzoo/simple_tag/seed0-... outputs/moawm/...
+
+Where two groups play against each other, the return of one says as much of the other. So the first
+group of each run (a row) meets the second group of each run (a column), and the table has the
+return of the first group, by deterministic policies, in episodes that are the same for all. For
+runs of one task with two groups, whose policies have no memory.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from torchrl_moawm.modules import name_of
+from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.metrics.returns import team_return
+from torchrl_moawm.transforms.groups import action_groups
+
+SEED = 4_000_000
+
+
+@torch.no_grad()
+def meet(first: Path, second: Path, steps: int) -> float:
+    """Return of the first group of one run against the second group of another.
+
+    Raises:
+        ValueError: There are not two groups, or a policy has a memory.
+    """
+    config, own, _ = load_run(first, 1)
+    _, others, env = load_run(second, 1, seed_offset=SEED - config.seed)
+    groups = action_groups(env)
+    if len(groups) != 2 or own.memories or others.memories:
+        raise ValueError(f"{first} and {second}: expected two groups, and policies without memory.")
+
+    def both(tensordict: TensorDictBase) -> TensorDictBase:
+        theirs = others.policy(tensordict.clone())
+        acted = own.policy(tensordict)
+        action = (*groups[1], "action")
+        return acted.set(action, theirs.get(action))
+
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        batch = env.rollout(steps, both, break_when_any_done=False)
+    return float(team_return(batch)[f"return_{name_of(groups[0])}"])
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of one task")
+    parser.add_argument("--steps", type=int, default=5_000, help="of each meeting")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    names = ["/".join(run.parts[-2:]) for run in given.runs]
+    print(f"| first group \\ second group | {' | '.join(names)} |")
+    print("|---" * (len(names) + 1) + "|")
+    for name, first in zip(names, given.runs, strict=True):
+        cells = [f"{meet(first, second, given.steps):.1f}" for second in given.runs]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Cross play: each side meets each, and it is the second run's second group that acts there."""
+
+import sys
+
+import pytest
+import torch
+
+import cross_play
+from tests.benchmarks.runs import run_here
+
+TAG = "task=vmas/simple_tag", "total_frames=60"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tag")
+    return [run_here(folder / f"seed{k}", *TAG, f"seed={k}") for k in (0, 1)]
+
+
+def test_every_first_group_meets_every_second(runs, monkeypatch, capsys):
+    meetings = []
+
+    def meet(first, second, steps):
+        meetings.append((first, second, steps))
+        return 10.0 * runs.index(first) + runs.index(second)
+
+    monkeypatch.setattr(cross_play, "meet", meet)
+    monkeypatch.setattr(sys, "argv", ["cross_play.py", *map(str, runs), "--steps", "30"])
+    cross_play.main()
+    assert meetings == [(a, b, 30) for a in runs for b in runs]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[1:] for line in lines[2:]] == [["0.0", "1.0 |"], ["10.0", "11.0 |"]]
+
+
+def test_who_acts_for_whom(runs, monkeypatch):
+    """Each run's policies are made to say their run's number."""
+    load, played = cross_play.load_run, []
+
+    def marked(folder, *given, **settings):
+        config, algorithm, env = load(folder, *given, **settings)
+        number = float(runs.index(folder))
+
+        def policy(tensordict):
+            for key in env.action_keys:
+                tensordict[key] = torch.full(env.full_action_spec[key].shape, number)
+            return tensordict
+
+        algorithm.policy = policy
+        return config, algorithm, env
+
+    def figures(batch):
+        played.append(batch)
+        return {"return_adversary": 7.0}
+
+    monkeypatch.setattr(cross_play, "load_run", marked)
+    monkeypatch.setattr(cross_play, "team_return", figures)
+    assert cross_play.meet(runs[1], runs[0], 3) == 7.0
+    assert (played[0]["adversary", "action"] == 1.0).all()
+    assert (played[0]["agent", "action"] == 0.0).all()
+
+
+def test_one_group_has_nobody_to_meet(tmp_path):
+    run = run_here(tmp_path / "run", "task=vmas/navigation", "total_frames=60")
+    with pytest.raises(ValueError, match="two groups"):
+        cross_play.meet(run, run, 10)
