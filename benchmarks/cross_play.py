@@ -3,13 +3,15 @@
     python benchmarks/cross_play.py outputs/mappo/pettingzoo/simple_tag/seed0-... outputs/moawm/...
 
 Where two groups play against each other, the return of one says as much of the other. So the first
-group of each run (a row) meets the second group of each run (a column), and the table has the
-return of the first group, by deterministic policies, in episodes that are the same for all. For
-runs of one task with two groups, whose policies have no memory.
+group of each run meets the second group of each run (or of those ``--against``), by deterministic
+policies, in episodes that are the same for all. The table has the return of the first group by
+algorithm: the mean over meetings, and the range. For runs of one task with two groups, whose
+policies have no memory.
 """
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from tensordict import TensorDictBase
@@ -47,18 +49,30 @@ def meet(first: Path, second: Path, steps: int) -> float:
     return float(team_return(batch)[f"return_{name_of(groups[0])}"])
 
 
+def by_algorithm(runs: list[Path]) -> dict[str, list[Path]]:
+    """The folders of each algorithm."""
+    found: dict[str, list[Path]] = {}
+    for run in runs:
+        found.setdefault(load_run(run, 1)[0].algorithm.name, []).append(run)
+    return found
+
+
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of one task")
+    parser.add_argument("--against", nargs="+", type=Path, help="runs whose second group is met")
     parser.add_argument("--steps", type=int, default=5_000, help="of each meeting")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    names = ["/".join(run.parts[-2:]) for run in given.runs]
-    print(f"| first group \\ second group | {' | '.join(names)} |")
-    print("|---" * (len(names) + 1) + "|")
-    for name, first in zip(names, given.runs, strict=True):
-        cells = [f"{meet(first, second, given.steps):.1f}" for second in given.runs]
+    rows, columns = by_algorithm(given.runs), by_algorithm(given.against or given.runs)
+    print(f"| first group \\ second group | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
+    for name, firsts in rows.items():
+        cells = []
+        for seconds in columns.values():
+            found = [meet(a, b, given.steps) for a in firsts for b in seconds]
+            cells.append(f"{fmean(found):.1f} ({min(found):.1f} to {max(found):.1f})")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

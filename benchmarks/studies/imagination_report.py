@@ -21,6 +21,8 @@ CURVES = {
 """What passes the threshold: 50 episodes of the deterministic policy every 1,000 frames; where an
 environment is slow, the episodes of the training, as a mean over the last ``WINDOW`` frames. Of two
 teams that play against each other it is the return of those who hunt."""
+FINAL = {"simple_tag": "evaluation_return_adversary"}
+"""What stands for the return at the end where it is not that of everybody."""
 WINDOW = 2_000
 SHARE = 0.8
 """The share of the way from the first return to the best control's last one that has to be made."""
@@ -105,7 +107,7 @@ def rows(algorithms: dict[str, list[dict[str, Any]]], task: str) -> list[str]:
             over(frames_of, name, KNOWN, more),
             f"{more}{seconds.mean():.0f}",
             over(seconds_of, name, OURS, more),
-            shown(final(algorithms[name])),
+            shown(final(algorithms[name], FINAL.get(task, "return"))),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -25,11 +25,14 @@ def test_every_first_group_meets_every_second(runs, monkeypatch, capsys):
         return 10.0 * runs.index(first) + runs.index(second)
 
     monkeypatch.setattr(cross_play, "meet", meet)
-    monkeypatch.setattr(sys, "argv", ["cross_play.py", *map(str, runs), "--steps", "30"])
+    given = ["cross_play.py", *map(str, runs), "--steps", "30"]
+    monkeypatch.setattr(sys, "argv", given)
     cross_play.main()
     assert meetings == [(a, b, 30) for a in runs for b in runs]
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[1:] for line in lines[2:]] == [["0.0", "1.0 |"], ["10.0", "11.0 |"]]
+    assert capsys.readouterr().out.splitlines()[2:] == ["| moawm | 5.5 (0.0 to 11.0) |"]
+    monkeypatch.setattr(sys, "argv", [*given, "--against", str(runs[1])])
+    cross_play.main()
+    assert capsys.readouterr().out.splitlines()[2:] == ["| moawm | 6.0 (1.0 to 11.0) |"]
 
 
 def test_who_acts_for_whom(runs, monkeypatch):

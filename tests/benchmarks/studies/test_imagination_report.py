@@ -17,7 +17,8 @@ def run(values, every=1000, name="return_deterministic", last=1.0):
         f"step_{k}": {"step_count": (k + 1) * every, "elapsed_time": 2.0 * (k + 1), name: [v]}
         for k, v in enumerate(values)
     }
-    return {**steps, "absolute_metrics": {"return": [last]}}
+    ends = {key: [last] for key in ("return", "evaluation_return_adversary")}
+    return {**steps, "absolute_metrics": ends}
 
 
 def test_the_threshold_is_a_share_of_the_best_controls_way():
