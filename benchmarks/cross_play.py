@@ -17,10 +17,8 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_moawm.modules import name_of
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.metrics.returns import team_return
-from torchrl_moawm.transforms.groups import action_groups
 
 SEED = 4_000_000
 
@@ -34,19 +32,19 @@ def meet(first: Path, second: Path, steps: int) -> float:
     """
     config, own, _ = load_run(first, 1)
     _, others, env = load_run(second, 1, seed_offset=SEED - config.seed)
-    groups = action_groups(env)
+    groups = list(env.group_map)
     if len(groups) != 2 or own.memories or others.memories:
         raise ValueError(f"{first} and {second}: expected two groups, and policies without memory.")
 
     def both(tensordict: TensorDictBase) -> TensorDictBase:
         theirs = others.policy(tensordict.clone())
         acted = own.policy(tensordict)
-        action = (*groups[1], "action")
+        action = groups[1], "action"
         return acted.set(action, theirs.get(action))
 
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         batch = env.rollout(steps, both, break_when_any_done=False)
-    return float(team_return(batch)[f"return_{name_of(groups[0])}"])
+    return float(team_return(batch)[f"return_{groups[0]}"])
 
 
 def by_algorithm(runs: list[Path]) -> dict[str, list[Path]]:
