@@ -10,31 +10,39 @@ policies have no memory.
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from torchrl_moawm.train import Algorithm
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.metrics.returns import team_return
+from torchrl_moawm.train.tasks.environment import make_env
 
 SEED = 4_000_000
 
 
+Team = tuple[DictConfig, Algorithm]
+"""The configuration of a run, and what it has trained."""
+
+
 @torch.no_grad()
-def meet(first: Path, second: Path, steps: int) -> float:
+def meet(first: Team, second: Team, steps: int) -> float:
     """Return of the first group of one run against the second group of another.
 
     Raises:
         ValueError: There are not two groups, or a policy has a memory.
     """
-    config, own, _ = load_run(first, 1)
-    _, others, env = load_run(second, 1, seed_offset=SEED - config.seed)
+    (config, own), (_, others) = first, second
+    env = make_env(config, 1, SEED)
     groups = list(env.group_map)
     if len(groups) != 2 or own.memories or others.memories:
-        raise ValueError(f"{first} and {second}: expected two groups, and policies without memory.")
+        raise ValueError(f"Expected policies without memory of two groups, got {groups}.")
 
     def both(tensordict: TensorDictBase) -> TensorDictBase:
         theirs = others.policy(tensordict.clone())
@@ -47,11 +55,12 @@ def meet(first: Path, second: Path, steps: int) -> float:
     return float(team_return(batch)[f"return_{groups[0]}"])
 
 
-def by_algorithm(runs: list[Path]) -> dict[str, list[Path]]:
-    """The folders of each algorithm."""
-    found: dict[str, list[Path]] = {}
+def by_algorithm(runs: Iterable[Path]) -> dict[str, list[Team]]:
+    """The teams of each algorithm, loaded once."""
+    found: dict[str, list[Team]] = {}
     for run in runs:
-        found.setdefault(load_run(run, 1)[0].algorithm.name, []).append(run)
+        config, algorithm, _ = load_run(run, 1)
+        found.setdefault(config.algorithm.name, []).append((config, algorithm))
     return found
 
 
@@ -63,7 +72,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5_000, help="of each meeting")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows, columns = by_algorithm(given.runs), by_algorithm(given.against or given.runs)
+    rows = by_algorithm(given.runs)
+    columns = by_algorithm(given.against) if given.against else rows
     print(f"| first group \\ second group | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for name, firsts in rows.items():

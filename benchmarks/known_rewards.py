@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.envs import EnvBase
 
-from oracles.simple_tag import GROUPS, TOUCH, losses_of_prey, scale_of, touches
+from oracles.simple_tag import GROUPS, rewards, scale_of
 
 NEAR = 0.2
 """Distance of the centres of two agents of navigation that touch.
@@ -35,19 +35,18 @@ def way_made(now: Tensor, after: Tensor) -> Tensor:
 
 
 def navigation(env: EnvBase) -> TensorDictModule:
-    """Those of VMAS navigation."""
+    """The rewards of VMAS navigation."""
     keys = [("agents", "observation"), ("agents", "predicted_observation")]
     return TensorDictModule(way_made, keys, [("agents", "predicted_reward")])
 
 
 def simple_tag(env: EnvBase) -> TensorDictModule:
-    """Those of mpe2's simple_tag, in the environment's scale."""
+    """The rewards of mpe2's simple_tag, in the environment's scale."""
     scale = scale_of(env)
 
-    def touched(team: Tensor, prey: Tensor) -> tuple[Tensor, Tensor]:
+    def scaled(team: Tensor, prey: Tensor) -> tuple[Tensor, ...]:
         place = torch.cat([team[..., 2:4], prey[..., 2:4]], -2)
-        earned = TOUCH * touches(place).sum(-1)[..., None, None].expand(*team.shape[:-1], 1)
-        return earned * scale, -losses_of_prey(place)[..., None, None] * scale
+        return tuple(scale * reward for reward in rewards(place))
 
     keys = [(group, "predicted_observation") for group in GROUPS]
-    return TensorDictModule(touched, keys, [(group, "predicted_reward") for group in GROUPS])
+    return TensorDictModule(scaled, keys, [(group, "predicted_reward") for group in GROUPS])

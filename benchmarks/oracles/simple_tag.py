@@ -56,28 +56,22 @@ class SimpleTag(nn.Module):
         speed = speed * (1 - DAMPING) + push * STEP
         size = speed.norm(dim=-1, keepdim=True)
         speed = torch.where(size > FASTEST, speed / size * FASTEST, speed)
-        return *self._team(place, speed, obstacles), *self._prey(place, speed, obstacles)
-
-    def _team(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
-        """What the adversaries see, and what they earn together."""
-        seen = [
-            torch.cat([ways(place, speed, obstacles, i), speed[..., ADVERSARIES, :]], -1)
-            for i in range(ADVERSARIES)
-        ]
-        earned = TOUCH * touches(place).sum(-1, keepdim=True).unsqueeze(-1)
-        return torch.stack(seen, -2), earned.expand(-1, ADVERSARIES, -1) * self.reward_scale
-
-    def _prey(self, place: Tensor, speed: Tensor, obstacles: Tensor) -> tuple[Tensor, Tensor]:
-        """What the prey sees, and what it loses: by touches, and where it leaves the field."""
-        seen = ways(place, speed, obstacles, ADVERSARIES).unsqueeze(-2)
-        return seen, -losses_of_prey(place)[..., None, None] * self.reward_scale
+        seen = [ways(place, speed, obstacles, i) for i in range(ADVERSARIES + 1)]
+        team = [torch.cat([each, speed[..., ADVERSARIES, :]], -1) for each in seen[:ADVERSARIES]]
+        earned, lost = (self.reward_scale * reward for reward in rewards(place))
+        return torch.stack(team, -2), earned, seen[ADVERSARIES].unsqueeze(-2), lost
 
 
-def losses_of_prey(place: Tensor) -> Tensor:
-    """What touches cost the prey, and leaving the field, ``[E]``."""
+def rewards(place: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards of adversaries ``[E, 3, 1]`` and prey ``[E, 1, 1]``, of where they are ``[E, 4, 2]``.
+
+    The adversaries earn each touch together; the prey loses by touches, and by leaving the field.
+    """
+    touched = TOUCH * touches(place).sum(-1)
     out = place[..., ADVERSARIES, :].abs()
     beyond = ((out - 0.9) * 10).where(out < 1.0, (2 * out - 2).exp().clamp(max=10.0))
-    return TOUCH * touches(place).sum(-1) + beyond.where(out >= 0.9, 0.0).sum(-1)
+    lost = touched + beyond.where(out >= 0.9, 0.0).sum(-1)
+    return touched[..., None, None].repeat_interleave(ADVERSARIES, -2), -lost[..., None, None]
 
 
 def ways(place: Tensor, speed: Tensor, obstacles: Tensor, index: int) -> Tensor:
@@ -89,7 +83,7 @@ def ways(place: Tensor, speed: Tensor, obstacles: Tensor, index: int) -> Tensor:
 
 
 def touches(place: Tensor) -> Tensor:
-    """Which adversaries touch the prey, ``[E, 3]``."""
+    """Whether each adversary touches the prey, ``[E, 3]``."""
     far = (place[..., :ADVERSARIES, :] - place[..., ADVERSARIES:, :]).norm(dim=-1)
     return far < SIZE[0] + SIZE[ADVERSARIES]
 

@@ -21,8 +21,9 @@ def test_every_first_group_meets_every_second(runs, monkeypatch, capsys):
     meetings = []
 
     def meet(first, second, steps):
-        meetings.append((first, second, steps))
-        return 10.0 * runs.index(first) + runs.index(second)
+        first, second = (config.seed for config, _ in (first, second))
+        meetings.append((runs[first], runs[second], steps))
+        return 10.0 * first + second
 
     monkeypatch.setattr(cross_play, "meet", meet)
     given = ["cross_play.py", *map(str, runs), "--steps", "30"]
@@ -37,32 +38,34 @@ def test_every_first_group_meets_every_second(runs, monkeypatch, capsys):
 
 def test_who_acts_for_whom(runs, monkeypatch):
     """Each run's policies are made to say their run's number."""
-    load, played = cross_play.load_run, []
+    played, teams = [], []
 
-    def marked(folder, *given, **settings):
-        config, algorithm, env = load(folder, *given, **settings)
-        number = float(runs.index(folder))
-
+    def says(number):
         def policy(tensordict):
-            for key in env.action_keys:
-                tensordict[key] = torch.full(env.full_action_spec[key].shape, number)
+            for group in ("adversary", "agent"):
+                like = tensordict[group, "observation"][..., :2]
+                tensordict[group, "action"] = torch.full_like(like, number)
             return tensordict
 
-        algorithm.policy = policy
-        return config, algorithm, env
+        return policy
+
+    for number, folder in enumerate(runs):
+        config, algorithm, _ = cross_play.load_run(folder, 1)
+        algorithm.policy = says(float(number))
+        teams.append((config, algorithm))
 
     def figures(batch):
         played.append(batch)
         return {"return_adversary": 7.0}
 
-    monkeypatch.setattr(cross_play, "load_run", marked)
     monkeypatch.setattr(cross_play, "team_return", figures)
-    assert cross_play.meet(runs[1], runs[0], 3) == 7.0
+    assert cross_play.meet(teams[1], teams[0], 3) == 7.0
     assert (played[0]["adversary", "action"] == 1.0).all()
     assert (played[0]["agent", "action"] == 0.0).all()
 
 
 def test_one_group_has_nobody_to_meet(tmp_path):
     run = run_here(tmp_path / "run", "task=vmas/navigation", "total_frames=60")
+    team = cross_play.load_run(run, 1)[:2]
     with pytest.raises(ValueError, match="two groups"):
-        cross_play.meet(run, run, 10)
+        cross_play.meet(team, team, 10)

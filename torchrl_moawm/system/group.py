@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
 from torchrl_moawm import objectives
-from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm._keys import name_of
 from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum
 from torchrl_moawm.system.acting import (
@@ -119,9 +119,6 @@ class GroupSystem:
         """The reward's key for ``set_keys``, where it is not the default."""
         key = self.settings.reward_key
         return {} if key is None else {"reward": key}
-
-    def _key(self, name: str) -> NestedKey:
-        return (*path_of(self.group), name)
 
     @cached_property
     def policy(self) -> TensorDictSequential:

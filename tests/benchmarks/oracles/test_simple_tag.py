@@ -51,4 +51,6 @@ def test_episodes_in_it_begin_where_real_ones_have_been(seen):
     assert found.shape == (9, 6)
     first = found[:, 0]["adversary", "observation"]
     assert torch.equal(first, batch[:9]["adversary", "observation"])
-    assert found.batch_size == (9, 6)
+    assert torch.equal(
+        found[:, 1]["agent", "observation"], found["next", "agent", "observation"][:, 0]
+    )

@@ -194,6 +194,15 @@ def test_the_policy_learns_from_what_is_imagined(whole, tmp_path):
     assert any(not torch.equal(one[k], two[k]) for k in one)
 
 
+def run_trusted(tmp_path, monkeypatch, *given):
+    """A run whose settings name code: refused, and run where that is trusted."""
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    with pytest.raises(ValueError, match="--trust-code"):
+        run(configuration(*given), tmp_path / "refused")
+    monkeypatch.setenv(own_code.VARIABLE, "*")
+    return run_here(tmp_path / "run", *given)
+
+
 ASKED = []
 
 
@@ -205,11 +214,7 @@ def another_world(system, env, starts, num_envs, max_disagreement):
 
 def test_another_environment_takes_the_models_place(tmp_path, monkeypatch):
     given = [*IMAGINED, f"algorithm.imagination.model={__name__}:another_world"]
-    monkeypatch.setenv(own_code.VARIABLE, "")
-    with pytest.raises(ValueError, match="--trust-code"):
-        run(configuration(*given), tmp_path / "refused")
-    monkeypatch.setenv(own_code.VARIABLE, "*")
-    run_here(tmp_path / "run", *given, "total_frames=120")
+    run_trusted(tmp_path, monkeypatch, *given, "total_frames=120")
     assert ASKED == [6]
 
 
@@ -225,11 +230,7 @@ def always_five(env):
 
 def test_rewards_that_are_known_are_those_of_what_is_imagined(tmp_path, monkeypatch):
     given = [*IMAGINED, f"algorithm.imagination.rewards={__name__}:always_five"]
-    monkeypatch.setenv(own_code.VARIABLE, "")
-    with pytest.raises(ValueError, match="--trust-code"):
-        run(configuration(*given), tmp_path / "refused")
-    monkeypatch.setenv(own_code.VARIABLE, "*")
-    folder = run_here(tmp_path / "run", *given)
+    folder = run_trusted(tmp_path, monkeypatch, *given)
     assert curve(folder, "imagined_reward")[240] == pytest.approx(5.0)
 
 
