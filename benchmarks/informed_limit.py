@@ -23,7 +23,7 @@ from torchrl.envs.utils import ExplorationType
 from torchrl.modules import set_recurrent_mode
 
 from metrics.regression import falling_adam
-from partners.agents import GROUP, PARTNERS, TypeCode
+from partners.networks import GROUP, PARTNERS, TypeCode
 from torchrl_moawm.modules import AgentGroup, AgentGRU, StudentFeatures
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.trained import load_run

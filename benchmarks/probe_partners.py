@@ -21,7 +21,7 @@ from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
 from metrics.probes import ridge
-from partners.agents import GROUP, PARTNERS
+from partners.networks import GROUP, PARTNERS
 from partners.tasks import pools_of
 from torchrl_moawm.functional import diagonal_gaussian_nll
 from torchrl_moawm.train.algorithms.common import Algorithm

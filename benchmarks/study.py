@@ -18,6 +18,7 @@ TASKS = ("navigation", "balance", "dispersion", "give_way", "simple_spread_hidde
 STAGES: Stages = {
     "main": (TASKS, ("mappo", "moawm"), 5),
     "controls": (("navigation", "give_way"), CONTROLS, 3),
+    "taught": (TASKS, ("moawm_teacher_first", "moawm_trained_student"), 2),
 }
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 

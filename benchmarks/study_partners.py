@@ -17,9 +17,10 @@ from studies.runs import HERE, Run, Stages, run_study, train
 
 MAIN = ("type_oracle", "nam", "moawm_recurrent", "nam_recurrent", "liam")
 TAUGHT = ("moawm_taught", "liam_trained")
+RIVALS = ("poam", "meliba")
 TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
-    "moawm_taught_no_gradient",
+    "moawm_taught_gradient",
     "moawm_taught_plain_critic",
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
@@ -29,13 +30,17 @@ STAGES: Stages = {
     "opposite": (("opposite",), MAIN, 5),
     "simple_tag": (("simple_tag",), MAIN, 5),
     "taught": (TASKS, TAUGHT, 5),
+    "fresh": (TASKS[:2], (*TAUGHT, "liam"), range(5, 8)),
+    "rivals": (TASKS, RIVALS, 3),
     "taught_ablations": (TASKS, TAUGHT_ABLATIONS, 3),
+    "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
     "rendezvous": ("total_frames=184320", "lr=3e-3"),
+    "rendezvous_unseen": ("total_frames=184320", "lr=3e-3"),
     "opposite": ("total_frames=184320", "lr=3e-3"),
     "simple_tag": ("total_frames=245760", "lr=2e-3"),
 }

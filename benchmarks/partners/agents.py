@@ -1,53 +1,31 @@
 """Agents for hidden partners: without a model of them, with one, and told the truth."""
 
-from typing import Any
-
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
-from tensordict.nn import (
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-    TensorDictModuleBase,
-    TensorDictSequential,
-)
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 from torchrl.envs import EnvBase
 
-from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, LossSum
-from torchrl_moawm.modules import (
-    AgentGroup,
-    AgentGRU,
-    StoredActionLogProb,
-    StudentFeatures,
-    action_settings,
-    append_memory_transforms,
-    make_actor,
-    make_critic,
+from partners.networks import (
+    GROUP,
+    PARTNERS,
+    PreviousPosterior,
+    TypeCode,
+    networks,
+    recurrent_networks,
 )
+from torchrl_moawm import (
+    MOAWM,
+    ClipPPOPolicyLoss,
+    ClipPPOValueLoss,
+    GuidedPolicyLoss,
+    LossSum,
+)
+from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
+from torchrl_moawm.objectives import split_at
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
 from torchrl_moawm.train.algorithms.moawm import scheduled_of
-
-GROUP, PARTNERS = "agents", "partners"
-
-
-class TypeCode(TensorDictModuleBase):
-    """The partner's type as z: what only an oracle may read."""
-
-    def __init__(self, n_types: int) -> None:
-        super().__init__()
-        self.n_types = n_types
-        self.in_keys = [(GROUP, "observation"), (PARTNERS, "type")]
-        self.out_keys = [(GROUP, "latent_loc"), (GROUP, "latent")]
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes ``[*B, N, n_types]``."""
-        seen, kind = (tensordict.get(key) for key in self.in_keys)
-        code = nn.functional.one_hot(kind, self.n_types).to(seen.dtype)
-        code = code.flatten(-2).unsqueeze(-2).expand(*seen.shape[:-1], -1)
-        for key in self.out_keys:
-            tensordict.set(key, code.clone())
-        return tensordict
 
 
 def make_ppo(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -94,47 +72,13 @@ def ppo(
     return LossSum({"policy": policy, "value": value})
 
 
-def networks(
-    config: DictConfig, env: EnvBase, latent_dim: int
-) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
-    """Actor and critic that read a latent of that size."""
-    group = AgentGroup.from_env(env, GROUP)
-    sizes: dict[str, Any] = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
-    actor = make_actor(group, **action_settings(env, GROUP), **sizes)
-    critic = make_critic(group, **sizes)
-    return actor, critic
-
-
-def recurrent_networks(
-    config: DictConfig, env: EnvBase
-) -> tuple[ProbabilisticTensorDictSequential, TensorDictSequential, list[AgentGRU]]:
-    """Actor and critic with a GRU each in place of the latent, trained by their own losses."""
-    team, width = AgentGroup.from_env(env, GROUP), config.num_cells[-1]
-    actor, critic = networks(config, env, width)
-    memories = []
-    for name, net in (("actor", actor[0].module.net), ("critic", critic.module.net)):
-        net[0].reset_parameters()  # memory is read from the first step on
-        features = StudentFeatures(team)
-        size = {"n_agents": team.n_agents, "hidden_dim": width}
-        memories.append(AgentGRU(features, features.in_keys, name=name, **size))
-    seen = (GROUP, "observation")
-    reads = [[seen, memory.out_keys[0]] for memory in memories]
-    head = TensorDictModule(actor[0].module, reads[0], actor[0].out_keys)
-    return (
-        ProbabilisticTensorDictSequential(memories[0], head, actor[1]),
-        TensorDictSequential(
-            memories[1], TensorDictModule(critic.module, reads[1], critic.out_keys)
-        ),
-        memories,
-    )
-
-
 def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     """A latent inferred by a recurrent student: the framework, LIAM's autoencoder, ablations.
 
     ``auxiliary_losses`` are those that are trained beside the policy and the value;
     ``sample_latent`` is whether the student's losses sample z, as a VAE does, or take its mean, as
-    an autoencoder.
+    an autoencoder. With ``recurrent_actor`` actor and critic have a memory of their own beside the
+    latent, with ``sequential_prior`` the student is pulled to what it knew a step before.
     """
     task, algorithm = config.task, config.algorithm
     shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
@@ -159,16 +103,30 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         **{key: task[key] for key in shared},
         **{key: algorithm[key] for key in (*own, *of_acting)},
     )
-    one, whole = system[GROUP], system.loss_module
+    one, own_memories = system[GROUP], list[AgentGRU]()
+    if algorithm.recurrent_actor:
+        one.actor, one.critic, own_memories = recurrent_networks(config, env, algorithm.latent_dim)
+        append_memory_transforms(env, own_memories)
+    if algorithm.sequential_prior:
+        one.teacher = PreviousPosterior(encoder_of(one.student, "latent_loc"))
+    whole = system.loss_module
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
     there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
     if algorithm.act_on_predictions:  # of the other learner too
         there["moa_own"] = whole["moawm"]["moa"][GROUP]
     core = {name: whole[name] for name in ("policy", "value")}
+    if algorithm.imitation_coeff or algorithm.leash_coeff:
+        core["guided"] = GuidedPolicyLoss(
+            one.actor,
+            latent_network=encoder_of(one.student, "latent_loc"),
+            teacher_network=encoder_of(one.teacher, "teacher_loc"),
+            imitation_coeff=algorithm.imitation_coeff,
+            leash_coeff=algorithm.leash_coeff,
+        )
     auxiliary = {name: there[name] for name in algorithm.auxiliary_losses}
     if algorithm.freeze_student:
         one.student.requires_grad_(False)
-    if "teacher" not in algorithm.auxiliary_losses:
+    if "teacher" not in algorithm.auxiliary_losses and not algorithm.sequential_prior:
         one.teacher.requires_grad_(False)
     moa = f"moa_network_{PARTNERS}"
     trains = {"student": "cvae", "teacher": "teacher", moa: "moa", "world_model": "world_model"}
@@ -189,9 +147,8 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     running = {id(part) for part in one.student.modules()}
     if "moa" in algorithm.auxiliary_losses:
         running |= {id(part) for part in one.moa_networks[PARTNERS].modules()}
-    policy = TensorDictSequential(
-        *(m for m in system.policy.module if not isinstance(m, AgentGRU) or id(m) in running)
-    )  # other memories would run for nothing
+    runs = (m for m in system.policy.module if not isinstance(m, AgentGRU) or id(m) in running)
+    policy = TensorDictSequential(*own_memories[1:], *runs)  # others would run for nothing
     return Algorithm(
         policy=policy,
         loss_module=LossSum({**core, **auxiliary}),
@@ -200,6 +157,11 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         advantage=advantage,
         networks=networks,
         scheduled=scheduled_of(system),
-        memories=one.memories,
+        memories=[*one.memories, *own_memories],
         moa=there["moa"] if "moa" in algorithm.auxiliary_losses else None,
     )
+
+
+def encoder_of(network: TensorDictSequential, writes: str) -> TensorDictSequential:
+    """The modules of student or teacher up to the one that writes that entry."""
+    return TensorDictSequential(*split_at(network, (GROUP, writes))[0])

@@ -1,7 +1,7 @@
 """The tasks of ``study_partners.py``: a world, and two pools of partners for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -78,6 +78,8 @@ TASKS = {
     "foraging": foraging(7, cooperate=True),
     "foraging_12": foraging(12, n_food=5),
 }
+TASKS["rendezvous_unseen"] = replace(TASKS["rendezvous"], seen=(0, 1, 3, 4, 5, 7))
+"""Partners never go to two of the eight sites in training; those are the pool ``unseen``."""
 
 
 def pools_of(name: str) -> tuple[str, ...]:

@@ -20,13 +20,15 @@ ORDER = (
     "liam_trained",
     "moawm_recurrent",
     "liam",
+    "poam",
+    "meliba",
     "nam_recurrent",
     "nam",
     "moawm_recurrent_own",
     "moawm_recurrent_no_teacher",
     "moawm_recurrent_frozen",
     "moawm_taught_not_acting",
-    "moawm_taught_no_gradient",
+    "moawm_taught_gradient",
     "moawm_taught_plain_critic",
     "moawm_taught_predicting",
 )
@@ -68,6 +70,22 @@ def whole_curve(runs: Runs, probes: Runs, task: str, name: str, pool: str) -> tu
         raise ValueError(f"{task}, {name}: {len(values)} runs and {len(final)} probes.")
     before = frames < last
     return np.append(frames[before], last), np.column_stack([values[:, before], final])
+
+
+def over_the_run(runs: Runs, probes: Runs, task: str, name: str, pool: str) -> Array:
+    """Return as a mean over the frames of the run, one per seed: how soon, and how much."""
+    frames, values = whole_curve(runs, probes, task, name, pool)
+    return np.asarray(np.trapezoid(values, frames) / (frames[-1] - frames[0]))
+
+
+def lead(ours: Array, theirs: Array) -> tuple[float, float, float]:
+    """Difference of two means over seeds and its 95% interval, of which seeds are drawn anew."""
+    rng = np.random.default_rng(0)
+    mine, other = (
+        x[rng.integers(len(x), size=(REPETITIONS, len(x)))].mean(1) for x in (ours, theirs)
+    )
+    low, high = np.quantile(mine - other, (0.025, 0.975))
+    return float(ours.mean() - theirs.mean()), float(low), float(high)
 
 
 def share(ours: Array, nam: Array, oracle: Array) -> tuple[float, float, float]:

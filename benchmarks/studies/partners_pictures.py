@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from studies.partners_numbers import ORDER, POOLS, accuracy, names_of, whole_curve
+from studies.partners_numbers import POOLS, accuracy, names_of, whole_curve
 from torchrl_moawm.train.metrics.curves import Lines, Runs, draw_lines, with_seeds
 from torchrl_moawm.train.metrics.style import (
     BASELINES,
@@ -21,8 +21,8 @@ from torchrl_moawm.train.metrics.style import (
     styled,
 )
 
-DRAWN = ORDER[:7]
-"""The agents in the picture of returns, which has no ablations."""
+DRAWN = ("type_oracle", "moawm_taught", "liam_trained", "liam", "poam", "nam_recurrent", "nam")
+"""The agents in the pictures of returns and of probes, which have no ablations."""
 
 
 def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
@@ -49,7 +49,7 @@ def plot_probes(probes: Runs, folder: Path) -> None:
     for task, agents in probes.items():
         lines: Lines = {}
         for name in names_of(probes, task):
-            if name not in ("type_oracle", "nam"):
+            if name in DRAWN[1:-1]:
                 values = accuracy(agents[name], "train")
                 lines[name] = (look(name), np.arange(values.shape[1]), values)
         first = next(iter(agents.values()))

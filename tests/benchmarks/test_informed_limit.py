@@ -10,7 +10,7 @@ from torchrl.modules import set_recurrent_mode
 
 import informed_limit
 from informed_limit import TYPE, Filter, fit, with_filter
-from partners.agents import GROUP
+from partners.networks import GROUP
 from tests.benchmarks.partners.runs import configuration
 from torchrl_moawm.modules import AgentGroup
 from torchrl_moawm.train.checkpoints.trained import load_run

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from tests.objectives.factory import CELLS, OBS, A, N, agent_group, shaken
+from torchrl_moawm import MOALoss
 from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.testing import make_batch
 
@@ -80,3 +81,20 @@ def test_nobody_is_expected_to_go_on_as_before_until_it_is_learnt(head):
     nn.init.ones_(network.module.persistence)
     network.module.reset_parameters()
     assert not network.module.persistence.any()
+
+
+def test_a_team_that_acts_at_its_bounds_is_predicted_to_two_hundredths():
+    """-ln N(a; a, 0.02) is -2.99 nats a feature; from a floor of 0.05 it would be -2.08."""
+    batch = make_batch((32,), n_agents=2, action_type="continuous")
+    group = agent_group("continuous", n_agents=2)
+    for name in ("action", "previous_action", "previous_observation"):
+        batch["agents", name] = torch.ones_like(batch["agents", name])
+    loss = MOALoss(make_moa_network(group, num_cells=()))
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 600)
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss(batch)["loss_moa"].backward()
+        optimizer.step()
+        schedule.step()
+    assert -5.99 < loss(batch)["loss_moa"] < -5.5

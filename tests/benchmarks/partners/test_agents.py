@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torchrl.modules.tensordict_module import set_recurrent_mode
 
-from partners.agents import PARTNERS
+from partners.networks import PARTNERS
 from tests.benchmarks.partners.runs import AGENTS, collect, make
 
 
@@ -66,6 +67,45 @@ def test_teacher_and_targets_are_privileged_and_the_models_inputs_are_not():
     assert not torch.equal(*teacher)
     moa = [algorithm.moa(x)["loss_moa"] for x in (batch, perturbed(batch))]
     assert not torch.equal(*moa)
+
+
+def test_the_prior_in_sequence_is_what_the_student_knew_a_step_before():
+    """N(0, 1) at first and behind every reset; no gradient reaches it."""
+    _, env, algorithm = make("meliba")
+    batch = collect(env, algorithm, 8)
+    batch["is_init"][:, 5] = True
+    student = algorithm.loss_module["cvae"].student
+    prior = algorithm.loss_module["cvae"].teacher
+    with set_recurrent_mode(True):
+        known, before = student(batch.clone()), prior(batch.clone())
+    for name, first in (("loc", 0.0), ("scale", 1.0)):
+        own, prior = known["agents", f"latent_{name}"], before["agents", f"teacher_{name}"]
+        expected = torch.full_like(own, first)
+        for t in (1, 2, 3, 4, 6, 7):
+            expected[:, t] = own[:, t - 1]
+        torch.testing.assert_close(prior, expected)
+    terms = algorithm.loss_module["cvae"](batch)
+    loc, scale = (known["agents", f"latent_{name}"] for name in ("loc", "scale"))
+    mean, std = (before["agents", f"teacher_{name}"] for name in ("loc", "scale"))
+    by_hand = torch.distributions.kl_divergence(
+        torch.distributions.Normal(loc, scale), torch.distributions.Normal(mean, std)
+    )
+    weight = algorithm.loss_module["cvae"].kl_coeff
+    torch.testing.assert_close(terms["loss_kl"], weight * by_hand.sum(-1).mean())
+    sum(v for k, v in terms.items() if k.startswith("loss")).backward()
+    assert all(p.grad.abs().sum() > 0 for p in algorithm.networks["student"].parameters())
+
+
+@pytest.mark.parametrize("agent", ["poam", "nam_recurrent", "liam", "moawm_taught"])
+def test_the_first_update_has_a_ratio_of_one(agent):
+    """Whoever has a memory reads in the loss what it read when it acted."""
+    _, env, algorithm = make(agent)
+    awaken(algorithm)
+    batch = collect(env, algorithm, 8)
+    algorithm.advantage(batch)
+    terms = algorithm.core["policy"](batch)
+    assert terms["kl_approx"].abs() < 1e-5
+    assert terms["clip_fraction"] == 0
 
 
 def gradients(agent, *overrides):

@@ -40,7 +40,8 @@ def test_the_report_has_every_agent_and_picture(results, capsys):
     partners_report.write_report(results)
     text = (results / "partners.md").read_text()
     for agent in ("nam", "type_oracle", "moawm_taught"):
-        assert text.count(f"| rendezvous | {agent} |") == 4
+        assert text.count(f"| rendezvous | {agent} |") == 4 + (agent != "moawm_taught")
+    assert "| rendezvous | nam | 1 and 1 | +" in text or "| rendezvous | nam | 1 and 1 | -" in text
     for name in ("returns_train", "returns_held_out", "probe", "moa", "projection"):
         assert (results / f"{name}.png").stat().st_size > 5_000
     probe = json.loads((results / "rendezvous/moawm_taught/probe_0.json").read_text())
