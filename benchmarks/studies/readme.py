@@ -22,8 +22,8 @@ ABOUT = "\n".join(
 AGENTS = {
     "moawm_taught": "this framework, the teacher acts first",
     "liam_trained": "LIAM with our gradient and critic",
-    "liam": "LIAM as published (of the same losses) *",
-    "nam_recurrent": "recurrent PPO, the same budget (simple_tag *)",
+    "liam": "LIAM as published (of the same losses)",
+    "nam_recurrent": "recurrent PPO, the same budget",
 }
 COLUMNS = (
     ("rendezvous", "rendezvous", 1.0),
