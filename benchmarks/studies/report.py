@@ -28,6 +28,11 @@ FIGURES = {
     "active_units": "active units",
 }
 REPETITIONS = 5000
+VARIANTS = ("moawm_teacher_first", "moawm_trained_student")
+"""Agents of few seeds that no picture has."""
+CONTROLS = ("moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
+RETURNS_ALONE = (*VARIANTS, *CONTROLS)
+"""Of whom returns are compared, and not models: those learn in the same way, or less."""
 
 
 def read(folder: Path) -> Runs:
@@ -132,7 +137,7 @@ def tables(runs: Runs) -> str:
     lines += ["|---" * (len(FIGURES) + 2) + "|"]
     for task, algorithms in runs.items():
         for name, those in algorithms.items():
-            found = [final(those, figure) for figure in FIGURES]
+            found = [final(those, figure) for figure in FIGURES if name not in RETURNS_ALONE]
             if any(len(values) for values in found):
                 cells = [f"{np.median(values):.2f}" if len(values) else "" for values in found]
                 lines.append(f"| {task} | {name} | {' | '.join(cells)} |")
@@ -167,11 +172,15 @@ def write_report(folder: Path) -> None:
     runs = read(folder)
     if not runs:
         raise SystemExit(f"No results in {folder}: python benchmarks/study.py run")
-    plot(runs, folder / "study.png")
+    drawn = {
+        task: {name: those[name] for name in those if name not in VARIANTS}
+        for task, those in runs.items()
+    }
+    plot(drawn, folder / "study.png")
     text, probes = tables(runs), read_probes(folder)
     if probes:
         text += "\n".join(probe_tables(probes)) + "\n"
     if any("moawm" in algorithms for algorithms in runs.values()):
-        plot_models(runs, folder / "models.png")
+        plot_models(drawn, folder / "models.png")
     (folder / "study.md").write_text(text)
     print((folder / "study.md").read_text())
