@@ -21,7 +21,7 @@ from partners.foraging_scripts import Forager
 from partners.tasks import TASKS, make_partner_env
 
 LIKELY, UNLIKELY, STOOD = 0.9, 0.1, 0.3
-"""Of a step towards the food of a type, of another step, and of none where loading is not due."""
+"""How likely a step towards the food of a type is, another one, and none but to load."""
 BELIEFS = ("told", "watches", "nearest", "guesses")
 
 
@@ -31,11 +31,10 @@ def shortest_step(env: Foraging, i: int, goal: Tensor) -> Tensor:
     rows, far = torch.arange(n), float(size**2)
     blocked = torch.zeros(n, size, size, dtype=torch.bool)
     others = [env.place[:, j] for j in range(N_LEARNERS + 1) if j != i]
-    for cell in (*env.food.unbind(1), *others):
-        blocked[rows, cell[:, 0], cell[:, 1]] = True  # eaten food lies on the goal of nobody
-    for k, level in enumerate(env.food_level.unbind(1)):
-        eaten = level == 0
-        blocked[rows[eaten], env.food[eaten, k, 0], env.food[eaten, k, 1]] = False
+    for cell, level in zip(env.food.unbind(1), env.food_level.unbind(1), strict=True):
+        blocked[rows, cell[:, 0], cell[:, 1]] |= level > 0
+    for cell in others:
+        blocked[rows, cell[:, 0], cell[:, 1]] = True
     cells = torch.stack(torch.meshgrid(*[torch.arange(size)] * 2, indexing="ij"), -1)
     beside = (cells - goal[:, None, None]).abs().sum(-1) == 1
     away = torch.where(beside & ~blocked, 0.0, far)
@@ -62,12 +61,8 @@ class Beliefs:
         food, players = seen.unflatten(-1, (-1, 3)).split(
             [seen.shape[-1] // 3 - N_LEARNERS - 1, N_LEARNERS + 1], -2
         )
-        wanted = []
-        for kind in kinds.unbind(-1):
-            cost = self.script.costs(food, players, kind[:, None])
-            best = torch.where(food[..., 2] > 0, cost, torch.inf).argmin(-1)
-            wanted.append(food[torch.arange(len(food)), 0, best[:, 0], :2].long())
-        return torch.stack(wanted, 1)
+        wanted = [self.script.goal(food, players, kind) for kind in kinds.split(1, -1)]
+        return torch.cat(wanted, 1).squeeze(-2).long()
 
     def watch(self, before: Tensor, after: Tensor, goals: Tensor) -> None:
         """Takes in a step of the partner, between two cells ``[E, 2]``."""

@@ -42,8 +42,7 @@ class Forager:
         players = seen[..., -3 * (N_LEARNERS + 1) :].unflatten(-1, (-1, 3))
         food = seen[..., : -3 * (N_LEARNERS + 1)].unflatten(-1, (-1, 3))
         own, there = players[..., :1, :2], food[..., 2] > 0
-        cost = torch.where(there, self.costs(food, players, kind), torch.inf)
-        goal = food.gather(-2, cost.argmin(-1)[..., None, None].expand(*kind.shape, 1, 3))[..., :2]
+        goal = self.goal(food, players, kind)
         way = (goal - own).squeeze(-2)
         steps = own + MOVES[:LOAD].to(seen.dtype)  # [*B, 1, 5, 2]
         inside = ((steps >= 0) & (steps < self.size)).all(-1)
@@ -60,6 +59,12 @@ class Forager:
         action = torch.where(anywhere, wander, walk)
         action = torch.where(loads & there.any(-1), LOAD, action)
         return torch.where(chance > 1.0 - self.rest, 0, action)
+
+    def goal(self, food: Tensor, players: Tensor, kind: Tensor) -> Tensor:
+        """Row and column ``[*B, 1, 1, 2]`` of the food that a partner of that type goes for."""
+        cost = torch.where(food[..., 2] > 0, self.costs(food, players, kind), torch.inf)
+        best = cost.argmin(-1)[..., None, None].expand(*kind.shape, 1, 3)
+        return food.gather(-2, best)[..., :2]
 
     def costs(self, food: Tensor, players: Tensor, kind: Tensor) -> Tensor:
         """What each food costs a partner of that type, ``[*B, 1, K]``: it goes for the least."""

@@ -77,9 +77,10 @@ def leads(runs: Runs, probes: Runs) -> list[str]:
     """Returns of ours minus those of the others, with held-out partners."""
     lines = ["", f"## `{OURS}` minus the others", ""]
     lines += [
-        "Difference of mean returns with held-out partners [95% bootstrap interval]. The mean"
+        "Difference of mean returns with held-out partners [95% bootstrap interval]. The mean",
+        f"over the run is that over its frames; fresh seeds are those from {FRESH} on.",
+        "",
     ]
-    lines += [f"over the run is that over its frames; fresh seeds are those from {FRESH} on.", ""]
     columns = ["at half the frames", "at the end", "mean over the run"]
     columns += ["mean over the run, fresh seeds"]
     lines += [f"| task | minus | seeds | {' | '.join(columns)} |", "|---" * 7 + "|"]

@@ -32,7 +32,7 @@ VARIANTS = ("moawm_teacher_first", "moawm_trained_student")
 """Agents of few seeds that no picture has."""
 CONTROLS = ("moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
 RETURNS_ALONE = (*VARIANTS, *CONTROLS)
-"""Of whom returns are compared, and not models: those learn in the same way, or less."""
+"""Agents whose returns are compared, and not their models, which learn in the same way, or less."""
 
 
 def read(folder: Path) -> Runs:

@@ -31,6 +31,13 @@ def test_the_shortest_way_is_around_what_stands_in_it():
     assert int(shortest_step(env, 0, goal)) == LOAD
 
 
+def test_who_stands_where_food_was_is_in_the_way():
+    env, goal = grid()
+    env.food_level[0, 0] = 0
+    env.place[0, 1] = env.food[0, 0]  # from above the wall to below it
+    assert {int(shortest_step(env, 0, goal)) for _ in range(20)} == {NORTH}
+
+
 def test_who_watches_believes_in_what_explains_the_steps():
     env, _ = grid()
     seen = env._observe()["partners", "observation"]
