@@ -3,7 +3,7 @@
     python benchmarks/study_partners.py run --jobs 2
     python benchmarks/study_partners.py report
 
-Tasks and pools are in ``tasks/partners.py``, agents in ``algorithms/partners.py``, the method in
+Tasks and pools are in ``partners/tasks.py``, agents in ``partners/agents.py``, the method in
 ``partners.md``. A run that is done is skipped; each leaves its returns and its probes under
 ``--out``, that of the oracle also what ``informed_limit.py`` makes of it.
 """
@@ -29,6 +29,11 @@ STAGES: Stages = {
     "rendezvous": (("rendezvous",), MAIN, 5),
     "opposite": (("opposite",), MAIN, 5),
     "simple_tag": (("simple_tag",), MAIN, 5),
+    "trained_prey": (
+        ("trained_prey",),
+        ("type_oracle", "nam", *TAUGHT, "liam", "nam_recurrent"),
+        5,
+    ),
     "taught": (TASKS, TAUGHT, 5),
     "fresh": (TASKS[:2], (*TAUGHT, "liam"), range(5, 8)),
     "rivals": (TASKS, RIVALS, 3),
@@ -43,13 +48,16 @@ SETTINGS = {
     "rendezvous_unseen": ("total_frames=184320", "lr=3e-3"),
     "opposite": ("total_frames=184320", "lr=3e-3"),
     "simple_tag": ("total_frames=245760", "lr=2e-3"),
+    "trained_prey": ("total_frames=491520", "lr=4e-3"),
 }
-"""Settings of a task, the same for all agents."""
+"""Settings of a task, the same for all agents but for these."""
+OWN = {("trained_prey", "liam_trained"): ("lr=8e-3",)}
 
 
 def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
-    """Trains and probes one run, with the settings that all agents share."""
-    settings = [*COMMON, *SETTINGS[run.task], *overrides]
+    """Trains and probes one run, with the settings that all agents share, and its own."""
+    own = OWN.get((run.task, run.algorithm), ())
+    settings = [*COMMON, *SETTINGS[run.task], *own, *overrides]
     train(run, out, work, settings, "partners", "probe_partners.py")
     folder = work / run.task / run.algorithm / f"seed_{run.seed}"
     kept = run.file(out).with_name(f"informed_{run.seed}.json")

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from partners.worlds import SPEED, STEPS, TAG_STEPS
+from partners.worlds import SPEED, STEPS
 
 
 def on_circle(n: int) -> Tensor:
@@ -71,24 +71,3 @@ class Dancer:
         dance = self.size * figures.gather(-2, index).squeeze(-2)
         way = walk(place, on_circle(self.n_types)[kind], 1.0)
         return torch.where(step < 8, dance, way).clamp(-1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class Prey:
-    """Feints for some steps, then runs to the hideout of its type, on a circle."""
-
-    n_types: int
-    turn: float = math.pi / 2
-    """Of the feint, beside the direction of the hideout."""
-    speed: float = 1.0
-    feint: int = 4
-
-    def __call__(self, tensordict: TensorDictBase) -> Tensor:
-        """Force of the partner, ``[*B, 1, 2]``, from its velocity, place and the time."""
-        seen, kind = tensordict["partners", "observation"], tensordict["partners", "type"]
-        velocity, place, step = seen[..., :2], seen[..., 2:4], seen[..., -1:] * TAG_STEPS
-        hideout = 0.9 * on_circle(self.n_types)[kind]
-        angle = kind * (2 * math.pi / self.n_types) + self.turn
-        feint = torch.stack([angle.cos(), angle.sin()], -1)
-        run = 4.0 * (hideout - place) - velocity
-        return (self.speed * torch.where(step < self.feint, feint, run)).clamp(-1.0, 1.0)

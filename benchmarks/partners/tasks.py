@@ -13,8 +13,10 @@ from torchrl.envs import Compose, TransformedEnv
 
 from partners.foraging import Foraging
 from partners.foraging_scripts import KINDS, Forager
-from partners.scripts import Dancer, Prey, Walker
-from partners.worlds import STEPS, TAG_STEPS, make_hidden, make_tag
+from partners.scripts import Dancer, Walker
+from partners.tag import N_HIDEOUTS, TAG_STEPS, Hunter, Prey, make_prey, make_tag
+from partners.trained_prey import TrainedPrey
+from partners.worlds import STEPS, make_hidden
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.transforms import Partner, PartnerPool
 
@@ -69,12 +71,20 @@ TASKS = {
         partial(make_hidden, shown=8, side=-1.0, noise=0.03),
     ),
     "simple_tag": Task(
-        4,
-        (Prey(4), Prey(4, turn=1.2), Prey(4, turn=2.0), Prey(4, speed=0.8)),
-        (Prey(4, turn=1.4, speed=0.9), Prey(4, turn=1.8)),
+        N_HIDEOUTS,
+        (Prey(), Prey(turn=1.2), Prey(turn=2.0), Prey(speed=0.8)),
+        (Prey(turn=1.4, speed=0.9), Prey(turn=1.8)),
         make_tag,
         TAG_STEPS,
     ),
+    "trained_prey": Task(
+        N_HIDEOUTS,
+        tuple(TrainedPrey(index) for index in range(4)),
+        (TrainedPrey(4), TrainedPrey(5)),
+        make_tag,
+        TAG_STEPS,
+    ),
+    "prey": Task(1, (Hunter(), Hunter(0.5), Hunter(0.0)), (Hunter(0.8),), make_prey, TAG_STEPS),
     "foraging": foraging(7, cooperate=True),
     "foraging_12": foraging(12, n_food=5),
 }

@@ -10,13 +10,12 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
-from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv, VmasEnv
+from torchrl.envs import Compose, EnvBase, TransformedEnv
 
 MOVES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 N_LEARNERS = 2
 STEPS, PAID = 24, 4
 """Of an episode, and those at its end in which the learners are paid."""
-TAG_STEPS = 30
 SPEED = 0.2
 """The length of a learner's move, and the longest of the partner's."""
 
@@ -128,65 +127,6 @@ class HiddenPartner(EnvBase):
         return after
 
 
-class Fog(Transform):
-    """Hides the prey of simple_tag, but for the first steps and from nearby; tells the time.
-
-    In VMAS's order a predator sees its velocity and place, the other predator, then the prey's
-    place and velocity (without landmarks). The share of the episode that has passed stands behind
-    everybody's observation.
-    """
-
-    PREY = slice(-4, None)
-
-    def __init__(self, shown: int, sight: float, steps: int) -> None:
-        super().__init__()
-        self.shown, self.sight, self.steps = shown, sight, steps
-
-    def _reset(self, _: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        return self._see(tensordict_reset, torch.zeros(self.parent.batch_size, dtype=torch.long))
-
-    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return self._see(next_tensordict, tensordict["fog"] + 1)
-
-    def _see(self, tensordict: TensorDictBase, time: Tensor) -> TensorDictBase:
-        tensordict["fog"] = time
-        for group in ("agents", "partners"):
-            seen = tensordict[group, "observation"]
-            now = (time / self.steps)[:, None, None].expand(*seen.shape[:-1], 1)
-            if group == "agents":
-                prey = seen[..., self.PREY]
-                near = prey[..., :2].norm(dim=-1, keepdim=True) < self.sight
-                clear = near | (time < self.shown)[:, None, None]
-                seen = torch.cat([seen[..., : -prey.shape[-1]], torch.where(clear, prey, 0.0)], -1)
-            tensordict[group, "observation"] = torch.cat([seen, now], -1)
-        return tensordict
-
-    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """One feature more for everybody, and the clock."""
-        for group in ("agents", "partners"):
-            *team, features = observation_spec[group, "observation"].shape
-            observation_spec[group, "observation"] = Unbounded((*team, features + 1))
-        observation_spec["fog"] = Unbounded(self.parent.batch_size, dtype=torch.long)
-        return observation_spec
-
-
 def make_hidden(num_envs: int, seed: int, **world: Any) -> TransformedEnv:
     """The plane with a partner that is seen at first."""
     return TransformedEnv(HiddenPartner(num_envs, seed=seed, **world), Compose())
-
-
-def make_tag(num_envs: int, seed: int, *, shown: int = 4, sight: float = 0.3) -> TransformedEnv:
-    """VMAS's simple_tag: two learners hunt a prey that they see at first, and from nearby."""
-    env = VmasEnv(
-        "simple_tag",
-        num_envs=num_envs,
-        seed=seed,
-        max_steps=None,
-        continuous_actions=True,
-        clamp_actions=True,
-        num_adversaries=N_LEARNERS,
-        num_landmarks=0,
-        shape_adversary_rew=True,
-        group_map={"agents": ["adversary_0", "adversary_1"], "partners": ["agent_0"]},
-    )
-    return TransformedEnv(env, Fog(shown, sight, TAG_STEPS))

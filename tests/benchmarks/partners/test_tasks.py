@@ -76,15 +76,5 @@ def test_a_partial_reset_leaves_the_other_environments_alone():
     assert not after["partners", "observation"][:3, :, :3].any()  # in the centre, step 0
 
 
-def test_the_prey_is_hidden_behind_the_first_steps_but_from_nearby():
-    batch = make_partner_env("simple_tag", 64, seed=0).rollout(12)
-    prey = batch["agents", "observation"][..., -5:-1]
-    there = batch["partners", "observation"][..., 2:4] - batch["agents", "observation"][..., 2:4]
-    clear = there.norm(dim=-1) < 0.3
-    clear[:, :4] = True
-    assert torch.equal(prey.abs().sum(-1) > 0, clear)
-    torch.testing.assert_close(prey[..., :2][clear], there[clear])
-
-
 def step(frames, **figures):
     return {"step_count": frames, **{name: [value] for name, value in figures.items()}}
