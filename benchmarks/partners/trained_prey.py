@@ -1,8 +1,8 @@
 """Trained partners: prey of simple_tag that have learned to hide, each from rewards of its own."""
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -30,7 +30,8 @@ def load_prey(index: int) -> ProbabilisticTensorDictSequential:
     return actor.requires_grad_(False)
 
 
-class TrainedPrey(NamedTuple):
+@dataclass(frozen=True)
+class TrainedPrey:
     """A prey that was trained: to be at the hideout of its type, and not to be touched."""
 
     index: int
