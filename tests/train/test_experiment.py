@@ -102,6 +102,10 @@ def test_a_resumed_run_keeps_the_interval(tmp_path):
             lambda n, **_: VmasEnv("navigation", num_envs=n + 1),
             r"4 environments and gives .* \[5\]",
         ),
+        (
+            lambda n, seed: None,
+            r"cannot be called as \(\.\.\., seed=\.\.\., device=\.\.\.\): .* argument 'device'\.",
+        ),
     ],
 )
 def test_a_function_that_gives_something_else(made, why, tmp_path):
@@ -112,6 +116,8 @@ def test_a_function_that_gives_something_else(made, why, tmp_path):
 def test_an_algorithm_that_is_none(tmp_path):
     with pytest.raises(ValueError, match=r"gives a tuple, not a torchrl_moawm\.train\.Algorithm"):
         Experiment("vmas/navigation", lambda *given: given, TINY, folder=tmp_path).run()
+    with pytest.raises(ValueError, match=r"cannot be called as \(\.\.\., \.\.\.\): too many"):
+        Experiment("vmas/navigation", lambda config: config, TINY, folder=tmp_path).run()
 
 
 def test_code_by_name_needs_trust():

@@ -99,6 +99,32 @@ def test_settings_of_a_file_are_those_that_are_read(text, why, tmp_path):
         Experiment("vmas/navigation", config_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("inner", "why"),
+    [
+        ("  horizn: 5\n", r"nothing reads imagination\.horizn; there are .*imagination\.horizon"),
+        ("  horizon: 5\n", None),
+    ],
+)
+def test_settings_inside_another_one_are_those_that_are_read(inner, why, tmp_path):
+    begin = "defaults: [/algorithm/moawm_imagined@_here_, _self_]\nname: mine\nimagination:\n"
+    write(tmp_path, algorithm_mine=begin + inner)
+    if why is None:
+        config = Experiment("vmas/navigation", "mine", config_dir=tmp_path).config
+        assert (config.algorithm.imagination.horizon, config.algorithm.imagination.rounds) == (5, 4)
+        return
+    with pytest.raises(ValueError, match=rf"mine\.yaml: {why}"):
+        Experiment("vmas/navigation", config_dir=tmp_path)
+
+
+def test_a_setting_inside_another_one_is_not_left_out(tmp_path):
+    """A whole ``imagination`` over ``moawm``, which has none."""
+    begin = "defaults: [/algorithm/moawm@_here_, _self_]\nname: mine\nimagination: {horizon: 5}\n"
+    write(tmp_path, algorithm_mine=begin)
+    with pytest.raises(ValueError, match=r"it lacks imagination\.envs, .*: begin it with"):
+        Experiment("vmas/navigation", config_dir=tmp_path)
+
+
 def test_a_name_has_a_suite(tmp_path):
     write(tmp_path, task_one=WHOLE.replace("mine/one", "one"))
     with pytest.raises(ValueError, match=r"Expected task\.name as 'suite/task', got 'one'"):

@@ -8,7 +8,7 @@ from torchrl.envs import EnvBase
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.algorithms.mappo import make_mappo
 from torchrl_moawm.train.algorithms.moawm import make_moawm
-from torchrl_moawm.train.settings.own_code import find, is_code
+from torchrl_moawm.train.settings.own_code import check_call, find, is_code
 
 ALGORITHMS: dict[str, Callable[[DictConfig, EnvBase], Algorithm]] = {
     "moawm": make_moawm,
@@ -21,10 +21,12 @@ def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:
     """The algorithm the configuration names, for the environment.
 
     Raises:
-        ValueError: No algorithm has that name, it is code that is not trusted, or what it makes is
-            no ``Algorithm``.
+        ValueError: No algorithm has that name, it is code that is not trusted or does not take the
+            two, or what it makes is no ``Algorithm``.
     """
     kind = config.algorithm.kind
+    if is_code(kind):
+        check_call(kind, config, env)
     made = find_kind(kind)(config, env)
     if not isinstance(made, Algorithm):
         given = type(made).__name__

@@ -1,6 +1,7 @@
 """Environments and algorithms of one's own, named ``module:function``; run only where trusted."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -64,6 +65,19 @@ def check_trusted(name: str) -> None:
             f"{name} names code: it is imported and called only with --trust-code "
             "(in Python: Experiment(..., trust_code=True))."
         )
+
+
+def check_call(name: str, *given: Any, **settings: Any) -> None:
+    """Refuses settings that a function does not take.
+
+    Raises:
+        ValueError: It does not take them.
+    """
+    try:
+        inspect.signature(find(name)).bind(*given, **settings)
+    except TypeError as error:
+        said = ", ".join([*("..." for _ in given), *(f"{key}=..." for key in settings)])
+        raise ValueError(f"{name} cannot be called as ({said}): {error}.") from error
 
 
 def find(name: str) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from torchrl_moawm.train.settings.known import OPTIONAL, merged
+from torchrl_moawm.train.settings.known import FREE, OPTIONAL, flat, merged, within
 from torchrl_moawm.train.settings.own_code import is_code
 from torchrl_moawm.train.settings.places import CONF, below
 
@@ -63,18 +63,21 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
     """
     if group == "algorithm":
         kind = settings.get("kind")
-        ours = {one: merged(group, one) for one in below(CONF / group)}
-        if is_code(kind) or kind not in {each["kind"] for each in ours.values()}:
+        ours = [merged(group, one) for one in below(CONF / group)]
+        if is_code(kind) or kind not in {each["kind"] for each in ours}:
             return
-        known = set().union(*(each for each in ours.values() if each["kind"] == kind))
-        needed: set[str] = known - {"ablation"}
+        known = set().union(*(names(group, each) for each in ours if each["kind"] == kind))
+        needed = known - {"ablation"}
     else:
-        known = set(merged(group, "own"))
+        known = names(group, merged(group, "own"))
         optional = {each.removeprefix("task.") for each in OPTIONAL}
         needed = (
             known - optional - ({"parallel"} if settings.get("suite") != "pettingzoo" else set())
         )
-    unknown, missing = sorted(settings.keys() - known), sorted(needed - settings.keys())
+    given = names(group, settings)
+    whole = [key for key in given if isinstance(settings.get(key), Mapping)]
+    needed = {key for key in needed if "." not in key or within(key, whole)}
+    unknown, missing = sorted(given - known), sorted(needed - given)
     if unknown:
         raise ValueError(
             f"nothing reads {', '.join(unknown)}; there are {', '.join(sorted(known))}."
@@ -84,6 +87,12 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"it lacks {', '.join(missing)}: begin it with defaults: [{begin}, _self_]."
         )
+
+
+def names(group: str, settings: Mapping[str, Any]) -> set[str]:
+    """Names of settings, and dotted ones of those inside a mapping that may not hold anything."""
+    inner = (key for key in flat(settings) if not within(f"{group}.{key}", FREE))
+    return {*settings, *inner}
 
 
 def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase, RewardScaling, TransformedEnv
 
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env, with_transforms
-from torchrl_moawm.train.settings.own_code import find, is_code
+from torchrl_moawm.train.settings.own_code import check_call, find, is_code
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.agent_index import AgentIndex
 from torchrl_moawm.transforms import PreviousStep
@@ -95,6 +95,8 @@ def make_pettingzoo(config: DictConfig, num_envs: int, seed: int, **settings: An
     """A PettingZoo environment of a module, or of a function that makes a parallel one."""
     task, name = config.task, config.task.scenario
     create = find(name) if is_code(name) else importlib.import_module(name).parallel_env
+    if is_code(name):
+        check_call(name, **task.scenario_kwargs, **settings)
     return make_pettingzoo_env(
         partial(create, **task.scenario_kwargs, **settings),
         num_envs,
@@ -126,10 +128,12 @@ def make_own(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
     It is called as ``function(num_envs, seed=..., device=..., **scenario_kwargs)``.
 
     Raises:
-        ValueError: It gives no environment, or one of another batch size.
+        ValueError: It does not take these, or gives no environment, or one of another batch size.
     """
     task = config.task
-    env = find(task.scenario)(num_envs, seed=seed, device=config.device, **task.scenario_kwargs)
+    settings = {"seed": seed, "device": config.device, **task.scenario_kwargs}
+    check_call(task.scenario, num_envs, **settings)
+    env = find(task.scenario)(num_envs, **settings)
     if not isinstance(env, EnvBase):
         given = type(env).__name__
         raise ValueError(f"{task.scenario} gives a {given}, not an environment of TorchRL.")
