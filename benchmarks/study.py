@@ -11,14 +11,14 @@ nothing else.
 
 from pathlib import Path
 
-from studies.runs import Stages, run_study, train
+from studies.runs import ABLATIONS, VARIANTS, Stages, run_study, train
 
-CONTROLS = ("mappo_oracle", "moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
+CONTROLS = ("mappo_oracle", *ABLATIONS)
 TASKS = ("navigation", "balance", "dispersion", "give_way", "simple_spread_hidden")
 STAGES: Stages = {
     "main": (TASKS, ("mappo", "moawm"), 5),
     "controls": (("navigation", "give_way"), CONTROLS, 3),
-    "taught": (TASKS, ("moawm_teacher_first", "moawm_trained_student"), 2),
+    "taught": (TASKS, VARIANTS, 2),
 }
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 

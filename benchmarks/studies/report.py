@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rliable import library, metrics
 
 from studies.plots import plot, plot_models
+from studies.runs import ABLATIONS, VARIANTS
 from torchrl_moawm.train.metrics.curves import Runs
 
 FIGURES = {
@@ -28,10 +29,7 @@ FIGURES = {
     "active_units": "active units",
 }
 REPETITIONS = 5000
-VARIANTS = ("moawm_teacher_first", "moawm_trained_student")
-"""Agents of few seeds that no picture has."""
-CONTROLS = ("moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
-RETURNS_ALONE = (*VARIANTS, *CONTROLS)
+RETURNS_ALONE = (*VARIANTS, *ABLATIONS)
 """Agents whose returns are compared, and not their models, which learn in the same way, or less."""
 
 
