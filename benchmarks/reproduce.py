@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import study_partners
 from studies import readme
+from study_partners import settings_of
 
 HERE = Path(__file__).parent
 LIST = HERE / "reproduce.toml"
@@ -47,8 +47,7 @@ class Run(NamedTuple):
     def command(self, folder: Path) -> list[str]:
         """The command line."""
         suite, task = self.task.split("/")
-        settings = study_partners.SETTINGS
-        more = (*study_partners.COMMON, *settings[task]) if suite == "partners" else ()
+        more = settings_of(task, self.algorithm) if suite == "partners" else ()
         chosen = [f"task={self.task}", f"algorithm={self.algorithm}", f"seed={self.seed}"]
         place = f"hydra.run.dir={folder}"
         command = [sys.executable, str(HERE / "train.py"), *chosen, place]

@@ -54,10 +54,14 @@ SETTINGS = {
 OWN = {("trained_prey", "liam_trained"): ("lr=8e-3",)}
 
 
+def settings_of(task: str, algorithm: str) -> tuple[str, ...]:
+    """The settings of a run."""
+    return (*COMMON, *SETTINGS[task], *OWN.get((task, algorithm), ()))
+
+
 def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
-    """Trains and probes one run, with the settings that all agents share, and its own."""
-    own = OWN.get((run.task, run.algorithm), ())
-    settings = [*COMMON, *SETTINGS[run.task], *own, *overrides]
+    """Trains and probes one run."""
+    settings = [*settings_of(run.task, run.algorithm), *overrides]
     train(run, out, work, settings, "partners", "probe_partners.py")
     folder = work / run.task / run.algorithm / f"seed_{run.seed}"
     kept = run.file(out).with_name(f"informed_{run.seed}.json")

@@ -31,6 +31,8 @@ COLUMNS = (
     ("opposite", "opposite", 1.0),
     ("at half", "opposite", 0.5),
     ("VMAS simple_tag, hidden prey", "simple_tag", 1.0),
+    ("prey that was trained", "trained_prey", 1.0),
+    ("at half", "trained_prey", 0.5),
 )
 """Heading, task, and the share of the frames at which the returns are taken."""
 
