@@ -21,8 +21,8 @@ ABOUT = "\n".join(
 )
 AGENTS = {
     "moawm_taught": "this framework, the teacher acts first",
-    "liam_trained": "LIAM with our gradient and critic",
-    "liam": "LIAM as published (of the same losses)",
+    "liam_trained": "LIAM, trained by the policy's gradient too, its critic told the goal",
+    "liam": "LIAM as published (of our losses, by PPO)",
     "nam_recurrent": "recurrent PPO, the same budget",
 }
 COLUMNS = (
