@@ -3,7 +3,7 @@
     python benchmarks/train_preys.py --work outputs/preys
 
 Every prey is PPO (``algorithm=nam``) on the task ``partners/prey``, with a seed and a reward of its
-own: VMAS's simple_tag from the other side, against two scripted hunters. A few seconds each.
+own: VMAS's simple_tag from the other side, against two scripted hunters. 15 seconds each.
 """
 
 import argparse

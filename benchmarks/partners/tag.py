@@ -35,9 +35,9 @@ class Fog(Transform):
 
     PREY = slice(-4, None)
 
-    def __init__(self, shown: int, sight: float, steps: int, hunters: str = "agents") -> None:
+    def __init__(self, shown: int, sight: float, hunters: str = "agents") -> None:
         super().__init__()
-        self.shown, self.sight, self.steps, self.hunters = shown, sight, steps, hunters
+        self.shown, self.sight, self.hunters = shown, sight, hunters
 
     def _reset(self, _: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return self._see(tensordict_reset, torch.zeros(self.parent.batch_size, dtype=torch.long))
@@ -49,7 +49,7 @@ class Fog(Transform):
         tensordict["fog"] = time
         for group in ("agents", "partners"):
             seen = tensordict[group, "observation"]
-            now = (time / self.steps)[:, None, None].expand(*seen.shape[:-1], 1)
+            now = (time / TAG_STEPS)[:, None, None].expand(*seen.shape[:-1], 1)
             if group == self.hunters:
                 prey = seen[..., self.PREY]
                 near = prey[..., :2].norm(dim=-1, keepdim=True) < self.sight
@@ -71,7 +71,8 @@ class Errand(Transform):
     """Sends the prey of simple_tag, a learner here, to one of some hideouts, drawn per episode.
 
     It is paid ``-|place - hideout| + fear * VMAS's own reward``, which is -10 for being touched,
-    and sees which hideout it is, one-hot, behind its observation.
+    and sees which hideout it is, one-hot, behind its observation. The draws are of a generator of
+    their own, which ``env.set_seed`` does not reach.
     """
 
     def __init__(self, fear: float, seed: int) -> None:
@@ -125,13 +126,13 @@ def simple_tag(num_envs: int, seed: int, hunters: str, prey: str) -> VmasEnv:
 def make_tag(num_envs: int, seed: int, *, shown: int = 4, sight: float = 0.3) -> TransformedEnv:
     """VMAS's simple_tag: two learners hunt a prey that they see at first, and from nearby."""
     env = simple_tag(num_envs, seed, "agents", "partners")
-    return TransformedEnv(env, Fog(shown, sight, TAG_STEPS))
+    return TransformedEnv(env, Fog(shown, sight))
 
 
 def make_prey(num_envs: int, seed: int, *, fear: float = 0.0) -> TransformedEnv:
     """The other side of it: a learner hides from two hunters, who always see it."""
     env = simple_tag(num_envs, seed, "partners", "agents")
-    fog = Fog(TAG_STEPS, float("inf"), TAG_STEPS, hunters="partners")
+    fog = Fog(0, float("inf"), hunters="partners")
     return TransformedEnv(env, Compose(fog, Errand(fear, seed)))
 
 

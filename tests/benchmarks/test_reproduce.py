@@ -93,3 +93,16 @@ def test_a_run_that_fails_names_its_log(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce.Run, "command", lambda *_: ["false"])
     with pytest.raises(SystemExit, match=r"failed: see .*seed_0/log\.txt"):
         reproduce.start(reproduce.Run("vmas/navigation", "mappo", 0), Path(tmp_path))
+
+
+def test_a_run_has_the_settings_of_its_study_and_its_own():
+    folder = Path("anywhere")
+    commands = {
+        name: reproduce.Run("partners/trained_prey", name, 0).command(folder)
+        for name in ("liam", "liam_trained")
+    }
+    rates = {
+        name: [each for each in command if each.startswith("lr=")][-1]
+        for name, command in commands.items()
+    }
+    assert rates == {"liam": "lr=4e-3", "liam_trained": "lr=8e-3"}

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mpe2 import simple_spread_v3
 from torchrl.envs import VmasEnv
 
 from tests.benchmarks.runs import differences, load
@@ -111,6 +112,21 @@ def test_a_resumed_run_keeps_the_interval(tmp_path):
 def test_a_function_that_gives_something_else(made, why, tmp_path):
     with pytest.raises(ValueError, match=why):
         Experiment(made, "mappo", TINY, folder=tmp_path).run()
+
+
+def make_spread(N=2):  # takes no render_mode
+    return simple_spread_v3.parallel_env(N=N, max_cycles=5)
+
+
+def test_a_function_that_cannot_draw_costs_the_film_and_nothing_else(tmp_path, capsys):
+    settings = {**TINY, "task.suite": "pettingzoo", "gif": True, "total_frames": 20}
+    settings |= {"task.num_envs": 1, "task.max_steps": 5, "evaluation_envs": 1}
+    Experiment(make_spread, "mappo", settings, folder=tmp_path).run()
+    assert "No film: " in capsys.readouterr().out
+    assert (tmp_path / "summary.json").exists()
+    wrong = {**settings, "task.scenario_kwargs": {"M": 3}}
+    with pytest.raises(ValueError, match=r"make_spread cannot be called as \(M=\.\.\.\)"):
+        Experiment(make_spread, "mappo", wrong, folder=tmp_path / "wrong").run()
 
 
 def test_an_algorithm_that_is_none(tmp_path):

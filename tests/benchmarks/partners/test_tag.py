@@ -75,8 +75,11 @@ def still(tensordict):
 def test_a_trained_prey_goes_to_the_hideout_of_its_type(pool):
     batch = make_partner_env("trained_prey", 512, seed=0, pool=pool).rollout(30, still)
     place, kind = batch["partners", "observation"][:, -1, 0, 2:4], batch["partners", "type"][:, -1]
-    away = (place[:, None] - HIDEOUTS).norm(dim=-1)
-    assert (away.argmin(-1, keepdim=True) == kind).float().mean() > 0.9
+    right = (place[:, None] - HIDEOUTS).norm(dim=-1).argmin(-1) == kind.squeeze(-1)
+    prey = batch["partners", "member"][:, -1, 0] // N_HIDEOUTS
+    each = [right[prey == index].float().mean().item() for index in prey.unique()]
+    assert min(each) > 0.8  # who minds a touch most does not always get there
+    assert max(each) > 0.97
 
 
 def test_who_was_trained_to_mind_a_touch_is_touched_less():
@@ -89,14 +92,21 @@ def test_who_was_trained_to_mind_a_touch_is_touched_less():
 
 
 def test_the_command_trains_every_prey_and_keeps_its_actor(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_preys, "FEARS", (0.0,))
+    monkeypatch.setattr(train_preys, "FEARS", (0.0, 0.3))
     kept = tmp_path / "kept.pt"
     tiny = ["total_frames=480", "task.num_envs=8", "task.evaluation_envs=8", "evaluation_envs=8"]
     given = ["--work", str(tmp_path / "work"), "--out", str(kept), "progress_bar=false", *tiny]
     monkeypatch.setattr(sys, "argv", ["train_preys.py", *given])
     train_preys.main()
-    (actor,) = torch.load(kept, weights_only=True)
+    actors = torch.load(kept, weights_only=True)
+    for seed, (actor, fear) in enumerate(zip(actors, (0.0, 0.3), strict=True)):
+        saved = torch.load(tmp_path / "work" / f"seed_{seed}" / "checkpoint.pt", weights_only=True)
+        assert saved["config"]["seed"] == seed
+        assert saved["config"]["task"]["scenario_kwargs"] == {"fear": fear}
+        ends = {name: w for name, w in saved["loss_module"].items() if "actor" in name}
+        assert len(ends) == len(actor)
+        assert all(map(torch.equal, ends.values(), actor.values()))
     committed = torch.load(trained_prey.WEIGHTS, weights_only=True)
     assert len(committed) == len(trained_prey.FEARS)
-    shapes = [{name: w.shape for name, w in each.items()} for each in (actor, *committed)]
+    shapes = [{name: w.shape for name, w in each.items()} for each in (*actors, *committed)]
     assert all(each == shapes[0] for each in shapes)

@@ -121,7 +121,10 @@ def test_a_setting_inside_another_one_is_not_left_out(tmp_path):
     """A whole ``imagination`` over ``moawm``, which has none."""
     begin = "defaults: [/algorithm/moawm@_here_, _self_]\nname: mine\nimagination: {horizon: 5}\n"
     write(tmp_path, algorithm_mine=begin)
-    with pytest.raises(ValueError, match=r"it lacks imagination\.envs, .*: begin it with"):
+    with pytest.raises(
+        ValueError,
+        match=r"it lacks imagination\.envs, .*: begin .* defaults: \[moawm_imagined, _self_\]",
+    ):
         Experiment("vmas/navigation", config_dir=tmp_path)
 
 

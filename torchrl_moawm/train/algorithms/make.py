@@ -8,7 +8,7 @@ from torchrl.envs import EnvBase
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.algorithms.mappo import make_mappo
 from torchrl_moawm.train.algorithms.moawm import make_moawm
-from torchrl_moawm.train.settings.own_code import check_call, find, is_code
+from torchrl_moawm.train.settings.own_code import find, find_for, is_code
 
 ALGORITHMS: dict[str, Callable[[DictConfig, EnvBase], Algorithm]] = {
     "moawm": make_moawm,
@@ -25,9 +25,8 @@ def make_algorithm(config: DictConfig, env: EnvBase) -> Algorithm:
             two, or what it makes is no ``Algorithm``.
     """
     kind = config.algorithm.kind
-    if is_code(kind):
-        check_call(kind, config, env)
-    made = find_kind(kind)(config, env)
+    make = find_for(kind, config, env) if is_code(kind) else find_kind(kind)
+    made = make(config, env)
     if not isinstance(made, Algorithm):
         given = type(made).__name__
         raise ValueError(f"{kind} gives a {given}, not a torchrl_moawm.train.Algorithm.")

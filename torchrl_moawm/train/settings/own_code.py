@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 VARIABLE = "TORCHRL_MOAWM_TRUST_CODE"
@@ -67,17 +68,26 @@ def check_trusted(name: str) -> None:
         )
 
 
-def check_call(name: str, *given: Any, **settings: Any) -> None:
-    """Refuses settings that a function does not take.
+def find_for(name: str, /, *given: Any, **settings: Any) -> Callable[..., Any]:
+    """The function or class behind a name, if it can be called with these.
 
     Raises:
-        ValueError: It does not take them.
+        ValueError: It does not take them, or is not trusted, or not there.
     """
+    found = find(name)
+    made, own = found, list[None]()
+    if isinstance(found, type):  # whose metaclass may take anything
+        made, own = attrgetter("__init__")(found), [None]  # self
     try:
-        inspect.signature(find(name)).bind(*given, **settings)
+        signature = inspect.signature(made, follow_wrapped=False)
+    except ValueError:  # of a builtin, which says what it lacks when it is called
+        return found
+    try:
+        signature.bind(*own, *given, **settings)
     except TypeError as error:
         said = ", ".join([*("..." for _ in given), *(f"{key}=..." for key in settings)])
         raise ValueError(f"{name} cannot be called as ({said}): {error}.") from error
+    return found
 
 
 def find(name: str) -> Callable[..., Any]:

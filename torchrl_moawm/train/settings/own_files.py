@@ -61,12 +61,14 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
     Raises:
         ValueError: One is not; of an algorithm whose kind is not ours, anything is taken.
     """
+    begin = {"/task_defaults@_here_": set[str]()}  # by name: the settings that it has
     if group == "algorithm":
+        ours = [merged(group, one) for one in sorted(below(CONF / group))]
         kind = settings.get("kind")
-        ours = [merged(group, one) for one in below(CONF / group)]
-        if is_code(kind) or kind not in {each["kind"] for each in ours}:
+        begin = {each["name"]: names(group, each) for each in ours if each["kind"] == kind}
+        if is_code(kind) or not begin:
             return
-        known = set().union(*(names(group, each) for each in ours if each["kind"] == kind))
+        known = set().union(*begin.values())
         needed = known - {"ablation"}
     else:
         known = names(group, merged(group, "own"))
@@ -83,9 +85,9 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
             f"nothing reads {', '.join(unknown)}; there are {', '.join(sorted(known))}."
         )
     if missing:
-        begin = {"task": "/task_defaults@_here_", "algorithm": str(settings.get("kind"))}[group]
+        whole = [name for name, has in begin.items() if has.issuperset(missing)] or list(begin)
         raise ValueError(
-            f"it lacks {', '.join(missing)}: begin it with defaults: [{begin}, _self_]."
+            f"it lacks {', '.join(missing)}: begin it with defaults: [{whole[0]}, _self_]."
         )
 
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torchrl.envs import EnvBase, RewardScaling, TransformedEnv
 
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env, with_transforms
-from torchrl_moawm.train.settings.own_code import check_call, find, is_code
+from torchrl_moawm.train.settings.own_code import find, find_for, is_code
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.agent_index import AgentIndex
 from torchrl_moawm.transforms import PreviousStep
@@ -94,9 +94,10 @@ def check_vmas(scenario: str) -> None:
 def make_pettingzoo(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
     """A PettingZoo environment of a module, or of a function that makes a parallel one."""
     task, name = config.task, config.task.scenario
-    create = find(name) if is_code(name) else importlib.import_module(name).parallel_env
     if is_code(name):
-        check_call(name, **task.scenario_kwargs, **settings)
+        create = find_for(name, **task.scenario_kwargs)
+    else:
+        create = importlib.import_module(name).parallel_env
     return make_pettingzoo_env(
         partial(create, **task.scenario_kwargs, **settings),
         num_envs,
@@ -132,8 +133,7 @@ def make_own(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
     """
     task = config.task
     settings = {"seed": seed, "device": config.device, **task.scenario_kwargs}
-    check_call(task.scenario, num_envs, **settings)
-    env = find(task.scenario)(num_envs, **settings)
+    env = find_for(task.scenario, num_envs, **settings)(num_envs, **settings)
     if not isinstance(env, EnvBase):
         given = type(env).__name__
         raise ValueError(f"{task.scenario} gives a {given}, not an environment of TorchRL.")
