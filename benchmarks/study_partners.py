@@ -20,6 +20,7 @@ TAUGHT = ("moawm_taught", "liam_trained")
 RIVALS = ("poam", "meliba")
 TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
+    "moawm_taught_no_kl",
     "moawm_taught_gradient",
     "moawm_taught_plain_critic",
 )
@@ -35,7 +36,7 @@ STAGES: Stages = {
         5,
     ),
     "taught": (TASKS, TAUGHT, 5),
-    "fresh": (TASKS[:2], (*TAUGHT, "liam"), range(5, 8)),
+    "fresh": ((*TASKS[:2], "trained_prey"), (*TAUGHT, "liam"), range(5, 8)),
     "rivals": ((*TASKS, "trained_prey"), RIVALS, 3),
     "taught_ablations": ((*TASKS, "trained_prey"), TAUGHT_ABLATIONS, 3),
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),

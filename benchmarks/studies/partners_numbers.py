@@ -28,6 +28,7 @@ ORDER = (
     "moawm_recurrent_no_teacher",
     "moawm_recurrent_frozen",
     "moawm_taught_not_acting",
+    "moawm_taught_no_kl",
     "moawm_taught_gradient",
     "moawm_taught_plain_critic",
     "moawm_taught_predicting",

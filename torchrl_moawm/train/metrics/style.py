@@ -69,6 +69,7 @@ LOOKS = {
     "moawm_taught": Look(VERMILLION),
     "liam_trained": Look(GREEN),
     "moawm_taught_not_acting": Look(ORANGE, "-."),
+    "moawm_taught_no_kl": Look(BLUE, "-."),
     "moawm_taught_gradient": Look(PURPLE, "-."),
     "moawm_guided": Look(BLUE, "--"),
     "poam": Look(ORANGE, ":"),
