@@ -7,29 +7,25 @@ own: VMAS's simple_tag from the other side, against two scripted hunters. 15 sec
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 import partners  # noqa: F401  tasks and algorithms with hidden partners, and the folder conf/
 from partners.trained_prey import FEARS, WEIGHTS
+from torchrl_moawm.train import Experiment
 from torchrl_moawm.train.checkpoints.trained import load_run
 
-SETTINGS = (
-    "task=partners/prey",
-    "algorithm=nam",
-    "total_frames=245760",
-    "num_cells=[64,64]",
-    "epochs=8",
-    "minibatches=4",
-    "lr=2e-3",
-    "anneal_lr=false",
-    "checkpoint.every=0",
-    "gif=false",
-    "threads=1",
-)
+SETTINGS = {
+    "num_cells": [64, 64],
+    "epochs": 8,
+    "minibatches": 4,
+    "lr": 2e-3,
+    "anneal_lr": False,
+    "checkpoint.every": 0,
+    "gif": False,
+    "threads": 1,
+}
 
 
 def main() -> None:
@@ -39,14 +35,13 @@ def main() -> None:
         "--work", type=Path, default=Path("outputs/preys"), help="logs, checkpoints"
     )
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="the file of the actors")
-    parser.add_argument("overrides", nargs="*", help="of train.py's settings, total_frames=500000")
+    parser.add_argument("--frames", type=int, default=245_760, help="that each is trained for")
     given = parser.parse_args()
     actors = []
     for seed, fear in enumerate(FEARS):
         folder = given.work / f"seed_{seed}"
-        own = (f"seed={seed}", f"task.scenario_kwargs.fear={fear}", f"hydra.run.dir={folder}")
-        train = [sys.executable, str(Path(__file__).with_name("train.py"))]
-        subprocess.check_call([*train, *SETTINGS, *own, *given.overrides])
+        own = {"seed": seed, "task.scenario_kwargs.fear": fear, "total_frames": given.frames}
+        Experiment("partners/prey", "nam", {**SETTINGS, **own}, folder=folder).run()
         _, algorithm, _ = load_run(folder, 1)
         actors.append(algorithm.networks["actor"].state_dict())
     torch.save(actors, given.out)

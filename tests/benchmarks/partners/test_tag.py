@@ -94,10 +94,11 @@ def test_who_was_trained_to_mind_a_touch_is_touched_less():
 def test_the_command_trains_every_prey_and_keeps_its_actor(tmp_path, monkeypatch):
     monkeypatch.setattr(train_preys, "FEARS", (0.0, 0.3))
     kept = tmp_path / "kept.pt"
-    tiny = ["total_frames=480", "task.num_envs=8", "task.evaluation_envs=8", "evaluation_envs=8"]
-    given = ["--work", str(tmp_path / "work"), "--out", str(kept), "progress_bar=false", *tiny]
+    given = ["--work", str(tmp_path / "work"), "--out", str(kept), "--frames", "7680"]
     monkeypatch.setattr(sys, "argv", ["train_preys.py", *given])
+    threads = torch.get_num_threads()
     train_preys.main()
+    torch.set_num_threads(threads)
     actors = torch.load(kept, weights_only=True)
     for seed, (actor, fear) in enumerate(zip(actors, (0.0, 0.3), strict=True)):
         saved = torch.load(tmp_path / "work" / f"seed_{seed}" / "checkpoint.pt", weights_only=True)
