@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-import partners  # noqa: F401  tasks and algorithms with hidden partners, and the folder conf/
 from partners.trained_prey import FEARS, WEIGHTS
 from torchrl_moawm.train import Experiment
 from torchrl_moawm.train.checkpoints.trained import load_run

@@ -14,7 +14,7 @@ from partners.scripts import on_circle
 from partners.worlds import N_LEARNERS
 
 TAG_STEPS = 30
-"""Of an episode."""
+"""The length of an episode."""
 N_HIDEOUTS = 4
 HIDEOUTS = 0.9 * on_circle(N_HIDEOUTS)
 """Where a prey hides, by its type: ``[4, 2]``."""
@@ -141,7 +141,7 @@ class Prey:
     """Feints for some steps, then runs to the hideout of its type, on a circle."""
 
     turn: float = math.pi / 2
-    """Of the feint, beside the direction of the hideout."""
+    """The angle of the feint, beside the direction of the hideout."""
     speed: float = 1.0
     feint: int = 4
 

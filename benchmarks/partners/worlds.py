@@ -15,7 +15,7 @@ from torchrl.envs import Compose, EnvBase, TransformedEnv
 MOVES = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
 N_LEARNERS = 2
 STEPS, PAID = 24, 4
-"""Of an episode, and those at its end in which the learners are paid."""
+"""The length of an episode, and the steps at its end in which the learners are paid."""
 SPEED = 0.2
 """The length of a learner's move, and the longest of the partner's."""
 

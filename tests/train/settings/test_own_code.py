@@ -9,7 +9,7 @@ from torchrl_moawm.train.settings.own_code import find_for
 
 
 class Meta(type):
-    """As TorchRL's environments have it: its call takes anything."""
+    """A metaclass whose call takes anything, as that of TorchRL's environments."""
 
     def __call__(cls, *given, **settings):
         return super().__call__(*given, **settings)

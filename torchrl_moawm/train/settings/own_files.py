@@ -77,8 +77,8 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
             known - optional - ({"parallel"} if settings.get("suite") != "pettingzoo" else set())
         )
     given = names(group, settings)
-    whole = [key for key in given if isinstance(settings.get(key), Mapping)]
-    needed = {key for key in needed if "." not in key or within(key, whole)}
+    mappings = [key for key in given if isinstance(settings.get(key), Mapping)]
+    needed = {key for key in needed if "." not in key or within(key, mappings)}
     unknown, missing = sorted(given - known), sorted(needed - given)
     if unknown:
         raise ValueError(
