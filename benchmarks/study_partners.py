@@ -22,7 +22,7 @@ TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
     "moawm_taught_no_kl",
     "moawm_taught_gradient",
-    "moawm_taught_plain_critic",
+    "moawm_taught_told_critic",
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 TASKS = ("rendezvous", "opposite", "simple_tag")
@@ -36,7 +36,7 @@ STAGES: Stages = {
         5,
     ),
     "taught": (TASKS, TAUGHT, 5),
-    "fresh": ((*TASKS[:2], "trained_prey"), (*TAUGHT, "liam"), range(5, 8)),
+    "fresh": ((*TASKS, "trained_prey"), (*TAUGHT, "liam"), range(5, 8)),
     "rivals": ((*TASKS, "trained_prey"), RIVALS, 3),
     "taught_ablations": ((*TASKS, "trained_prey"), TAUGHT_ABLATIONS, 3),
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),

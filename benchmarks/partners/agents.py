@@ -75,7 +75,8 @@ def ppo(
 def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     """A latent inferred by a recurrent student: the framework, LIAM's autoencoder, ablations.
 
-    ``auxiliary_losses`` are those that are trained beside the policy and the value;
+    ``auxiliary_losses`` are those that are trained beside the policy and the value, those of the
+    latent in ``latent_epochs`` and those of the models in ``model_epochs`` of a batch's epochs;
     ``sample_latent`` is whether the student's losses sample z, as a VAE does, or take its mean, as
     an autoencoder. With ``recurrent_actor`` actor and critic have a memory of their own beside the
     latent, with ``sequential_prior`` the student is pulled to what it knew a step before.
@@ -124,6 +125,10 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
             leash_coeff=algorithm.leash_coeff,
         )
     auxiliary = {name: there[name] for name in algorithm.auxiliary_losses}
+    latent = {name: auxiliary[name] for name in ("cvae", "teacher") if name in auxiliary}
+    models = {name: auxiliary[name] for name in auxiliary if name not in latent}
+    epochs = {"latent": algorithm.latent_epochs, "models": algorithm.model_epochs}
+    beside = {"latent": latent, "models": models}
     if algorithm.freeze_student:
         one.student.requires_grad_(False)
     if "teacher" not in algorithm.auxiliary_losses and not algorithm.sequential_prior:
@@ -153,7 +158,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         policy=policy,
         loss_module=LossSum({**core, **auxiliary}),
         core=LossSum(core),
-        auxiliary={"models and latent": (LossSum(auxiliary), algorithm.auxiliary_epochs)},
+        auxiliary={n: (LossSum(losses), epochs[n]) for n, losses in beside.items() if losses},
         advantage=advantage,
         networks=networks,
         scheduled=scheduled_of(system),
