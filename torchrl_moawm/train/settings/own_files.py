@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,8 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
     """
     begin = {"/task_defaults@_here_": set[str]()}  # by name: the settings that it has
     if group == "algorithm":
-        ours = [merged(group, one) for one in sorted(below(CONF / group))]
         kind = settings.get("kind")
-        begin = {each["name"]: names(group, each) for each in ours if each["kind"] == kind}
+        begin = {each["name"]: names(group, each) for each in shipped() if each["kind"] == kind}
         if is_code(kind) or not begin:
             return
         known = set().union(*begin.values())
@@ -89,6 +89,12 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"it lacks {', '.join(missing)}: begin it with defaults: [{whole[0]}, _self_]."
         )
+
+
+@cache
+def shipped() -> list[dict[str, Any]]:
+    """The package's algorithms."""
+    return [merged("algorithm", one) for one in sorted(below(CONF / "algorithm"))]
 
 
 def names(group: str, settings: Mapping[str, Any]) -> set[str]:
