@@ -3,11 +3,11 @@
     python benchmarks/reproduce.py                 every figure, with two runs at a time
     python benchmarks/reproduce.py --short         main job and one partner task, a learning gate
     python benchmarks/reproduce.py --list          what would be run, and for how long
-    python benchmarks/reproduce.py readme          writes the README's tables from the results
+    python benchmarks/reproduce.py tables          writes the tables of README and partners.md
 
 ``reproduce.toml`` has the runs and the expected intervals. A run that is done is skipped, so that
-one may stop. The table goes to ``results/reproduced.md``; the README's tables are those of the
-committed results (``results/study``, ``results/partners``), which these runs repeat.
+one may stop. The table goes to ``results/reproduced.md``; those of the pages are of the committed
+results (``results/study``, ``results/partners``), which these runs repeat.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from studies import readme
+from studies import page_tables
 from study_partners import settings_of
 
 HERE = Path(__file__).parent
@@ -152,7 +152,7 @@ def reproduce(short: bool, jobs: int, work: Path) -> None:
     text = "\n".join([*lines, *map(str, rows)])
     print(text)
     if not short:
-        OUT.write_text(f"{readme.ABOUT}\n\n{text}\n")
+        OUT.write_text(f"{page_tables.ABOUT}\n\n{text}\n")
     wrong = [row.what for row in rows if not row.holds]
     if wrong:
         raise SystemExit(f"Outside of its interval: {'; '.join(wrong)}")
@@ -163,14 +163,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", nargs="?", choices=["run", "readme"], default="run")
+    parser.add_argument("what", nargs="?", choices=["run", "tables"], default="run")
     parser.add_argument("--short", action="store_true", help="main job and one partner task")
     parser.add_argument("--list", action="store_true", help="what would be run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--work", type=Path, default=Path("outputs/reproduce"), help="of the runs")
     given = parser.parse_args()
-    if given.what == "readme":
-        readme.write()
+    if given.what == "tables":
+        page_tables.write()
         return
     if given.list:
         for run in tomllib.loads(LIST.read_text())["run"]:

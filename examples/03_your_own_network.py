@@ -86,7 +86,7 @@ def in_the_framework(steps: int) -> list[float]:
     )
     with torch.no_grad():  # deterministic actions, else there were nothing to learn by heart
         batch = env.rollout(20, system.policy)
-    system.loss_module["value"].value_estimator(batch)
+    system.value_estimator(batch)
     return train_on(system.loss_module, batch, steps)
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, float]]:
     """Returns the terms of the last update of each batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", default="mpe2.simple_tag_v3", help="a PettingZoo module")
-    parser.add_argument("--total-frames", type=int, default=60_000, help="steps of all agents")
+    parser.add_argument("--total-frames", type=int, default=60_000, help="steps of the team")
     parser.add_argument("--num-envs", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100, help="per batch and environment")
     parser.add_argument("--epochs", type=int, default=10, help="passes over a batch")

@@ -6,6 +6,10 @@ TRAJECTORY = ("collector", "traj_ids")
 """Where TorchRL's collectors say which trajectory a step belongs to."""
 
 
+SAMPLES = ("collector", "mask")
+"""Where TorchRL's collectors say which samples are real and which are padding."""
+
+
 def path_of(group: NestedKey) -> tuple[str, ...]:
     """A group as a tuple of names."""
     key = unravel_key((group,))

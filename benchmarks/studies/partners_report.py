@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from studies.partners_numbers import (
+    FRESH,
     POOLS,
     Array,
     accuracy,
@@ -25,8 +26,6 @@ from studies.report import read, read_probes, shown
 from torchrl_moawm.train.metrics.curves import Runs
 
 OURS = "moawm_taught"
-FRESH = 5
-"""The first seed that had not been looked at when the settings of ours were chosen."""
 TABLES_ALONE = ("rendezvous_unseen",)
 """Tasks that no picture has."""
 HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}

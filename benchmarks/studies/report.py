@@ -7,6 +7,7 @@ improvement. Returns are put on one scale per task for the aggregate over tasks:
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ FIGURES = {
 REPETITIONS = 5000
 RETURNS_ALONE = (*VARIANTS, *ABLATIONS)
 """Agents whose returns are compared, and not their models, which learn in the same way, or less."""
+
+
+def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
 
 
 def read(folder: Path) -> Runs:

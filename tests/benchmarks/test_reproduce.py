@@ -1,4 +1,4 @@
-"""Headline figures: what is listed, a run that is outside, and the README's tables."""
+"""Headline figures: what is listed, a run that is outside, and the tables of the pages."""
 
 import json
 import tomllib
@@ -8,21 +8,26 @@ import pytest
 
 import partners  # noqa: F401  makes tasks and algorithms known
 import reproduce
-from studies import readme
+from studies import page_tables
 from torchrl_moawm.train.settings.places import files
 
 LISTED = tomllib.loads(reproduce.LIST.read_text())
 
 
-def test_the_readmes_tables_are_those_of_the_results():
-    text = (readme.ROOT / "README.md").read_text()
-    assert readme.filled(text) == text
-    assert readme.filled(text.replace("| 93% |", "| 99% |")) == text
+@pytest.mark.parametrize(
+    ("page", "figure"), [("README.md", "| 9"), ("benchmarks/partners.md", "% [9")]
+)
+def test_the_tables_of_a_page_are_those_of_the_results(page, figure):
+    text, made = (page_tables.ROOT / page).read_text(), page_tables.tables()[page]
+    assert page_tables.filled(text, made) == text
+    other = text.replace(figure, figure[:-1] + "8")
+    assert other != text
+    assert page_tables.filled(other, made) == text
 
 
-def test_a_readme_without_a_table_is_refused():
+def test_a_page_without_a_table_is_refused():
     with pytest.raises(ValueError, match="has no table 'partners'"):
-        readme.filled("# nothing")
+        page_tables.filled("# nothing", {"partners": "| |"})
 
 
 def test_what_is_listed_exists_and_every_agent_of_the_readme_is_in_it():
@@ -31,7 +36,7 @@ def test_what_is_listed_exists_and_every_agent_of_the_readme_is_in_it():
         assert run["algorithm"] in files("algorithm")
         assert all(low < high for low, high in run["expected"].values())
     run = {(each["task"], each["algorithm"]) for each in LISTED["run"]}
-    assert {("partners/rendezvous", agent) for agent in readme.AGENTS} < run
+    assert {("partners/rendezvous", agent) for agent in page_tables.AGENTS} < run
     assert {(each["task"], each["algorithm"]) for each in LISTED["share"]} < run
 
 

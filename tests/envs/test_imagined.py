@@ -72,6 +72,11 @@ def test_what_the_members_do_not_agree_on_is_truncated():
     assert env.rollout(1, break_when_any_done=False)["next", "truncated"].all()
 
 
+def test_one_model_cannot_disagree():
+    with pytest.raises(ValueError, match="max_disagreement is that of the members of an ensemble"):
+        imagined(perfect_model(), 3, lambda _: None, max_disagreement=1.0)
+
+
 def test_every_environment_follows_one_member_at_a_step_in_all_groups():
     start = real_rollout(2, 60)[:, 1]
     env = imagined(ensemble_model(100.0), 60, lambda _: start)

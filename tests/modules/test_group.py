@@ -22,10 +22,18 @@ def test_a_group_is_written_by_its_sizes_or_in_the_order_of_before():
 )
 def test_a_size_that_is_missing_or_zero_is_refused(name, value):
     message = rf"Expected {name} to be at least 1, got 0"
+    continuous = {**SIZES, "n_actions": None}
     with pytest.raises(ValueError, match=message):
-        AgentGroup(**{**SIZES, name: value})
+        AgentGroup(**{**continuous, name: value})
     with pytest.raises(ValueError, match=message):
-        AgentGroup(**{key: size for key, size in SIZES.items() if key != name})
+        AgentGroup(**{key: size for key, size in continuous.items() if key != name})
+
+
+def test_the_features_of_a_discrete_action_are_its_choices():
+    assert AgentGroup(n_agents=3, obs_dim=5, n_actions=4) == AgentGroup("agents", 3, 5, 4, 4)
+    assert AgentGroup(n_agents=3, obs_dim=5, n_actions=(2, 3)).action_dim == 5
+    with pytest.raises(ValueError, match=r"action_dim to be 4, the sum of n_actions=4, got 7"):
+        AgentGroup(n_agents=3, obs_dim=5, action_dim=7, n_actions=4)
 
 
 def test_an_environment_says_the_sizes():

@@ -12,6 +12,7 @@ from torchrl.modules import PopArtValueNorm, RunningValueNorm
 
 from torchrl_moawm import LossSum, TeacherCVAELoss, TeacherVAELoss, set_data_parallel
 from torchrl_moawm.modules import GroupStatistics
+from torchrl_moawm.transforms import Curiosity
 
 from .factory import (
     agent_group,
@@ -52,6 +53,13 @@ def auxiliary():
     return LossSum({"moa": make_moa(), "world": make_world(), **latent})
 
 
+def curious():
+    """A value loss, whose advantage is of a reward in standard deviations of all ranks."""
+    loss = make_value()
+    loss.intrinsic = torch.nn.ModuleList([Curiosity(make_world().world_model.double())])
+    return loss
+
+
 def core():
     return LossSum({"policy": make_policy(), "value": make_value()})
 
@@ -74,6 +82,7 @@ LOSSES = {
     "value": make_value,
     "value, no clip": lambda: make_value(clip_value=None),
     "value, running norm": lambda: make_value(value_norm=RunningValueNorm(shape=1)),
+    "value, curiosity": curious,
     "value, popart": lambda: make_value(value_norm=PopArtValueNorm(shape=1, beta=0.9)),
     "policy": make_policy,
     "policy, raw advantage": lambda: make_policy(normalize_advantage=False),
@@ -123,6 +132,8 @@ def updated(loss, batch):
     """The loss, which has taken the batch into its statistics where it has any."""
     if hasattr(loss, "update_statistics"):
         loss.update_statistics(batch)
+    for reward in getattr(loss, "intrinsic", ()):
+        reward(batch.clone())
     return loss
 
 

@@ -225,6 +225,21 @@ def test_a_part_is_of_the_same_losses_weights_and_rows(batch):
     assert_close(part(batch)["loss_obs"], 0.5 * whole["loss_obs"])
 
 
+def test_a_part_keeps_names_that_the_whole_told_apart(batch):
+    """And their weights with them; so does a part of a part, and behind another key."""
+    coeffs = {"loss_value_a": 0.5, "loss_value_b": 2.0}
+    total = LossSum({"a": make_value(), "b": make_value(), "moa": make_moa()}, coeffs=coeffs)
+    whole = total(batch).to_dict()
+    part = total.part("a", "moa")
+    for each in (part, part.part("a"), total.part("b")):
+        found = each(batch).to_dict()
+        assert_close(found, {key: whole[key] for key in found})
+        assert any(key.startswith("loss_value_") for key in found)
+    batch["agents", "aim"] = batch["agents", "value_target"]
+    part.set_keys(value_target=("agents", "aim"))
+    assert part(batch).get("loss_value_a", None) is not None
+
+
 def test_a_part_of_the_models_has_their_four_weights(batch):
     whole = make_moawm(moa_coeff=0.5, reward_coeff=2.0)
     part = whole.part("moa", "world_model")(batch).to_dict()

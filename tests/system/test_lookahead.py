@@ -122,6 +122,12 @@ def test_numbers_below_one_are_refused(name):
         make(**{name: 0})
 
 
+def test_of_several_groups_one_is_named():
+    system, lookahead, _ = make()
+    with pytest.raises(AttributeError, match="say whose look-ahead"):
+        LookaheadPolicy(system, lookahead.env)
+
+
 def test_one_agent_varies_at_a_time(monkeypatch):
     system, lookahead, start = make(candidates=4, horizon=1)
     seen, returns = [], lookahead._returns

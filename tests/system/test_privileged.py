@@ -126,7 +126,12 @@ def test_errors():
         make(privileged=("adversary",))
     with pytest.raises(ValueError, match="no entry \\('nobody', 'observation'\\)"):
         make(privileged=("nobody",))
-    with pytest.raises(ValueError, match="no privileged group that the student"):
-        make(privileged=(), reconstruct="privileged")
+    for name, value in (
+        ("reconstruct", "privileged"),
+        ("teacher_privileged_only", True),
+        ("critic_privileged", True),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}=.* needs a group to be told of"):
+            make(privileged=(), **{name: value})
     with pytest.raises(ValueError, match="reconstruct"):
         make(reconstruct="everything")

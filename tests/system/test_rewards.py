@@ -7,6 +7,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.system.rewards import estimate
 
 KEYS = [("agents", name) for name in ("advantage", "value_target")]
 
@@ -49,6 +50,20 @@ def test_each_group_has_its_own_and_they_are_saved():
         for name in ("influence", "curiosity"):
             assert (group, name) in batch["next"].keys(True, True)
             assert system.state_dict()[f"{group}.{name}.norm.count"] > 0
+
+
+def test_their_units_are_those_of_real_batches_and_go_with_the_losses():
+    """A checkpoint of the losses holds them, as ranks and a device that losses are moved to do."""
+    system, batch = made(curiosity_coeff=0.1)
+    system.value_estimator(batch.clone())
+    one = system["agents"]
+    counted = {
+        key: value for key, value in one.loss_module.state_dict().items() if "intrinsic" in key
+    }
+    before = {key: value.clone() for key, value in counted.items()}
+    assert max(value.max() for key, value in before.items() if "count" in key) == batch.numel() * 4
+    estimate(one.loss_module["value"], one.rewards, batch.clone(), update=False)
+    assert all(torch.equal(counted[key], value) for key, value in before.items())
 
 
 def test_by_default_there_are_none():

@@ -191,6 +191,8 @@ def test_an_own_network_goes_into_a_system_that_has_it(tmp_path):
     system.save(tmp_path / "system")
     with pytest.raises(SavedSystemError, match=r"does not fit this system: (.|\n)*moa_network"):
         MOAWM.load(tmp_path / "system")
+    with pytest.raises(TypeError, match=r"\['value_norm'\] would do nothing"):
+        MOAWM.load(tmp_path / "system", into=own(), value_norm=None)
     copy = MOAWM.load(tmp_path / "system", into=own())
     pairs = zip(system.parameters(), copy.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

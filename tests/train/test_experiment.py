@@ -7,12 +7,23 @@ import numpy as np
 import pytest
 import torch
 from mpe2 import simple_spread_v3
-from torchrl.envs import VmasEnv
+from torchrl.data import Composite
+from torchrl.envs import (
+    Compose,
+    RewardSum,
+    StepCounter,
+    Transform,
+    TransformedEnv,
+    VmasEnv,
+)
 
 from tests.benchmarks.runs import differences, load
+from torchrl_moawm.envs import with_transforms
+from torchrl_moawm.envs.transforms import transforms_of
 from torchrl_moawm.train import Experiment, algorithm_of, make_system
 from torchrl_moawm.train.experiment import written
 from torchrl_moawm.train.settings import own_code, places
+from torchrl_moawm.transforms import PreviousStep
 
 TINY = {
     "total_frames": 120,
@@ -65,6 +76,53 @@ def test_a_function_is_a_task_and_a_partial_an_algorithm(tmp_path):
     later.run()
     saved = load(tmp_path / "b" / "checkpoint.pt")
     assert any(tensor.shape[0] == 10 for tensor in saved["loss_module"].values() if tensor.ndim)
+
+
+class TeamReward(Transform):
+    """One reward of the whole team at the root, in place of the agents' own."""
+
+    def __init__(self):
+        super().__init__(in_keys=[("agents", "reward")], out_keys=["reward"])
+
+    def _call(self, next_tensordict):
+        return next_tensordict.set("reward", next_tensordict["agents", "reward"].mean(-2))
+
+    forward = _call
+
+    def transform_reward_spec(self, reward_spec):
+        spec = reward_spec["agents", "reward"]
+        return Composite({"reward": spec[..., 0, :].clone()}, shape=reward_spec.shape)
+
+
+def of_a_team(num_envs, *, seed, device):
+    return TransformedEnv(make_env(num_envs, seed=seed, device=device), TeamReward())
+
+
+def with_previous(num_envs, *, seed, device):
+    return TransformedEnv(make_env(num_envs, seed=seed, device=device), PreviousStep())
+
+
+def with_all(num_envs, *, seed, device):
+    env = make_env(num_envs, seed=seed, device=device)
+    returned = RewardSum(in_keys=env.reward_keys, out_keys=[("agents", "episode_reward")])
+    return TransformedEnv(env, Compose(PreviousStep(), returned, StepCounter(7)))
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "moawm"])
+@pytest.mark.parametrize("task", [of_a_team, with_previous, with_all])
+def test_environments_with_transforms_of_their_own(task, algorithm, tmp_path):
+    """Those that are missing are added; a reward of the whole team is learned from."""
+    experiment = Experiment(task, algorithm, TINY, folder=tmp_path)
+    summary = experiment.run()
+    assert summary["frames"] == 120
+    assert np.isfinite(summary["evaluation_return"])
+
+
+def test_a_limit_that_is_there_is_kept():
+    env = with_transforms(with_all(2, seed=0, device="cpu"), max_steps=3)
+    kinds = [type(each) for each in transforms_of(env)]
+    assert sorted(kind.__name__ for kind in kinds) == ["PreviousStep", "RewardSum", "StepCounter"]
+    assert env.rollout(20).shape[1] == 7
 
 
 @pytest.mark.parametrize("task", ["vmas/navigation", make_env], ids=["vmas", "own, of VMAS too"])

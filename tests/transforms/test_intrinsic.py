@@ -179,6 +179,37 @@ def test_it_is_added_in_standard_deviations_of_all_it_has_seen():
         assert_close(out["next", "agents", "reward"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("reward", ["influence", "curiosity"])
+def test_padding_is_worth_nothing_and_spoils_nothing(reward):
+    """What is real is paid as if the padding were not in the batch, whatever stands there."""
+    actor, moa = networks("categorical")
+    world = make_world_model(group_of("categorical"), num_cells=(8,)).double()
+    batch = batch_of("categorical")
+    samples = torch.ones(4, 6, dtype=torch.bool)
+    samples[1:] = False
+    padded = batch.clone()
+    padded["collector", "mask"] = samples
+    padded["next", "agents", "observation"][~samples] = float("nan")
+    padded["next", "agents", "previous_observation"][~samples] = float("nan")
+    made = [
+        SocialInfluence(actor, {"agents": moa}) if reward == "influence" else Curiosity(world)
+        for _ in range(2)
+    ]
+    found, alone = made[0](padded), made[1](batch[:1].clone())
+    assert made[0].norm.count == made[1].norm.count == 6 * N
+    for name in (reward, "reward"):
+        assert_close(found["next", "agents", name][:1], alone["next", "agents", name])
+    assert (found["next", "agents", reward][1:] == 0).all()
+
+
+def test_what_is_imagined_leaves_the_units_alone():
+    curiosity = Curiosity(make_world_model(group_of("categorical"), num_cells=(8,)).double())
+    curiosity(batch_of("categorical"))
+    before = curiosity.norm.count.clone()
+    curiosity(batch_of("categorical"), update=False)
+    assert curiosity.norm.count == before
+
+
 def test_nothing_counts_behind_the_end_or_where_nobody_acts():
     actor, moa = networks("categorical")
     batch = batch_of("categorical")

@@ -54,7 +54,8 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     Raises:
         ValueError: ``num_envs`` is below 1, there is no group that acts, an agent's actions are
-            masked, which no model predicts, or the model lacks a prediction.
+            masked, which no model predicts, the model lacks a prediction, or ``max_disagreement``
+            is asked of one that is no ensemble.
 
     References:
         Janner et al., "When to Trust Your Model: Model-Based Policy Optimization", 2019. Chua et
@@ -112,6 +113,12 @@ class ImaginedEnv(ModelBasedEnvBase):
                     raise ValueError(f"The world model writes no {(*path, name)!r}: {written}.")
         if not self.paths:
             raise ValueError("Expected an environment with groups of agents, found none that acts.")
+        members = [(*path, "ensemble_observation") for path in self.paths]
+        if self.max_disagreement is not None and not set(members) <= set(written):
+            raise ValueError(
+                "max_disagreement is that of the members of an ensemble; there is one world model: "
+                "leave it out, or ask for ensemble=2 or more."
+            )
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
         return self._blank()

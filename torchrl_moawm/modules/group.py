@@ -32,7 +32,7 @@ class AgentGroup:
     """A group of agents: its name and its sizes, which every network of the group is built for.
 
     Raises:
-        ValueError: A size is missing or below 1.
+        ValueError: A size is missing or below 1, or the two sizes of a discrete action differ.
 
     Example:
         >>> AgentGroup(n_agents=3, obs_dim=5, action_dim=2).group
@@ -46,13 +46,20 @@ class AgentGroup:
     obs_dim: ObsDim = 0
     """Features of an observation, or its shape: an image is ``(C, H, W)``."""
     action_dim: int = 0
-    """Features of an action: ``D`` of a continuous one, ``A`` of a discrete one; of several choices
-    at once the sum of theirs."""
+    """Features of an action: ``D`` of a continuous one; of a discrete one ``A``, of several choices
+    at once the sum of theirs, which need not be given."""
     n_actions: int | tuple[int, ...] | None = None
     """``A`` of discrete actions (int64 or one-hot); the number of each of several choices at once
     (int64); ``None`` for continuous ones."""
 
     def __post_init__(self) -> None:
+        if self.n_actions is not None and not self.action_dim:
+            object.__setattr__(self, "action_dim", sum(self.choices))
+        if self.n_actions is not None and self.action_dim != sum(self.choices):
+            raise ValueError(
+                f"Expected action_dim to be {sum(self.choices)}, the sum of n_actions="
+                f"{self.n_actions}, got {self.action_dim}; leave it out."
+            )
         check_size(n_agents=self.n_agents, obs_dim=min(self.obs_shape), action_dim=self.action_dim)
 
     @classmethod

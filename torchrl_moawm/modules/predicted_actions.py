@@ -36,7 +36,7 @@ class PredictedActions(TensorDictModuleBase):
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_moa_network
         >>> from torchrl_moawm.testing import make_batch
-        >>> model = make_moa_network(AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4))
+        >>> model = make_moa_network(AgentGroup(n_agents=3, obs_dim=5, n_actions=4))
         >>> PredictedActions([model])(make_batch((6,)))["agents", "predicted_actions"].shape
         torch.Size([6, 3, 8])
     """

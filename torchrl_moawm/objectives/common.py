@@ -11,9 +11,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm._keys import path_of
+from torchrl_moawm._ranks import n_ranks, rank_share
 from torchrl_moawm.functional import masked_mean
 from torchrl_moawm.objectives.batch import BatchView, optional_keys
-from torchrl_moawm.objectives.data_parallel import n_ranks, rank_share
 from torchrl_moawm.objectives.keys import GROUP_MASKS, OWN_MASKS, Keys
 from torchrl_moawm.objectives.masks import broadcast_mask, leaf_name, sample_mask
 from torchrl_moawm.objectives.scheduled import ScheduledLoss

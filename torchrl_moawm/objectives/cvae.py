@@ -59,7 +59,7 @@ class TeacherCVAELoss(AutoencoderLoss):
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_student, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> student, teacher = make_student(group, latent_dim=3), make_teacher(group, latent_dim=3)
         >>> loss = TeacherCVAELoss(student, teacher)
         >>> sorted(loss(make_batch()).keys())

@@ -61,7 +61,7 @@ class GuidedPolicyLoss(MultiAgentLoss):
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_actor, make_student, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> student, teacher = make_student(group, latent_dim=3), make_teacher(group, latent_dim=3)
         >>> encoders = {"latent_network": student[0], "teacher_network": teacher[0]}
         >>> loss = GuidedPolicyLoss(make_actor(group, latent_dim=3), **encoders)

@@ -45,7 +45,7 @@ class LossSum(ScheduledLoss):
         >>> from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
         >>> from torchrl_moawm.objectives import MOALoss, WorldModelLoss
         >>> from torchrl_moawm.testing import make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> total = LossSum(
         ...     {"moa": MOALoss(make_moa_network(group)),
         ...      "world_model": WorldModelLoss(make_world_model(group))},
@@ -69,7 +69,8 @@ class LossSum(ScheduledLoss):
         check_names(losses)
         self.rows = check_rows(rows or {}, losses)
         self.losses: Any = nn.ModuleDict(losses)
-        self._names = output_names(losses)
+        self.__dict__["_family"] = dict(losses)  # whose outputs get names beside each other
+        self._name_outputs()
         self._coeff_names: dict[str, str] = {}
         terms = [key for key in self._written_keys() if key.startswith("loss")]
         for term, coeff in (coeffs or {}).items():
@@ -93,17 +94,24 @@ class LossSum(ScheduledLoss):
         return sorted(keys, key=lambda key: key not in required)  # stable: the optional ones last
 
     def part(self, *names: str) -> LossSum:
-        """Some of the losses as a sum: the same modules and weights, the same shares of the rows.
+        """Some of the losses as a sum: the same modules, weights and names, the same rows.
 
         For losses that are minimised in some epochs only: ``total.part("policy", "value")``.
         """
         rows = {name: self.rows[name] for name in names if name in self.rows}
         part = LossSum({name: self.losses[name] for name in names}, rows=rows)
+        part.__dict__["_family"] = self._family
+        part._name_outputs()
         for term, coeff in self._coeff_names.items():
             if term in part._written_keys():
                 part.register_buffer(coeff, self._buffers[coeff])
                 part._coeff_names[term] = coeff
         return part
+
+    def _name_outputs(self) -> None:
+        """Names every output, beside those of the losses that a part was taken from."""
+        names = output_names(self._family)
+        self._names = {name: names[name] for name in self.losses}
 
     def _leaves(self) -> list[LossModule]:
         """The losses, those of a sum within the sum one by one."""
@@ -163,7 +171,7 @@ class LossSum(ScheduledLoss):
                 raise ValueError(f"None of the losses {list(self.losses)} has a key {name!r}.")
             for loss in having:
                 loss.set_keys(**{name: key})
-        self._names = output_names(self.losses)
+        self._name_outputs()
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -23,11 +23,11 @@ from torchrl_moawm._checks.tensors import (
     check_same_shape,
 )
 from torchrl_moawm._checks.values import check_sampled
+from torchrl_moawm._ranks import sum_over_ranks
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.data_parallel import sum_over_ranks
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required, zero_behind
 from torchrl_moawm.objectives.taken import check_taken
@@ -82,7 +82,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_actor
         >>> from torchrl_moawm.testing import make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> actor = make_actor(group, latent_dim=3)
         >>> sorted(ClipPPOPolicyLoss(actor)(make_batch()).keys())[3:5]
         ['loss_entropy', 'loss_objective']

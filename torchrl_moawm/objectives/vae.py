@@ -141,7 +141,7 @@ class TeacherVAELoss(AutoencoderLoss):
     Example:
         >>> from torchrl_moawm.modules import AgentGroup, make_teacher
         >>> from torchrl_moawm.testing import make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> loss = TeacherVAELoss(make_teacher(group, latent_dim=3))
         >>> sorted(loss(make_batch()).keys())[:2]
         ['loss_teacher_kl', 'loss_teacher_reconstruction']

@@ -21,12 +21,12 @@ from torchrl_moawm._checks.tensors import (
     check_option,
     check_same_shape,
 )
+from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, explained_variance
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.data_parallel import gather_rows
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import broadcast_mask, get_required
 

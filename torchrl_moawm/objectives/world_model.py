@@ -10,10 +10,10 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, unbroken_steps
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.data_parallel import gather_rows
 from torchrl_moawm.objectives.imagination import (
     end_keys,
     imagined,

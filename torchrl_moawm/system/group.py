@@ -193,6 +193,7 @@ class GroupSystem:
         )
         loss.set_keys(done=s.done_key, terminated=s.terminated_key, **self._reward)
         loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
+        loss.intrinsic = nn.ModuleList(self.rewards)  # so that the loss saves and moves their units
         return loss
 
     def _chosen(self, *names: str) -> dict[str, Any]:

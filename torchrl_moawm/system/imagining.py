@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_moawm._keys import name_of
+from torchrl_moawm._keys import SAMPLES, name_of
 from torchrl_moawm.envs import ImaginedEnv, RealStarts
 from torchrl_moawm.system.moawm import MOAWM
 from torchrl_moawm.transforms import PreviousStep
@@ -76,4 +76,4 @@ def imagine(env: EnvBase, policy: TensorDictModuleBase, steps: int) -> TensorDic
     with set_exploration_type(ExplorationType.RANDOM):
         batch = env.rollout(steps, policy, break_when_any_done=False)
     trusted: Any = ~batch["next", "truncated"].squeeze(-1)
-    return batch.set(("collector", "mask"), trusted)
+    return batch.set(SAMPLES, trusted)

@@ -96,14 +96,17 @@ class KeptSystem(ABC):
         Keyword Args:
             into: A system that gets the weights, where some of its networks are your own; ``None``
                 makes one.
-            device: Where it goes.
+            device: Where it goes; one that is given stays where it is.
             **modules: Settings that are modules, ``value_norm``; they are not in the file, what
-                they have counted is.
+                they have counted is. Not beside ``into``, which has its own.
 
         Raises:
+            TypeError: ``modules`` are given beside ``into``.
             SavedSystemError: The file is no saved system, is damaged, is of another version's form,
                 or does not fit; the message says what, and names what does not fit.
         """
+        if into is not None and modules:
+            raise TypeError(f"{sorted(modules)} would do nothing: the system given has its own.")
         content = read_saved(Path(path), device)
         system = into
         if system is None:

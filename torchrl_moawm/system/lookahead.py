@@ -44,6 +44,7 @@ class LookaheadPolicy(TensorDictModuleBase):
 
     Raises:
         ValueError: A number is below 1, or rewards are given beside an ensemble.
+        AttributeError: There are several groups, and none was named.
 
     References:
         Bertsekas, "Multiagent Rollout Algorithms and Reinforcement Learning", 2020 (one agent at a
@@ -65,7 +66,7 @@ class LookaheadPolicy(TensorDictModuleBase):
         super().__init__()
         check_size(candidates=candidates, horizon=horizon, samples=samples)
         self.__dict__["system"], self.__dict__["env"] = system, env
-        self.own = system[next(iter(system.groups)) if group is None else group]
+        self.own = system._only("look-ahead") if group is None else system[group]
         self.path = path_of(self.own.group)
         self.candidates, self.horizon = candidates, horizon
         self.samples, self.margin = samples, margin

@@ -31,8 +31,8 @@ def make_networks(
     group, privileged = own.group, layout.privileged
     others = [other.group for other in layout.groups if other is not own]
     hidden = privileged if settings.reconstruct == "privileged" else ()
-    if settings.reconstruct == "privileged" and not privileged:
-        raise ValueError("There is no privileged group that the student could reconstruct.")
+    if not privileged:
+        check_nobody_is_told(settings)
     head: Any = {"latent_dim": settings.latent_dim, "num_cells": settings.num_cells}
     coder: Any = {**head, "num_cells": settings.encoder_cells}
     if settings.act_on_predictions:
@@ -55,6 +55,22 @@ def make_networks(
     units = statistics.get(group.group)
     models = make_moa_networks(group, others, privileged, settings, units)
     return {**parts, "moa_networks": models}
+
+
+def check_nobody_is_told(settings: NetworkSettings) -> None:
+    """Refuses what would be of privileged groups where there are none.
+
+    Raises:
+        ValueError: The message names the setting.
+    """
+    said = {
+        "reconstruct='privileged'": settings.reconstruct == "privileged",
+        "teacher_privileged_only=True": settings.teacher_privileged_only,
+        "critic_privileged=True": settings.critic_privileged,
+    }
+    for setting, holds in said.items():
+        if holds:
+            raise ValueError(f"{setting} needs a group to be told of: privileged=[...].")
 
 
 def predicted_dim(group: AgentGroup, others: Sequence[AgentGroup]) -> int:

@@ -43,19 +43,23 @@ def make_rewards(
 
 
 def estimate(
-    loss: ClipPPOValueLoss, rewards: Sequence[IntrinsicReward], batch: TensorDictBase
+    loss: ClipPPOValueLoss,
+    rewards: Sequence[IntrinsicReward],
+    batch: TensorDictBase,
+    update: bool = True,
 ) -> None:
     """Writes advantage, value target and V_old into a batch.
 
     They are of the task's reward and of what the agents give themselves; the reward in the batch,
-    which the world model predicts, stays the task's.
+    which the world model predicts, stays the task's. What is imagined should not change the units
+    of the rewards: ``update=False``.
     """
     if not rewards:
         loss.value_estimator(batch)
         return
     paid = batch.clone(recurse=False)
     for reward in rewards:
-        reward(paid)
+        reward(paid, update)
     loss.value_estimator(paid)
     keys = loss.tensor_keys
     own = [("next", *reward.path, reward.name) for reward in rewards]

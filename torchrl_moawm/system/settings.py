@@ -1,4 +1,4 @@
-"""Settings of the losses."""
+"""Settings of networks and losses."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def check_loss_module(
         >>> from torchrl_moawm.modules import AgentGroup, make_world_model
         >>> from torchrl_moawm.objectives import WorldModelLoss
         >>> from torchrl_moawm.testing import check_loss_module, make_batch
-        >>> group = AgentGroup(n_agents=3, obs_dim=5, action_dim=4, n_actions=4)
+        >>> group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
         >>> check_loss_module(WorldModelLoss(make_world_model(group)), make_batch())
         {}
     """

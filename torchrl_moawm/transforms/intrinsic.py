@@ -9,7 +9,8 @@ from torch import Tensor
 from torchrl.envs import Transform
 from torchrl.modules import RunningValueNorm
 
-from torchrl_moawm._keys import path_of
+from torchrl_moawm._keys import SAMPLES, path_of
+from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import (
     ensemble_disagreement,
     squared_error_norm,
@@ -27,7 +28,9 @@ class IntrinsicReward(Transform):
     ``("next", group, name)`` ``[*B, N, 1]``, and adds ``coeff`` times it to the reward that is
     learned from, in standard deviations of all that it has seen (as in Burda et al., 2019: divided,
     not centred). Where there is one reward for the whole group it adds the mean over the agents.
-    Returns that are reported stay those of the task: ``RewardSum`` has run before.
+    Returns that are reported stay those of the task: ``RewardSum`` has run before. Padding, where
+    ``("collector", "mask")`` is False, is worth nothing and is not taken into the deviation; under
+    :func:`~torchrl_moawm.set_data_parallel` that is of the batches of all ranks.
 
     Args:
         name: Of the entry that is written.
@@ -38,6 +41,8 @@ class IntrinsicReward(Transform):
         normalize: Whether the reward is divided by its running standard deviation.
         reward_key: Under ``next``; ``None`` is the group's own.
     """
+
+    data_parallel = False
 
     def __init__(
         self,
@@ -58,14 +63,19 @@ class IntrinsicReward(Transform):
         raise NotImplementedError
 
     @torch.no_grad()
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Adds the reward to a batch."""
+    def forward(self, tensordict: TensorDictBase, update: bool = True) -> TensorDictBase:
+        """Adds the reward to a batch, which the deviation takes in unless ``update`` is False."""
         found, valid = self.intrinsic(tensordict)
+        samples = tensordict.get(SAMPLES, None)
+        if samples is not None:
+            valid = valid & samples.unsqueeze(-1)
         found = torch.where(valid, found, 0.0).unsqueeze(-1)  # [*B, N, 1]
         tensordict.set(("next", *self.path, self.name), found)
         if self.norm is not None:
-            if valid.any():
-                self.norm.update(found[valid])
+            if update:
+                rows = gather_rows(found[valid]) if self.data_parallel else found[valid]
+                if len(rows):
+                    self.norm.update(rows)
             found = found / self.norm.scale()
         reward = tensordict.get(("next", self.reward_key))
         if reward.ndim < found.ndim:

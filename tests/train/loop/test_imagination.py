@@ -34,6 +34,7 @@ IMAGINED = [
     "task=vmas/balance",
     "algorithm=moawm_imagined",
     "algorithm.model_cells=[8,8]",
+    "algorithm.curiosity_coeff=0.1",  # whose units are those of real batches
     *(
         f"algorithm.imagination.{name}"
         for name in (
@@ -157,6 +158,12 @@ def test_real_and_imagined_frames_are_counted_apart(whole):
     per_batch = 2 * 6 * 4
     assert list(counted.values()) == [0, 0, 0, per_batch, 2 * per_batch]
     assert math.isfinite(curve(whole, "imagined_reward")[240])
+
+
+def test_rewards_of_ones_own_are_in_units_of_the_real_batches(whole):
+    state = torch.load(whole / "checkpoint.pt", weights_only=True)["loss_module"]
+    (count,) = (value for key, value in state.items() if key.endswith("intrinsic.0.norm.count"))
+    assert count.item() == BATCHES * 60 * 4  # balance has four agents
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(whole, tmp_path):

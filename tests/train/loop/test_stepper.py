@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.benchmarks.runs import TINY, compose_config
 from torchrl_moawm.train.algorithms.make import make_algorithm
-from torchrl_moawm.train.loop.schedule import losses_by_epoch
-from torchrl_moawm.train.loop.stepper import PerNetworkStepper, check_trained
+from torchrl_moawm.train.loop.schedule import learning_rate, losses_by_epoch
+from torchrl_moawm.train.loop.stepper import PerNetworkStepper, check_trained, max_grad_norm
 from torchrl_moawm.train.loop.trainer import make_trainer
 from torchrl_moawm.train.tasks.environment import make_env
 
@@ -90,6 +90,14 @@ def test_each_network_is_clipped_by_itself():
     assert log["grad_norm_core"].item() == pytest.approx(0.2)
     assert log["grad_norm_auxiliary"].item() == pytest.approx(100.0)
     assert not log["loss_core"].requires_grad
+
+
+def test_a_name_that_begins_like_a_model_needs_no_setting_of_its_own():
+    """An algorithm of one's own has no ``student_lr``: its networks learn as the others do."""
+    config = compose_config(*TINY, "algorithm=mappo", "lr=5e-3", "max_grad_norm=0.7")
+    for name in ("student_policy", "teacher", "moa", "world_model_agents", "actor"):
+        assert learning_rate(config, name) == 5e-3
+        assert max_grad_norm(config, name) == 0.7
 
 
 def test_each_network_has_a_limit_of_its_own():

@@ -37,7 +37,9 @@ class Algorithm:
     advantage: Callable[[TensorDictBase], TensorDictBase]
     """Writes advantage and value target, once per collected batch."""
     networks: dict[str, nn.Module]
-    """By name; the gradient of each is clipped by itself."""
+    """By name; the gradient of each is clipped by itself. One whose name begins with ``moa``,
+    ``world_model``, ``student`` or ``teacher`` has the learning rate ``algorithm.<that>_lr``, where
+    there is one, and the others ``lr``."""
     auxiliary: dict[str, tuple[LossModule, int]] = field(default_factory=dict)
     """Other parts by name, each with the number of epochs of a batch in which it is minimised."""
     models: LossModule | None = None

@@ -7,7 +7,8 @@ from torchrl.envs import EnvBase
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
-from torchrl_moawm.modules import StoredActionLogProb, groups_of
+from torchrl_moawm.modules import AgentGroup, StoredActionLogProb, groups_of
+from torchrl_moawm.system.layout import return_keys
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
 
 
@@ -54,12 +55,11 @@ def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
         action=(group, "action"),
         sample_log_prob=(group, "action_log_prob"),
         value=(group, "state_value"),
-        reward=(group, "reward"),
         advantage=(group, "advantage"),
         value_target=(group, "value_target"),
     )
-    if (group, "done") in env.done_keys:  # each agent ends by itself
-        loss.set_keys(done=(group, "done"), terminated=(group, "terminated"))
+    ends = return_keys(env, AgentGroup.from_env(env, group))  # reward, and who ends by itself
+    loss.set_keys(**{name.removesuffix("_key"): key for name, key in ends.items()})
     loss.make_value_estimator(ValueEstimators.MAGAE, gamma=task.gamma, lmbda=task.lmbda)
     # TorchRL names what GAE reads, but not the advantage, which it computes again without a word
     # where that is missing: on shuffled minibatches, as if these were time

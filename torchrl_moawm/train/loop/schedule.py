@@ -21,10 +21,10 @@ def learning_rate(config: DictConfig, network: str) -> float:
     """Learning rate of a network at first.
 
     What actors and critics read, z, moves with the student. So the student is slower than the other
-    networks.
+    networks. An algorithm that has no rate for a kind of network trains it at ``lr``.
     """
     kind = next((name for name in (*MODELS, *LATENT) if network.startswith(name)), None)
-    return config.lr if kind is None else config.algorithm[f"{kind}_lr"]  # None: actor or critic
+    return config.algorithm.get(f"{kind}_lr", config.lr)  # kind None: actor or critic
 
 
 def constant_rates(config: DictConfig, networks: Iterable[str]) -> list[str]:

@@ -156,7 +156,8 @@ def check_trained(loss_module: nn.Module, networks: Mapping[str, nn.Module]) -> 
 
 def max_grad_norm(config: DictConfig, network: str) -> float:
     """Largest norm of a network's gradient: models of others and world have one of their own."""
-    return config.algorithm.model_max_grad_norm if is_model(network) else config.max_grad_norm
+    norm = config.algorithm.get("model_max_grad_norm") if is_model(network) else None
+    return config.max_grad_norm if norm is None else norm
 
 
 def make_stepper(

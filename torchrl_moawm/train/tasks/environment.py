@@ -7,13 +7,12 @@ from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
-from torchrl.envs import EnvBase, RewardScaling, TransformedEnv
+from torchrl.envs import EnvBase, RewardScaling
 
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env, with_transforms
 from torchrl_moawm.train.settings.own_code import find, find_for, is_code
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.agent_index import AgentIndex
-from torchrl_moawm.transforms import PreviousStep
 
 PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
@@ -142,12 +141,7 @@ def make_own(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
             f"{task.scenario} was asked for {num_envs} environments and gives a batch size of "
             f"{list(env.batch_size)}; torchrl.envs.SerialEnv makes one of several."
         )
-    transforms = env.transform if isinstance(env, TransformedEnv) else ()
-    return (
-        env
-        if any(isinstance(t, PreviousStep) for t in transforms)
-        else with_transforms(env, task.max_steps)
-    )
+    return with_transforms(env, task.max_steps)
 
 
 def check_own(scenario: str | None) -> None:

@@ -1,13 +1,14 @@
-"""The README's tables of figures, made from the committed results."""
+"""The tables of README and ``partners.md``, made from the committed results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from studies import partners_page
 from studies.partners_numbers import returns, share
-from studies.report import final, read, read_probes
+from studies.report import final, read, read_probes, rows
 from torchrl_moawm.train.metrics.curves import Runs
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +36,6 @@ COLUMNS = (
     ("at half", "trained_prey", 0.5),
 )
 """Heading, task, and the share of the frames at which the returns are taken."""
-
-
-def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown."""
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
 
 
 def partners_table(runs: Runs, probes: Runs) -> str:
@@ -105,29 +100,38 @@ def main_job_table(runs: Runs, regressed: Mapping[str, float]) -> str:
     return rows(["printed as", "value", "for comparison"], body)
 
 
-def tables() -> dict[str, str]:
-    """Every table of the README by the name in its marker."""
-    partners = RESULTS / "partners"
+def tables() -> dict[str, dict[str, str]]:
+    """Every table by its page and the name in its marker."""
+    folder = RESULTS / "partners"
+    partners = partners_page.Results(
+        read(folder), read_probes(folder), read_probes(folder, "informed")
+    )
     figures = json.loads((RESULTS / "attainable_navigation.json").read_text())["figures"]
     regressed = {name: row["attainable"] for name, row in figures.items()}
-    return {
-        "partners": partners_table(read(partners), read_probes(partners)),
+    of_the_readme = {
+        "partners": partners_table(partners.runs, partners.probes),
         "main job": main_job_table(read(RESULTS / "study"), regressed),
     }
+    return {"README.md": of_the_readme, "benchmarks/partners.md": partners_page.tables(partners)}
 
 
-def filled(text: str) -> str:
-    """The README with its tables as the results are."""
-    for name, table in tables().items():
+def filled(text: str, made: Mapping[str, str]) -> str:
+    """A page with its tables as the results are.
+
+    Raises:
+        ValueError: A table has no place in it.
+    """
+    for name, table in made.items():
         begin, marker, rest = text.partition(f"<!-- table: {name} -->\n")
         _, end, behind = rest.partition("\n<!-- end -->")
         if not marker or not end:
-            raise ValueError(f"The README has no table {name!r}.")
+            raise ValueError(f"The page has no table {name!r}.")
         text = begin + marker + table + end + behind
     return text
 
 
 def write() -> None:
-    """Writes the README."""
-    file = ROOT / "README.md"
-    file.write_text(filled(file.read_text()))
+    """Writes the tables into their pages."""
+    for page, made in tables().items():
+        file = ROOT / page
+        file.write_text(filled(file.read_text(), made))
