@@ -11,6 +11,7 @@ from tensordict.nn import TensorDictModule
 from torch import Tensor
 from torchrl.envs import EnvBase
 
+from oracles.navigation import check_navigation
 from oracles.simple_tag import GROUPS, rewards, scale_of
 
 NEAR = 0.2
@@ -35,7 +36,12 @@ def way_made(now: Tensor, after: Tensor) -> Tensor:
 
 
 def navigation(env: EnvBase) -> TensorDictModule:
-    """The rewards of VMAS navigation."""
+    """The rewards of VMAS navigation.
+
+    Raises:
+        ValueError: The environment is another.
+    """
+    check_navigation(env)
     keys = [("agents", "observation"), ("agents", "predicted_observation")]
     return TensorDictModule(way_made, keys, [("agents", "predicted_reward")])
 

@@ -12,6 +12,20 @@ from torchrl_moawm.envs import RealStarts, make_vmas_env
 SEED = 7_000_000
 
 
+def check_navigation(env: EnvBase) -> None:
+    """Refuses what is known of VMAS navigation for another environment.
+
+    Raises:
+        ValueError: It is another.
+    """
+    scenario = getattr(env, "scenario_name", type(env).__name__)
+    if scenario != "navigation":
+        raise ValueError(
+            f"This is of VMAS navigation, not of {scenario}: set algorithm.imagination.rewards, or "
+            "its model, to a function of yours."
+        )
+
+
 class NavigationStarts(RealStarts):
     """Begins episodes of the simulator where real ones have been.
 
@@ -47,7 +61,12 @@ def navigation(
     num_envs: int,
     max_disagreement: float | None = None,
 ) -> TransformedEnv:
-    """VMAS navigation itself, as ``make_imagined_env`` gives what the world models know of it."""
+    """VMAS navigation itself, as ``make_imagined_env`` gives what the world models know of it.
+
+    Raises:
+        ValueError: The environment is another.
+    """
+    check_navigation(env)
     n_agents = env.observation_spec["agents", "observation"].shape[-2]
     world = make_vmas_env("navigation", num_envs, seed=SEED, n_agents=n_agents, device=env.device)
     system.add_memory(world)

@@ -1,5 +1,6 @@
 """Known rewards are those of the environments themselves."""
 
+import pytest
 from mpe2 import simple_tag_v3
 from torch.testing import assert_close
 from torchrl.envs import RewardScaling
@@ -28,6 +29,12 @@ def test_those_of_navigation():
     assert between.float().mean() < 0.02
     assert_close(found[~between], expected[~between], rtol=1e-5, atol=1e-5)
     assert (expected[~between] < -0.5).any()
+
+
+def test_those_of_navigation_are_of_no_other_task():
+    env = make_vmas_env("balance", 2, max_steps=5, seed=0)
+    with pytest.raises(ValueError, match="of VMAS navigation, not of balance"):
+        known_rewards.navigation(env)
 
 
 def test_those_of_simple_tag():

@@ -8,7 +8,7 @@ import pytest
 from tests.docs.pages import directives
 
 MODULES = ("", ".functional", ".modules", ".objectives", ".transforms", ".envs", ".system")
-MODULES = [f"torchrl_moawm{name}" for name in (*MODULES, ".testing")]
+MODULES = [f"torchrl_moawm{name}" for name in (*MODULES, ".testing", ".train")]
 
 
 def found(name):
