@@ -22,7 +22,7 @@ TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
     "moawm_taught_no_kl",
     "moawm_taught_gradient",
-    "moawm_taught_told_critic",
+    "moawm_taught_plain_critic",
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 TASKS = ("rendezvous", "opposite", "simple_tag")

@@ -32,7 +32,7 @@ ORDER = (
     "moawm_taught_not_acting",
     "moawm_taught_no_kl",
     "moawm_taught_gradient",
-    "moawm_taught_told_critic",
+    "moawm_taught_plain_critic",
     "moawm_taught_predicting",
 )
 Array = NDArray[np.float64]

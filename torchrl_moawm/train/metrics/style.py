@@ -76,7 +76,7 @@ LOOKS = {
     "meliba": Look(PURPLE),
     "moawm_teacher_first": Look(ORANGE, "-"),
     "moawm_trained_student": Look(GREEN, ":"),
-    "moawm_taught_told_critic": Look(GREY, "-."),
+    "moawm_taught_plain_critic": Look(GREY, "-."),
     "moawm_taught_predicting": Look(SKY, "--"),
     "moawm_oracle": Look(BLACK, "-."),
     "moawm_known_rewards": Look(PURPLE, ":"),
