@@ -185,6 +185,20 @@ def switching_table(results: Results) -> str:
     return rows(["task", *(f"`{agent}`" for agent in agents)], body)
 
 
+def limit_table(results: Results) -> str:
+    """The oracle where it is told, and where a filter tells it."""
+    head = ["task", "oracles", "filter right at the end", "`type_oracle`, same episodes"]
+    body = []
+    for task in TASKS:
+        found = results.informed[task]["type_oracle"]
+        right = np.mean([each["accuracy"]["held_out"][-1] for each in found])
+        told, informed = (
+            np.array([each[name]["held_out"] for each in found]) for name in ("oracle", "returns")
+        )
+        body.append([task, str(len(found)), f"{right:.2f}", mean(told), mean(informed)])
+    return rows([*head, "informed by the filter"], body)
+
+
 def tables(results: Results) -> dict[str, str]:
     """Every table of the page by the name in its marker."""
     return {
@@ -192,4 +206,5 @@ def tables(results: Results) -> dict[str, str]:
         "leads": leads_table(results),
         "parts": parts_table(results),
         "switching": switching_table(results),
+        "limit": limit_table(results),
     }

@@ -8,8 +8,11 @@ from tests.docs.pages import PAGES, names, read
 from torchrl_moawm import functional, objectives, testing
 
 LOSSES = [
-    name for name in objectives.__all__ if hasattr(getattr(objectives, name), "_AcceptedKeys")
+    name
+    for name in objectives.__all__
+    if hasattr(getattr(objectives, name), "_AcceptedKeys") and name != "MultiAgentLoss"
 ]
+"""All but the base, which has no formula."""
 
 
 def table(page, number=0):

@@ -60,7 +60,7 @@ def test_digits_follow_the_size_of_a_return():
     assert partners_page.signed(np.array([53.2]), np.array([52.9])) == "+0.30 [+0.30, +0.30]"
 
 
-@pytest.mark.parametrize("table", ["results", "leads", "parts", "switching"])
+@pytest.mark.parametrize("table", ["results", "leads", "parts", "switching", "limit"])
 def test_the_committed_tables_are_whole(table):
     """Every task and agent has its row, and no cell is a number that there is not."""
     from studies import page_tables
