@@ -5,10 +5,13 @@ import torch
 from tensordict.nn import TensorDictModule
 from torch.testing import assert_close
 from torchrl.collectors import Collector
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import StepCounter, TransformedEnv
 from torchrl.envs.utils import RandomPolicy, check_env_specs
 
+from tests import kinds
 from tests.envs.linear_world import GROUPS, after, ensemble_model, make_world, perfect_model
+from tests.kinds import KINDS, Kinds, make_kind
 from torchrl_moawm import PreviousStep
 from torchrl_moawm.envs import ImaginedEnv, RealStarts, make_pettingzoo_env
 
@@ -70,6 +73,70 @@ def test_what_the_members_do_not_agree_on_is_truncated():
     }  # of half a standard deviation
     env = imagined(ensemble_model(1.0), 3, lambda _: start, max_disagreement=1.6, units=in_units)
     assert env.rollout(1, break_when_any_done=False)["next", "truncated"].all()
+
+
+def still(group, pays=6.0, goes_on=9.0):
+    """A model in which nothing moves, everybody expects a reward, and to go on."""
+
+    def model(seen, action):
+        full = torch.ones(*seen.shape[:-1], 1)
+        return seen, pays * full, goes_on * full
+
+    read = [(*group, "observation"), (*group, "action")]
+    written = ("observation", "reward", "continue")
+    return TensorDictModule(model, read, [(*group, f"predicted_{name}") for name in written])
+
+
+@pytest.mark.parametrize("kind", ["dying", "pausing", "in turns", "one leaves"])
+def test_who_waits_or_was_gone_ends_nothing(kind):
+    """Those who are there are so in imagination, and act; the dead stay dead."""
+    world, group = make_kind(kind, num_envs=3, continuous=True), ("agents",)
+    real = world.rollout(5, break_when_any_done=False).reshape(-1)
+    there = kinds.there(real, group)
+    real, there = real[there.any(-1)], there[there.any(-1)]
+    env = TransformedEnv(ImaginedEnv(still(group), world, len(real)), PreviousStep())
+    env.append_transform(RealStarts(lambda n: real[:n]))
+    batch = env.rollout(3, break_when_any_done=False)
+    assert torch.equal(batch["agents", "mask"], there.unsqueeze(1).expand(-1, 3, -1))
+    assert not batch["next", "terminated"].any()
+    ended = batch["next", "agents", "terminated"].squeeze(-1)
+    assert torch.equal(ended, ~there.unsqueeze(1).expand(-1, 3, -1))
+
+
+def test_without_ends_of_their_own_the_end_of_one_who_is_there_is_that_of_all():
+    class OfAll(Kinds):  # says who acts, and no agent's own end
+        def _state(self, t):
+            out = super()._state(t)
+            return out.exclude(*[("agents", x) for x in ("done", "terminated", "truncated")])
+
+        def _step(self, tensordict):
+            return super()._step(tensordict)
+
+    world = OfAll(KINDS["dying"], num_envs=3, continuous=True)
+    ends = world.full_done_spec
+    del ends["agents"]
+    world.full_done_spec = ends
+    world = TransformedEnv(world, PreviousStep())
+    for goes_on, over in ((9.0, False), (-9.0, True)):
+        env = ImaginedEnv(still(("agents",), goes_on=goes_on), world, 2)
+        now = env.reset()
+        now["agents", "mask"] = torch.tensor([[True, True, False], [True, False, False]])
+        after = env.step(env.rand_action(now))["next"]
+        assert (after["terminated"] == over).all()
+
+
+def test_the_reward_of_a_team_is_what_those_who_are_there_expect():
+    class Team(Kinds):  # one reward at the root
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set("reward", out["agents", "reward"].sum(-2)).exclude(("agents", "reward"))
+
+    world = Team(KINDS["dying"], num_envs=3, continuous=True)
+    world.full_reward_spec = Composite(reward=Unbounded((3, 1)), shape=(3,))
+    env = ImaginedEnv(still(("agents",)), TransformedEnv(world, PreviousStep()), 3)
+    now = env.reset()
+    now["agents", "mask"] = torch.tensor([[True] * 3, [True, True, False], [True, False, False]])
+    assert env.step(env.rand_action(now))["next", "reward"].flatten().tolist() == [6.0] * 3
 
 
 def test_one_model_cannot_disagree():

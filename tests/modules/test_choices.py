@@ -254,3 +254,8 @@ def test_agents_with_other_numbers_are_refused():
     env.action_spec = Composite(agents=Composite(action=one, shape=(2, 3)), shape=(2,))
     with pytest.raises(ValueError, match="other numbers of actions"):
         MOAWM.from_env(TransformedEnv(env, PreviousStep()))
+
+
+def test_one_choice_in_a_list_is_refused():
+    with pytest.raises(ValueError, match="one choice in a list: say it as a Categorical"):
+        MOAWM.from_env(make_env(choices=(5,)))

@@ -375,6 +375,8 @@ def test_named_by_a_word():
     assert loss.value_estimator.gamma == 0.5
     with pytest.raises(ValueError, match="got 'gae'"):
         loss.make_value_estimator("gae")
+    with pytest.raises(ValueError, match="skip_existing would do nothing"):
+        loss.make_value_estimator(skip_existing=True)
 
 
 def test_single_agent_estimators_are_refused():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import TensorDict, lazy_stack
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.testing import assert_close
@@ -14,6 +14,7 @@ from tests.objectives.factory import (
     OBS,
     A,
     N,
+    Z,
     batch64,
     make_cvae,
     make_moa,
@@ -213,6 +214,35 @@ def test_normalised_are_those_who_act(waiting):
     for n in range(N):
         own = advantage[..., n][mask[..., n]]
         assert_close(found[..., n][mask[..., n]], (own - own.mean()) / own.std())
+
+
+@pytest.mark.parametrize("key", [("agents", "deep", "z"), ("hidden", "z"), "z"])
+def test_a_field_is_masked_wherever_it_is_kept(key, generator):
+    """A centralised critic would read what stands behind the mask."""
+    net = torch.nn.Linear(N * (OBS + Z), 1).double()
+
+    def value(seen, z):
+        everybody = torch.cat([seen, z], -1).flatten(-2)
+        return net(everybody).unsqueeze(-2).expand(*seen.shape[:-1], 1)
+
+    keys = [("agents", "observation"), key]
+    loss = ClipPPOValueLoss(TensorDictModule(value, keys, [("agents", "state_value")]))
+    loss.set_keys(latent=key)
+    batch = batch64((4, 6), dead_fraction=0.4, generator=generator)
+    there, z = batch["agents", "mask"].unsqueeze(-1), batch["agents", "latent"]
+    found = []
+    for behind in (0.0, 100.0):
+        batch[key] = torch.where(there, z, behind)
+        found.append(loss(batch)["loss_value"])
+    assert_close(*found)
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_a_batch_stacked_lazily_is_the_batch(time, generator):
+    batch = batch64((4, 4), dead_fraction=0.2, generator=generator)
+    for loss in (make_policy().double(), make_value().double(), make_moa().double()):
+        lazy = lazy_stack(list(batch.unbind(time)), time)
+        assert_close(loss(lazy).to_dict(), loss(batch).to_dict())
 
 
 # ------------------------------------------------------------------------- nested groups

@@ -77,6 +77,24 @@ def test_the_contract(action_type):
     check_loss_module(make(action_type), make_batch(action_type=action_type))
 
 
+def test_an_actor_that_reads_no_latent_of_that_name_is_refused():
+    """Both policies would be on the stored z, and the loss 0."""
+    network = TensorDictModule(lambda z: z, [("agents", "belief")], [("agents", "logits")])
+    head = ProbabilisticTensorDictModule(
+        {"logits": ("agents", "logits")}, [("agents", "action")], distribution_class=Categorical
+    )
+    encoders = encoder("latent_loc", 0.0), encoder("teacher_loc", 1.0)
+    loss = GuidedPolicyLoss(
+        ProbabilisticTensorDictSequential(network, head),
+        latent_network=encoders[0],
+        teacher_network=encoders[1],
+    )
+    zeros = torch.zeros(4, 2, 2)
+    batch = TensorDict({("agents", name): zeros for name in ("observation", "belief")}, [4])
+    with pytest.raises(KeyError, match=r"reads no \('agents', 'latent'\)"):
+        loss(batch)
+
+
 def test_who_does_not_act_does_not_count():
     loss, batch = make(reduction="none"), make_batch((6,))
     acts = torch.rand(6, 3) < 0.5

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, Normal
+from torchrl.modules import OneHotCategorical
 
 from torchrl_moawm.objectives.predictions import (
     CategoricalPrediction,
@@ -56,6 +57,11 @@ def test_the_nll_of_a_gaussian_is_summed_over_the_features():
     expected = math.log(2.0) + 0.5 + math.log(0.5) + math.log(2 * math.pi)
     torch.testing.assert_close(prediction.nll(ACTION), real([[[expected]]]))
     assert prediction.logs(ACTION) == {}
+
+
+def test_a_distribution_of_one_hot_actions_gets_them():
+    found = DistributionPrediction(OneHotCategorical(logits=LOGITS)).nll(TARGET)
+    torch.testing.assert_close(found, CategoricalPrediction(LOGITS).nll(TARGET))
 
 
 def test_the_nll_of_a_distribution_is_its_own():

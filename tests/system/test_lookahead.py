@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.envs.linear_world import GROUPS, make_world
+from tests.kinds import make_kind
 from torchrl_moawm import MOAWM
 from torchrl_moawm.system import LookaheadPolicy
 
@@ -120,6 +121,32 @@ def test_returns_by_hand():
 def test_numbers_below_one_are_refused(name):
     with pytest.raises(ValueError, match=name):
         make(**{name: 0})
+
+
+class Fatal(torch.nn.Module):
+    """Actions above 0 pay 4 and end the agent; others pay 2, and it goes on."""
+
+    def forward(self, observation, action):
+        deadly = action[..., :1] > 0.0
+        return observation, torch.where(deadly, 4.0, 2.0), torch.where(deadly, -9.0, 9.0)
+
+
+def test_who_would_be_dead_earns_nothing_more():
+    """With a value of 5 to go on is worth 7 and to die 4, though the episode goes on."""
+    env = make_kind("dying", num_envs=4, continuous=True)
+    system = MOAWM.from_env(env, num_cells=(8,), gamma=1.0, joint_world_model=True)
+    one, own = system["agents"], [("agents", name) for name in ("observation", "action")]
+    written = [("agents", f"predicted_{name}") for name in ("observation", "reward", "continue")]
+    one.world_model = TensorDictModule(Fatal(), own, written)
+    one.critic = TensorDictModule(
+        lambda seen: torch.full((*seen.shape[:-1], 1), 5.0), own[:1], [("agents", "state_value")]
+    )
+    lookahead = LookaheadPolicy(system, env, candidates=8, horizon=1)
+    acted = deterministic(lookahead, env.reset())
+    chosen = acted["agents", "action"]
+    assert (chosen[..., 0] <= 0.0).all()
+    dist = one.actor.get_dist(acted.clone())
+    assert_close(acted["agents", "action_log_prob"], dist.log_prob(chosen))
 
 
 def test_of_several_groups_one_is_named():

@@ -7,6 +7,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env
+from torchrl_moawm.modules import AgentGroup, make_moa_network, make_world_model
 from torchrl_moawm.system.rewards import estimate
 
 KEYS = [("agents", name) for name in ("advantage", "value_target")]
@@ -64,6 +65,17 @@ def test_their_units_are_those_of_real_batches_and_go_with_the_losses():
     assert max(value.max() for key, value in before.items() if "count" in key) == batch.numel() * 4
     estimate(one.loss_module["value"], one.rewards, batch.clone(), update=False)
     assert all(torch.equal(counted[key], value) for key, value in before.items())
+
+
+def test_they_are_of_the_networks_that_were_put_in():
+    env = make_vmas_env("navigation", 4, max_steps=10, seed=0, continuous_actions=False)
+    system = MOAWM.from_env(env, num_cells=(16,), curiosity_coeff=0.1, influence_coeff=0.1)
+    group = AgentGroup.from_env(env)
+    system.world_model = make_world_model(group, num_cells=(8,))
+    system.moa_network = make_moa_network(group, num_cells=(8,))
+    influence, curiosity = system["agents"].rewards
+    assert curiosity.world_model is system.world_model
+    assert influence.networks["agents",] is system.moa_network
 
 
 def test_by_default_there_are_none():

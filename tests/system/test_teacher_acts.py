@@ -5,11 +5,13 @@ import torch
 from tensordict import TensorDict
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from tests import kinds
+from tests.kinds import KINDS, make_kind
 from tests.objectives.factory import ACTION_TYPES, N, Z, actor, agent_group, shaken, student
 from tests.system.test_privileged import environment, make
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss
 from torchrl_moawm.envs import make_vmas_env
-from torchrl_moawm.modules import ScheduledLatent, make_teacher
+from torchrl_moawm.modules import ScheduledLatent, make_teacher, path_of
 from torchrl_moawm.objectives import split_at
 from torchrl_moawm.testing import make_batch
 
@@ -53,6 +55,22 @@ def test_it_goes_on_where_it_was_saved():
     module.step(30)
     other.load_state_dict(module.state_dict())
     assert other.share == module.share < 1.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teacher_that_acts_has_read_what_the_losses_read(kind):
+    """At the step after a death the environment still shows what the dead agent saw last."""
+    torch.manual_seed(0)
+    env = make_kind(kind, num_envs=3, continuous=True)
+    system = MOAWM.from_env(env, num_cells=(8,), act_on="mean", teacher_frames=10**6)
+    with set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(14, system.policy, break_when_any_done=False)
+    for one in system.groups.values():
+        loss, group = one.loss_module["value"], path_of(one.group)
+        read = loss.teacher_network(loss._view(batch).inputs(loss.teacher_network))
+        acted, real = batch[(*group, "teacher_loc")], kinds.acts(batch, group)
+        torch.testing.assert_close(read[(*group, "teacher_loc")][real], acted[real])
 
 
 def test_an_acting_teacher_reads_what_exists_before_anybody_acts():

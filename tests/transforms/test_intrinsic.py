@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModule
 from torch.testing import assert_close
 
 from tests.functional.test_influence import of_choices, of_gaussians
-from torchrl_moawm import MOALoss
+from torchrl_moawm import MOALoss, WorldModelLoss
 from torchrl_moawm.modules import (
     AgentGroup,
     GroupStatistics,
@@ -200,6 +200,21 @@ def test_padding_is_worth_nothing_and_spoils_nothing(reward):
     for name in (reward, "reward"):
         assert_close(found["next", "agents", name][:1], alone["next", "agents", name])
     assert (found["next", "agents", reward][1:] == 0).all()
+
+
+def test_curiosity_reads_what_the_losses_read():
+    """What the dead leave behind as their actions is nothing that a model was trained on."""
+    world = make_world_model(group_of("categorical"), num_cells=(8,)).double()
+    for parameter in world.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    batch = batch_of("categorical", dead_fraction=0.4)
+    there = batch["agents", "mask"]
+    batch["agents", "action"][~there] = A - 1
+    del batch["next", "agents", "observation_mask"]
+    expected = WorldModelLoss(world, reduction="none")(batch)["loss_obs"]
+    found = Curiosity(world, normalize=False)(batch)["next", "agents", "curiosity"].squeeze(-1)
+    assert_close(found[there], expected[there])
+    assert (found[~there] == 0).all()
 
 
 def test_what_is_imagined_leaves_the_units_alone():

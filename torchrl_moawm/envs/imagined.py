@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase, ModelBasedEnvBase, Transform
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import ensemble_disagreement
-from torchrl_moawm.transforms.groups import Path, action_groups
+from torchrl_moawm.transforms.groups import Path, action_groups, who
 
 NAMES = "predicted_observation", "predicted_reward"
 """What a model has to write of every group."""
@@ -134,15 +134,20 @@ class ImaginedEnv(ModelBasedEnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         outputs = self.world_model(tensordict.select(*self.world_model.in_keys))
         result, member = self._blank(), self._draw_members(outputs)
+        team: list[tuple[Tensor, Tensor]] = []
         for path in self.paths:
             found = [self._predicted(outputs, (*path, name), member) for name in NAMES]
-            now, acts = (tensordict.get((*path, x), None) for x in ("observation", "mask"))
-            found = found if acts is None else [x * acts.unsqueeze(-1) for x in found]
+            now, there = (tensordict.get((*path, x), None) for x in ("observation", "mask"))
+            there = torch.ones_like(found[1][..., 0], dtype=torch.bool) if there is None else there
+            found = [torch.where(there.unsqueeze(-1), x, 0.0) for x in found]
             result.set((*path, "observation"), found[0].view_as(now))
             if (*path, "reward") in self.reward_keys:
                 result.set((*path, "reward"), found[1])
-            else:  # of the whole team, at the root
-                result.set("reward", found[1].mean(-2))
+            else:
+                team.append((found[1], there.unsqueeze(-1)))
+        if team:  # one reward for all, at the root: what those who are there expect of it
+            expected, counted = (torch.cat(x, -2).sum(-2) for x in zip(*team, strict=True))
+            result.set("reward", expected / counted.clamp_min(1))
         self._end(outputs, tensordict, result)
         return result
 
@@ -166,18 +171,20 @@ class ImaginedEnv(ModelBasedEnvBase):
     ) -> None:
         """Writes who has ended, and whose step is not to be trusted."""
         flags = list(map(unravel_key, self.full_done_spec.keys(True, True)))
-        own, gone = [], []
+        own, gone, ends = [], [], []
         for path in self.paths:
-            ended = self._ended(outputs, tensordict, path)
+            ended, there = self._ended(outputs, tensordict, path)
             own.append((*path, "terminated") in flags)
-            gone.append(ended)
+            ends.append(ended & there)
+            gone.append(ended | ~there)
             if (*path, "mask") in self.observation_spec.keys(True, True):
-                result.set((*path, "mask"), ~ended.squeeze(-1))
+                result.set((*path, "mask"), ~gone[-1].squeeze(-1))
             if own[-1]:
-                result.set((*path, "terminated"), ended)
-                result.set((*path, "done"), ended)
-        everybody = torch.cat(gone, -2)  # [E, N, 1]
-        terminated = everybody.all(-2) if all(own) else everybody.any(-2)
+                result.set((*path, "terminated"), gone[-1])
+                result.set((*path, "done"), gone[-1])
+        terminated = torch.cat(gone, -2).all(-2)  # [E, 1]
+        if not all(own):  # the end of one is that of the episode, but who was gone ends nothing
+            terminated = terminated | torch.cat(ends, -2).any(-2)
         truncated = torch.zeros_like(terminated)
         if self.max_disagreement is not None:
             truncated = self._disagreement(outputs) > self.max_disagreement
@@ -186,13 +193,15 @@ class ImaginedEnv(ModelBasedEnvBase):
         result.set("done", terminated | truncated)
 
     @staticmethod
-    def _ended(outputs: TensorDictBase, tensordict: TensorDictBase, path: Path) -> Tensor:
-        """Who does not go on, ``[E, N, 1]``: by the model's logits, or because it was gone."""
+    def _ended(
+        outputs: TensorDictBase, tensordict: TensorDictBase, path: Path
+    ) -> tuple[Tensor, Tensor]:
+        """Whom the model's logits end, and who was there, ``[E, N, 1]`` each."""
         logits = outputs.get((*path, "predicted_continue"), None)
-        reward = outputs.get((*path, "predicted_reward"))
-        ended = torch.zeros_like(reward, dtype=torch.bool) if logits is None else logits < 0.0
-        acts = tensordict.get((*path, "mask"), None)
-        return ended if acts is None else ended | ~acts.unsqueeze(-1)
+        none = torch.zeros_like(outputs.get((*path, "predicted_reward")), dtype=torch.bool)
+        there = tensordict.get((*path, "mask"), None)
+        ended = none if logits is None else logits < 0.0
+        return ended, ~none if there is None else there.unsqueeze(-1)
 
     def _disagreement(self, outputs: TensorDictBase) -> Tensor:
         """Mean over all agents, ``[E, 1]``."""
@@ -208,7 +217,8 @@ class RealStarts(Transform):
     """Begins imagined episodes where real ones have been.
 
     At a reset it writes every entry that it is given and that the environment has: observations,
-    the previous step, the states of memories. It is the last of the transforms, for those before it
+    the previous step, the states of memories. ``mask`` says who is there: where nobody says whose
+    turn it is, everybody acts who is. It is the last of the transforms, for those before it
     write what a new episode begins with.
 
     Args:
@@ -226,6 +236,8 @@ class RealStarts(Transform):
         written = self.parent.full_observation_spec.keys(True, True)
         for key in written:
             entry = starts.get(key, None)
+            if entry is not None and key[-1] == "mask":
+                entry = who(starts, key[:-1])[0]
             if entry is not None:
                 tensordict_reset.set(key, entry)
         return tensordict_reset

@@ -20,10 +20,17 @@ LARGEST_BOUND = 1e6
 def read_action(specs: Any, path: tuple[str, ...]) -> TensorSpec:
     """The spec of a group's action, which has to be of a kind that an actor can serve."""
     spec, key = one_shape(specs, path, "action"), (*path, "action")
+    if isinstance(spec, MultiCategorical) and spec.shape[-1] == 1:
+        raise ValueError(f"{key} is one choice in a list: say it as a Categorical of its own.")
     if type(spec) in DISCRETE or isinstance(spec, MultiCategorical):
         return spec
     if isinstance(spec, Bounded) and spec.dtype.is_floating_point:
         check_dtype(key, spec.dtype)
+        if len(spec.shape) != len(specs.shape) + 2:
+            raise ValueError(
+                f"Expected {key} of shape {[*specs.shape, 'N', 'D']}, a row of features for each "
+                f"agent, got {list(spec.shape)}: reshape it in the environment."
+            )
         for name in ("low", "high"):
             _bound(path, name, spec)
         return spec

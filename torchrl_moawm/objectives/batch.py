@@ -174,6 +174,8 @@ class BatchView:
         if name in FLAGS:
             return None
         group = self.group_of(key)
+        if group is None and key in self.keys.fields:  # a field of the loss, wherever it is kept
+            group = self.keys.group
         if group is None:
             return self.samples
         path = (*key, name)

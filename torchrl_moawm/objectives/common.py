@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
@@ -169,6 +169,8 @@ class MultiAgentLoss(ScheduledLoss):
 
     def _view(self, tensordict: TensorDictBase) -> BatchView:
         """The batch as this loss reads it."""
+        if isinstance(tensordict, LazyStackedTensorDict):  # TorchRL's select would turn it around
+            tensordict = tensordict.contiguous()
         role = "" if self.loss_mask_key == "auto" else f"{self._keys.owner} (loss_mask_key)"
         samples = sample_mask(tensordict, self._loss_mask_keys(), role)
         return BatchView(self._keys, tensordict, samples)

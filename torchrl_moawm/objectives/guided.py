@@ -122,6 +122,8 @@ class GuidedPolicyLoss(MultiAgentLoss):
         self, view: BatchView, inputs: TensorDictBase, encoder: TensorDictModuleBase, name: str
     ) -> list[Tensor]:
         """Parameters of the policy on an encoder's mean, ``[*B, N, ...]``."""
+        if self._latent not in map(unravel_key, self.actor_network.in_keys):
+            raise KeyError(f"The actor reads no {self._latent!r}, so it has no policy on it.")
         encoded = encoder(view.inputs(encoder))
         z = get_required(encoded, self._key(name), "An encoder")
         inputs = inputs.copy()

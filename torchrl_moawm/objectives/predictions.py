@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.nn.functional import one_hot
+from torchrl.modules import MaskedOneHotCategorical, OneHotCategorical
 
 from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
@@ -88,5 +90,7 @@ class DistributionPrediction(Prediction):
             self.n_actions = self.dist.logits.shape[-1]
 
     def nll(self, target: Tensor) -> Tensor:
-        """The distribution's own."""
+        """The distribution's own; one of one-hot actions gets them back from their index."""
+        if isinstance(self.dist, (OneHotCategorical, MaskedOneHotCategorical)):
+            target = one_hot(target, self.n_actions)
         return -self.dist.log_prob(target)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tensordict import unravel_key
+from tensordict import TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import StoredActionLogProb
 from torchrl_moawm.objectives import split_at
+from torchrl_moawm.transforms.groups import real_inputs
 
 if TYPE_CHECKING:
     from torchrl_moawm.system.group import GroupSystem
@@ -49,7 +50,23 @@ def latent_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
         return split_at(system.student, (*path_of(system.group), "latent"))[0]
     if system.scheduled is None:
         return mean_modules(system)
-    return [*student_encoder(system), *teacher_encoder(system), system.scheduled]
+    return [*student_encoder(system), ReadsWhatIsReal(teacher_encoder(system)), system.scheduled]
+
+
+class ReadsWhatIsReal(TensorDictModuleBase):
+    """A network that reads of others, when it acts, what the losses let it read of them.
+
+    At the step after a death an environment may still show what the dead agent saw last.
+    """
+
+    def __init__(self, network: TensorDictModuleBase) -> None:
+        super().__init__()
+        self.network, self.in_keys, self.out_keys = network, network.in_keys, network.out_keys
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes what the network writes."""
+        written = self.network(real_inputs(tensordict, self.in_keys))
+        return tensordict.update(written.select(*self.out_keys))
 
 
 def mean_modules(system: GroupSystem) -> list[TensorDictModuleBase]:

@@ -78,6 +78,8 @@ class GroupSystem:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in PARTS and {"policy", "loss_module"} & self.__dict__.keys():
             raise RuntimeError(f"Replace {name} before policy or loss_module is first used.")
+        if name in PARTS:
+            self.__dict__.pop("rewards", None)  # which were of the parts as they were
         if name == "moa_network":
             self.moa_networks[name_of(self.group)] = value
         else:

@@ -92,7 +92,9 @@ class LookaheadPolicy(TensorDictModuleBase):
         best = self._best(self._returns(tensordict, considered))  # [E, N]
         rows = torch.arange(len(mode), device=mode.device)
         chosen = [considered[rows, i, best[:, i], i] for i in range(n_agents)]
-        return acted.set(action, torch.stack(chosen, 1))
+        acted.set(action, torch.stack(chosen, 1))
+        dist = self.own.actor.get_dist(acted.copy())
+        return acted.set((*self.path, "action_log_prob"), dist.log_prob(acted.get(action)))
 
     def _best(self, returns: Tensor) -> Tensor:
         """The candidate of each agent, ``[E, N]``, of their returns ``[E, N, K, M]``."""
@@ -119,7 +121,9 @@ class LookaheadPolicy(TensorDictModuleBase):
                 step = world.step(step)
                 earned = discount * step.get(("next", *self.path, "reward"))
                 total = total + alive * earned
-                goes_on = ~step.get(("next", "terminated")).unsqueeze(-1)
+                own = step.get(("next", *self.path, "terminated"), None)  # who ends by itself
+                ended = step.get(("next", "terminated")).unsqueeze(-1) if own is None else own
+                goes_on = ~ended
                 alive, discount = alive * goes_on, discount * self.own.settings.gamma
                 step = self.system.policy(world.step_mdp(step))
         value = self.own.critic(step).get((*self.path, "state_value"))

@@ -1,5 +1,8 @@
 """The groups of an environment: which they are, who is there, who acts, who is reset."""
 
+from collections.abc import Iterable
+
+import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from torch import Tensor
 from torchrl.data import Composite
@@ -33,6 +36,25 @@ def who(tensordict: TensorDictBase, group: Path) -> tuple[Tensor | None, Tensor 
         if mask is None or there is mask:
             return there, there
     return there, there if mask is None else mask & there
+
+
+def real_inputs(tensordict: TensorDictBase, keys: Iterable[NestedKey]) -> TensorDictBase:
+    """A shallow copy with what a network reads of step t, 0 where it is not real.
+
+    An action is real where its agent acts, whatever else a group has where it is there: what
+    :class:`~torchrl_moawm.objectives.batch.BatchView` gives the losses. Entries of t-1
+    (``previous_*``) are left as :class:`~torchrl_moawm.transforms.PreviousStep` writes them.
+    """
+    inputs = tensordict.select(*keys)
+    for key in map(unravel_key, keys):
+        if is_root(key) or key[-1].startswith("previous_"):
+            continue
+        there, acts = who(tensordict, key[:-1])
+        mask, entry = acts if key[-1] == "action" else there, inputs.get(key)
+        if mask is not None:
+            mask = mask.reshape(*mask.shape, *[1] * (entry.ndim - mask.ndim))
+            inputs.set(key, torch.where(mask, entry, torch.zeros_like(entry)))
+    return inputs
 
 
 def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:

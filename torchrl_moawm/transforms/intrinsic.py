@@ -15,7 +15,7 @@ from torchrl_moawm.functional import (
     ensemble_disagreement,
     squared_error_norm,
 )
-from torchrl_moawm.transforms.groups import who
+from torchrl_moawm.transforms.groups import real_inputs, who
 
 FLOOR = 1e-12
 """Floor of the variance of a reward: one that varies less is not scaled up to something."""
@@ -121,7 +121,7 @@ class Curiosity(IntrinsicReward):
 
     def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Error or disagreement, ``[*B, N]``."""
-        outputs = self.world_model(batch.select(*self.world_model.in_keys))
+        outputs = self.world_model(real_inputs(batch, self.world_model.in_keys))
         weight = None if self.statistics is None else self.statistics.change_weight()
         members = outputs.get((*self.path, "ensemble_observation"), None)
         if members is not None:

@@ -11,15 +11,16 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Normal
+from torch.testing import assert_close
 
 from tests import kinds
 from tests.kinds import KINDS, make_kind
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env, with_transforms
-from torchrl_moawm.modules import path_of
+from torchrl_moawm.modules import AgentGroup, make_moa_network, path_of
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
-from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted
+from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, has_choices
 from torchrl_moawm.train.metrics.model_quality import (
     head_figures,
     judge,
@@ -163,13 +164,19 @@ def test_world_model_and_student_count_who_is_there(kind):
     """By a loop over agents and steps, waiting and pausing ones too."""
     system, (batch, before) = played(kind)
     figures = judge(system, batch, before, blocks={})
+    seen = batch.clone()  # of others, networks read what is real: what the losses let them read
+    for one in system.groups.values():
+        group = path_of(one.group)
+        real = kinds.there(batch, group)
+        for entry, mask in (("observation", real), ("action", kinds.acts(batch, group))):
+            seen[group][entry][~mask] = 0
     for name, one in system.groups.items():
         suffix = f"_{name}" if len(system.groups) > 1 else ""
         group = path_of(one.group)
         real = kinds.there(batch, group)
-        predicted = one.world_model(batch.copy())[group]
-        student = one.student(batch.copy())[group]
-        teacher = one.teacher(batch.copy())[group]
+        predicted = one.world_model(seen.copy())[group]
+        student = one.student(seen.copy())[group]
+        teacher = one.teacher(seen.copy())[group]
         now, after = batch[group], batch["next"][group]
         sums = {key: torch.zeros(()) for key in ("error", "still", "earned", "mean")}
         divergences, paid = [], after["reward"][real].flatten()
@@ -254,7 +261,10 @@ def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
 @torch.no_grad()
 def written(system, batch, **outputs):
     """The figures where the world model writes these entries."""
-    system.world_model = lambda td: td.set("agents", outputs)
+    keys = [("agents", name) for name in outputs]
+    system.world_model = TensorDictModule(
+        lambda seen: tuple(outputs.values()), [("agents", "observation")], keys
+    )
     return head_figures(system["agents"], batch)
 
 
@@ -281,6 +291,27 @@ def test_the_skill_of_a_continuation_is_over_the_rate_of_the_batch(navigation):
     assert half == pytest.approx(1 - math.log(2) / nll)
     oracle = torch.where(over, -20.0, 20.0)
     assert written(system, batch, predicted_continue=oracle)["continue_skill"] > 0.999
+
+
+def test_the_baselines_of_several_choices_are_sums_over_them():
+    """Two choices of three and two actions: the entropy of the frequencies; see one-hot beside."""
+    generator = torch.Generator().manual_seed(0)
+    sizes, shape = (3, 2), (500, 2)
+    choices = [torch.randint(n, shape, generator=generator) for n in sizes]
+    action, before = torch.stack(choices, -1), torch.stack([x.roll(1, 0) for x in choices], -1)
+    fitted = ActionBaselines.fit(action, before, 3)
+    marginal, repeat = fitted.nll(action, before, 3)
+    expected = torch.zeros(shape, dtype=torch.float64)
+    for agent in range(2):
+        for f in range(2):
+            own = action[:, agent, f]
+            count = torch.bincount(own, minlength=3).double() + 1
+            expected[:, agent] -= (count / count.sum()).log()[own]
+    assert_close(marginal.double(), expected, rtol=1e-5, atol=1e-5)
+    assert marginal.shape == repeat.shape == shape
+    group = AgentGroup("agents", 2, 3, n_actions=sizes)
+    assert has_choices(make_moa_network(group, num_cells=(4,)))
+    assert not has_choices(make_moa_network(AgentGroup("agents", 2, 3, n_actions=3)))
 
 
 def test_the_environments_end_is_that_of_each_agent(navigation):

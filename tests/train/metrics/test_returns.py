@@ -18,6 +18,15 @@ def test_the_return_is_that_of_finished_episodes():
     assert first_return(batch) == {"evaluation_return": pytest.approx((1.0 + 8.0) / 2 + 1.0)}
 
 
+def test_an_episode_that_does_not_end_has_what_was_earned():
+    summed = torch.tensor([[1.0, 2.0, 3.0], [1.0, 8.0, 90.0]])
+    done = torch.tensor([[False, False, False], [False, True, False]]).unsqueeze(-1)
+    after = TensorDict(
+        {"done": done, "agents": {"episode_reward": summed[..., None, None]}}, [2, 3]
+    )
+    assert first_return(TensorDict({"next": after}, [2, 3])) == {"evaluation_return": 5.5}
+
+
 def test_every_group_has_its_return():
     done = torch.tensor([[[False], [True]]])
     after = TensorDict({"done": done, "red": {}, "blue": {}}, [1, 2])

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrl_moawm.functional import diagonal_gaussian_nll
-from torchrl_moawm.modules import path_of
+from torchrl_moawm.modules import FactorisedCategorical, path_of
 from torchrl_moawm.objectives import BatchView
 
 
@@ -33,6 +33,9 @@ class ActionBaselines:
         """Fits to samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
         if valid is None:
             valid = torch.ones(action.shape[:2], dtype=torch.bool, device=action.device)
+        if n_actions is not None and action.ndim == 3:  # each choice as if of an agent of its own
+            valid = valid.repeat_interleave(action.shape[-1], -1)
+            action, previous = action.flatten(1), previous.flatten(1)
         count = valid.sum(0)
         if n_actions is None:
 
@@ -58,6 +61,10 @@ class ActionBaselines:
                 diagonal_gaussian_nll(mean, scale, action),
                 diagonal_gaussian_nll(previous, around, action),
             )
+        if action.ndim == 3:
+            each = self.nll(action.flatten(1), previous.flatten(1), n_actions)
+            marginal, repeat = (x.unflatten(1, action.shape[1:]).sum(-1) for x in each)
+            return marginal, repeat
         agents = torch.arange(action.shape[1], device=action.device)
         marginal = self.marginal[0][agents, action]
         rest = marginal / (1.0 - self.marginal[0][agents, previous])
@@ -87,14 +94,26 @@ def who(question: str, batch: TensorDictBase, group: NestedKey) -> Tensor:
     return everybody if mask is None else mask
 
 
-def acted(batch: TensorDictBase, group: NestedKey) -> tuple[Tensor, Tensor, Tensor, int | None]:
-    """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions."""
+def has_choices(network: nn.Module) -> bool:
+    """Whether a model of others predicts several choices at once."""
+    kinds = (getattr(part, "distribution_class", None) for part in network.modules())
+    return FactorisedCategorical in kinds
+
+
+def acted(
+    batch: TensorDictBase, group: NestedKey, several: bool = False
+) -> tuple[Tensor, Tensor, Tensor, int | None]:
+    """Actions and previous actions ``[S, N, ...]``, who acted at both steps, number of actions.
+
+    Of ``several`` choices at once ``[S, N, F]``, and the number is that of the widest; else int64
+    ``[S, N, A]`` is one-hot.
+    """
     batch = batch.reshape(-1)
     valid = who("acts", batch, group) & batch[(*path_of(group), "previous_mask")]
     team = batch[path_of(group)]
     action, previous = team["action"], team["previous_action"]
     if action.dtype.is_floating_point:
         return action, previous, valid, None
-    if action.ndim == 3:  # one-hot
+    if action.ndim == 3 and not several:  # one-hot
         return action.argmax(-1), previous.argmax(-1), valid, action.shape[-1]
     return action, previous, valid, int(max(action.max(), previous.max())) + 1

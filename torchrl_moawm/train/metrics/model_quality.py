@@ -20,7 +20,7 @@ from torchrl_moawm.functional import (
 from torchrl_moawm.modules import path_of
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
-from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, who
+from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, has_choices, who
 
 Figure = TypeVar("Figure")
 
@@ -87,8 +87,11 @@ def judge_moa(
     where nobody acts twice in a row, in games of two in turns, there are no figures.
     """
     predicted_group = path_of(system.targets.get(target, target))
-    fitted, fitted_previous, fitted_valid, n_fitted = acted(training_batch, predicted_group)
-    action, previous, _, n_actions = acted(batch, predicted_group)
+    several = has_choices(system.moa_networks[target])
+    fitted, fitted_previous, fitted_valid, n_fitted = acted(
+        training_batch, predicted_group, several
+    )
+    action, previous, _, n_actions = acted(batch, predicted_group, several)
     pairs = judged_pairs(batch, system.group, predicted_group)
     if not pairs.any():
         return {}
@@ -144,8 +147,9 @@ def without_self(pairs: Tensor, n_others: int) -> Tensor:
 
 def student_kl(system: GroupSystem, batch: TensorDictBase) -> float:
     """KL of the student's posterior to the teacher's, nats, of who is there."""
-    student = system.student(batch.copy())[path_of(system.group)]
-    teacher = system.teacher(batch.copy())[path_of(system.group)]
+    group = path_of(system.group)
+    view = BatchView.of_group(batch, group)
+    student, teacher = (net(view.inputs(net))[group] for net in (system.student, system.teacher))
     kl = diagonal_gaussian_kl(
         student["latent_loc"],
         student["latent_scale"],
@@ -192,7 +196,8 @@ def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]
     members with the root mean square error of their mean, over agents and steps.
     """
     group, there = path_of(system.group), who("there", batch, system.group)
-    predicted, figures = system.world_model(batch.copy())[group], {}
+    inputs = BatchView.of_group(batch, group).inputs(system.world_model)
+    predicted, figures = system.world_model(inputs)[group], {}
     logits = predicted.get("predicted_continue", None)
     if logits is not None:
         over = terminations(batch, group, there)[there]

@@ -62,8 +62,13 @@ def episode_rewards(batch: TensorDictBase, ended: Tensor, name: str) -> dict[str
 
 
 def first_return(batch: TensorDictBase) -> dict[str, float]:
-    """Mean over agents and environments of the first episode's summed reward."""
-    first = batch["next", "done"].squeeze(-1).int().argmax(-1)  # [E], of [E, T]
+    """Mean over agents and environments of the first episode's summed reward.
+
+    Of one that does not end in the batch ``[E, T]`` it is what was earned until there.
+    """
+    done = batch["next", "done"].squeeze(-1).clone()
+    done[..., -1] = True
+    first = done.int().argmax(-1)  # [E]
     ended = torch.zeros(batch.shape, dtype=torch.bool, device=first.device)
     ended = ended.scatter(-1, first.unsqueeze(-1), True)
     return episode_rewards(batch, ended, "evaluation_return")
