@@ -131,9 +131,9 @@ class Fatal(torch.nn.Module):
         return observation, torch.where(deadly, 4.0, 2.0), torch.where(deadly, -9.0, 9.0)
 
 
-def test_who_would_be_dead_earns_nothing_more():
-    """With a value of 5 to go on is worth 7 and to die 4, though the episode goes on."""
-    env = make_kind("dying", num_envs=4, continuous=True)
+def looking(kind):
+    """A look-ahead of one step in a fatal world, where a state is worth 5."""
+    env = make_kind(kind, num_envs=4, continuous=True)
     system = MOAWM.from_env(env, num_cells=(8,), gamma=1.0, joint_world_model=True)
     one, own = system["agents"], [("agents", name) for name in ("observation", "action")]
     written = [("agents", f"predicted_{name}") for name in ("observation", "reward", "continue")]
@@ -141,8 +141,22 @@ def test_who_would_be_dead_earns_nothing_more():
     one.critic = TensorDictModule(
         lambda seen: torch.full((*seen.shape[:-1], 1), 5.0), own[:1], [("agents", "state_value")]
     )
-    lookahead = LookaheadPolicy(system, env, candidates=8, horizon=1)
-    acted = deterministic(lookahead, env.reset())
+    return one, LookaheadPolicy(system, env, candidates=8, horizon=1), env.reset()
+
+
+def test_who_waits_is_not_gone():
+    """Agent 0 waits at the first step; it is worth as much as the others."""
+    _, lookahead, start = looking("pausing")
+    assert start["agents", "mask"][0].tolist() == [False, True, True]
+    considered = -torch.ones(4, 3, 2, 3, 2)  # nobody dies
+    returns = lookahead._returns(start, considered)
+    assert_close(returns, torch.full_like(returns, 2.0 + 5.0))
+
+
+def test_who_would_be_dead_earns_nothing_more():
+    """With a value of 5 to go on is worth 7 and to die 4, though the episode goes on."""
+    one, lookahead, start = looking("dying")
+    acted = deterministic(lookahead, start)
     chosen = acted["agents", "action"]
     assert (chosen[..., 0] <= 0.0).all()
     dist = one.actor.get_dist(acted.clone())

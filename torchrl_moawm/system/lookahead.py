@@ -13,6 +13,7 @@ from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.system.imagining import make_imagined_env
 from torchrl_moawm.system.moawm import MOAWM
+from torchrl_moawm.transforms.groups import who
 
 
 class LookaheadPolicy(TensorDictModuleBase):
@@ -116,6 +117,10 @@ class LookaheadPolicy(TensorDictModuleBase):
             step = self.system.policy(step)
             first = considered.flatten(0, 2).repeat_interleave(self.samples, 0)
             step.set((*self.path, "action"), first)
+            for path in (path_of(one.group) for one in self.system.groups.values()):
+                there = who(step, path)[0]
+                if there is not None:  # who waits is not gone
+                    step.set((*path, "mask"), there)
             total: Tensor | float = 0.0
             for _ in range(self.horizon):
                 step = world.step(step)
