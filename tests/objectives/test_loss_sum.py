@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from tensordict import TensorDict
 from torch.testing import assert_close
 
 from tests.objectives.factory import (
@@ -211,6 +212,12 @@ def test_a_share_of_no_loss_or_no_share_is_refused():
     for share in (0.0, 1.5):
         with pytest.raises(ValueError, match=r"Expected a share of the rows in \(0, 1\]"):
             LossSum(parts, rows={"world": share})
+
+
+def test_a_share_of_no_batch_is_refused(batch):
+    total = LossSum({"world": make_world()}, rows={"world": 0.5})
+    with pytest.raises(ValueError, match="give a TensorDict with a batch size"):
+        total(TensorDict(batch.to_dict(), []))
 
 
 def test_a_part_is_of_the_same_losses_weights_and_rows(batch):

@@ -289,3 +289,6 @@ def test_what_it_is_can_be_read():
         "latent",
     ]
     assert lines[9].strip().startswith("minimises loss_objective, loss_entropy, loss_value")
+    one = system["adversary"]
+    one.world_model = one.world_model  # to be printed fixes nothing
+    assert "loss_module" not in one.__dict__

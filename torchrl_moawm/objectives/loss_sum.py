@@ -222,7 +222,14 @@ def check_rows(rows: Mapping[str, float], losses: Mapping[str, LossModule]) -> d
 
 def first_rows(batch: TensorDictBase, share: float) -> TensorDictBase:
     """The first rows of a batch: at least one."""
-    return batch if share == 1.0 else batch[: max(round(share * batch.shape[0]), 1)]
+    if share == 1.0:
+        return batch
+    if not batch.batch_dims:
+        raise ValueError(
+            f"A share of the rows, {share}, is of a batch: give a TensorDict with a batch size, not "
+            "single entries."
+        )
+    return batch[: max(round(share * batch.shape[0]), 1)]
 
 
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:

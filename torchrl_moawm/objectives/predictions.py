@@ -92,5 +92,5 @@ class DistributionPrediction(Prediction):
     def nll(self, target: Tensor) -> Tensor:
         """The distribution's own; one of one-hot actions gets them back from their index."""
         if isinstance(self.dist, (OneHotCategorical, MaskedOneHotCategorical)):
-            target = one_hot(target, self.n_actions)
+            target = one_hot(target, self.n_actions or -1)
         return -self.dist.log_prob(target)
