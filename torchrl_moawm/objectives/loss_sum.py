@@ -226,8 +226,7 @@ def first_rows(batch: TensorDictBase, share: float) -> TensorDictBase:
         return batch
     if not batch.batch_dims:
         raise ValueError(
-            f"A share of the rows, {share}, is of a batch: give a TensorDict with a batch size, and "
-            "no single entries."
+            f"A share of the rows, {share}, is of a batch: give a TensorDict with a batch size."
         )
     return batch[: max(round(share * batch.shape[0]), 1)]
 
