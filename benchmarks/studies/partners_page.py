@@ -32,7 +32,7 @@ PARTS: Mapping[str, str] = {
     f"{OURS}_no_kl": "the teacher neither acts nor pulls the student (alpha = 0)",
     f"{OURS}_gradient": "the policy's gradient trains the student too",
     f"{OURS}_plain_critic": "the critic does not see the partner",
-    f"{OURS}_predicting": "that gradient, and who acts reads what the models of others expect",
+    f"{OURS}_predicting": "actor and critic read what the models of others expect",
 }
 SECONDS = {OURS: 1.4, "liam_trained": 1.35, "liam": 1.0, "poam": 1.7}
 """Seconds of a frame over ``liam``'s: the paragraph "Seconds" of the page."""

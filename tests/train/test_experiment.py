@@ -108,8 +108,10 @@ def with_all(num_envs, *, seed, device):
     return TransformedEnv(env, Compose(PreviousStep(), returned, StepCounter(7)))
 
 
-@pytest.mark.parametrize("algorithm", ["mappo", "moawm"])
-@pytest.mark.parametrize("task", [of_a_team, with_previous, with_all])
+@pytest.mark.parametrize(
+    ("task", "algorithm"),
+    [(of_a_team, "mappo"), (of_a_team, "moawm"), (with_previous, "mappo"), (with_all, "mappo")],
+)
 def test_environments_with_transforms_of_their_own(task, algorithm, tmp_path):
     """Those that are missing are added; a reward of the whole team is learned from."""
     experiment = Experiment(task, algorithm, TINY, folder=tmp_path)
