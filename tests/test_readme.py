@@ -23,8 +23,11 @@ def table(title):
 
 
 LOSSES = [
-    name for name in objectives.__all__ if hasattr(getattr(objectives, name), "_AcceptedKeys")
+    name
+    for name in objectives.__all__
+    if hasattr(getattr(objectives, name), "_AcceptedKeys") and name != "MultiAgentLoss"
 ]
+"""All but the base, which has no formula."""
 
 
 def names(cell):

@@ -13,7 +13,7 @@ import torchrl_moawm
 from tests.docs.pages import snippets
 
 ROOT = Path(__file__).resolve().parents[2]
-(EXAMPLE,) = (code for code in snippets("testing.md") if "def test_" in code)
+EXAMPLES = [code for code in snippets("testing.md") if "def test_" in code]
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(tmp_path):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: a_wheel\nVersion: 1.0\n")
     ((name, target),) = project["entry-points"]["pytest11"].items()
     (metadata / "entry_points.txt").write_text(f"[pytest11]\n{name} = {target}\n")
-    (tmp_path / "test_example.py").write_text(EXAMPLE)
+    (tmp_path / "test_example.py").write_text(EXAMPLES[0])
     path = os.pathsep.join([str(metadata.parent), str(ROOT)])
 
     def call(*arguments):
@@ -41,7 +41,9 @@ def run(tmp_path):
     return call
 
 
-def test_the_example_of_the_page_passes_without_a_warning(run):
+@pytest.mark.parametrize("example", EXAMPLES, ids=["any loss", "on our base"])
+def test_the_examples_of_the_page_pass_without_a_warning(example, run, tmp_path):
+    (tmp_path / "test_example.py").write_text(example)
     found = run()
     assert found.returncode == 0, found.stdout + found.stderr
     assert "1 passed" in found.stdout
