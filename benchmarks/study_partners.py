@@ -22,7 +22,6 @@ TAUGHT_ABLATIONS = (
     "moawm_taught_not_acting",
     "moawm_taught_no_kl",
     "moawm_taught_gradient",
-    "moawm_taught_plain_critic",
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 TASKS = ("rendezvous", "opposite", "simple_tag")
@@ -39,6 +38,7 @@ STAGES: Stages = {
     "fresh": ((*TASKS, "trained_prey"), (*TAUGHT, "liam"), range(5, 8)),
     "rivals": ((*TASKS, "trained_prey"), RIVALS, 3),
     "taught_ablations": ((*TASKS, "trained_prey"), TAUGHT_ABLATIONS, 3),
+    "plain_critic": ((*TASKS, "trained_prey"), ("moawm_taught_plain_critic",), 8),
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),

@@ -4,8 +4,6 @@ from tensordict import NestedKey, unravel_key
 
 TRAJECTORY = ("collector", "traj_ids")
 """Where TorchRL's collectors say which trajectory a step belongs to."""
-
-
 SAMPLES = ("collector", "mask")
 """Where TorchRL's collectors say which samples are real and which are padding."""
 

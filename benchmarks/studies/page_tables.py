@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from studies import partners_page
+from studies.partners_cells import Results
 from studies.partners_numbers import returns, share
 from studies.report import final, read, read_probes, rows
 from torchrl_moawm.train.metrics.curves import Runs
@@ -103,9 +104,7 @@ def main_job_table(runs: Runs, regressed: Mapping[str, float]) -> str:
 def tables() -> dict[str, dict[str, str]]:
     """Every table by its page and the name in its marker."""
     folder = RESULTS / "partners"
-    partners = partners_page.Results(
-        read(folder), read_probes(folder), read_probes(folder, "informed")
-    )
+    partners = Results(read(folder), read_probes(folder), read_probes(folder, "informed"))
     figures = json.loads((RESULTS / "attainable_navigation.json").read_text())["figures"]
     regressed = {name: row["attainable"] for name, row in figures.items()}
     of_the_readme = {

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from studies.report import REPETITIONS
 from torchrl_moawm.train.metrics.curves import Runs, curve
 
+OURS = "moawm_taught"
 FRESH = 5
 """The first seed that had not been looked at when the settings of ours were chosen."""
 POOLS = {"train": "training partners", "held_out": "held-out partners"}

@@ -6,6 +6,7 @@ import numpy as np
 
 from studies.partners_numbers import (
     FRESH,
+    OURS,
     POOLS,
     Array,
     accuracy,
@@ -25,7 +26,6 @@ from studies.partners_pictures import (
 from studies.report import read, read_probes, shown
 from torchrl_moawm.train.metrics.curves import Runs
 
-OURS = "moawm_taught"
 TABLES_ALONE = ("rendezvous_unseen",)
 """Tasks that no picture has."""
 HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}

@@ -89,7 +89,7 @@ def still(group, pays=6.0, goes_on=9.0):
 
 @pytest.mark.parametrize("kind", ["dying", "pausing", "in turns", "one leaves"])
 def test_who_waits_or_was_gone_ends_nothing(kind):
-    """Those who are there are so in imagination, and act; the dead stay dead."""
+    """Whoever is there is so in imagination, and acts; the dead stay dead."""
     world, group = make_kind(kind, num_envs=3, continuous=True), ("agents",)
     real = world.rollout(5, break_when_any_done=False).reshape(-1)
     there = kinds.there(real, group)

@@ -233,7 +233,7 @@ def test_a_part_is_of_the_same_losses_weights_and_rows(batch):
 
 
 def test_a_part_keeps_names_that_the_whole_told_apart(batch):
-    """And their weights with them; so does a part of a part, and behind another key."""
+    """A part keeps their weights too; so does a part of a part, and behind another key."""
     coeffs = {"loss_value_a": 0.5, "loss_value_b": 2.0}
     total = LossSum({"a": make_value(), "b": make_value(), "moa": make_moa()}, coeffs=coeffs)
     whole = total(batch).to_dict()

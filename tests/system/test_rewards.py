@@ -63,7 +63,7 @@ def test_their_units_are_those_of_real_batches_and_go_with_the_losses():
     }
     before = {key: value.clone() for key, value in counted.items()}
     assert max(value.max() for key, value in before.items() if "count" in key) == batch.numel() * 4
-    estimate(one.loss_module["value"], one.rewards, batch.clone(), update=False)
+    estimate(one.loss_module["value"], batch.clone(), update=False)
     assert all(torch.equal(counted[key], value) for key, value in before.items())
 
 

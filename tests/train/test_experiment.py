@@ -113,7 +113,7 @@ def with_all(num_envs, *, seed, device):
     [(of_a_team, "mappo"), (of_a_team, "moawm"), (with_previous, "mappo"), (with_all, "mappo")],
 )
 def test_environments_with_transforms_of_their_own(task, algorithm, tmp_path):
-    """Those that are missing are added; a reward of the whole team is learned from."""
+    """Transforms that are missing are added; a reward of the whole team is learned from."""
     experiment = Experiment(task, algorithm, TINY, folder=tmp_path)
     summary = experiment.run()
     assert summary["frames"] == 120

@@ -137,14 +137,14 @@ class ImaginedEnv(ModelBasedEnvBase):
         team: list[tuple[Tensor, Tensor]] = []
         for path in self.paths:
             found = [self._predicted(outputs, (*path, name), member) for name in NAMES]
-            now, there = (tensordict.get((*path, x), None) for x in ("observation", "mask"))
-            there = torch.ones_like(found[1][..., 0], dtype=torch.bool) if there is None else there
-            found = [torch.where(there.unsqueeze(-1), x, 0.0) for x in found]
+            there = self._there(outputs, tensordict, path)
+            found = [torch.where(there, x, 0.0) for x in found]
+            now = tensordict.get((*path, "observation"))
             result.set((*path, "observation"), found[0].view_as(now))
             if (*path, "reward") in self.reward_keys:
                 result.set((*path, "reward"), found[1])
             else:
-                team.append((found[1], there.unsqueeze(-1)))
+                team.append((found[1], there))
         if team:  # one reward for all, at the root: what those who are there expect of it
             expected, counted = (torch.cat(x, -2).sum(-2) for x in zip(*team, strict=True))
             result.set("reward", expected / counted.clamp_min(1))
@@ -173,7 +173,9 @@ class ImaginedEnv(ModelBasedEnvBase):
         flags = list(map(unravel_key, self.full_done_spec.keys(True, True)))
         own, gone, ends = [], [], []
         for path in self.paths:
-            ended, there = self._ended(outputs, tensordict, path)
+            logits = outputs.get((*path, "predicted_continue"), None)
+            there = self._there(outputs, tensordict, path)
+            ended = torch.zeros_like(there) if logits is None else logits < 0.0
             own.append((*path, "terminated") in flags)
             ends.append(ended & there)
             gone.append(ended | ~there)
@@ -193,15 +195,12 @@ class ImaginedEnv(ModelBasedEnvBase):
         result.set("done", terminated | truncated)
 
     @staticmethod
-    def _ended(
-        outputs: TensorDictBase, tensordict: TensorDictBase, path: Path
-    ) -> tuple[Tensor, Tensor]:
-        """Whom the model's logits end, and who was there, ``[E, N, 1]`` each."""
-        logits = outputs.get((*path, "predicted_continue"), None)
-        none = torch.zeros_like(outputs.get((*path, "predicted_reward")), dtype=torch.bool)
-        there = tensordict.get((*path, "mask"), None)
-        ended = none if logits is None else logits < 0.0
-        return ended, ~none if there is None else there.unsqueeze(-1)
+    def _there(outputs: TensorDictBase, tensordict: TensorDictBase, path: Path) -> Tensor:
+        """Who is there at t, ``[E, N, 1]``."""
+        mask = tensordict.get((*path, "mask"), None)
+        if mask is None:
+            return torch.ones_like(outputs.get((*path, "predicted_reward")), dtype=torch.bool)
+        return mask.unsqueeze(-1)
 
     def _disagreement(self, outputs: TensorDictBase) -> Tensor:
         """Mean over all agents, ``[E, 1]``."""

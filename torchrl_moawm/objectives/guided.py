@@ -103,6 +103,8 @@ class GuidedPolicyLoss(MultiAgentLoss):
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares the two policies at the stored observations."""
+        if self._latent not in map(unravel_key, self.actor_network.in_keys):
+            raise KeyError(f"The actor reads no {self._latent!r}, so it has no policy on it.")
         view = self._view(tensordict)
         acts = view.acts()
         inputs = view.inputs(self.actor_network, without=self._latent)
@@ -122,8 +124,6 @@ class GuidedPolicyLoss(MultiAgentLoss):
         self, view: BatchView, inputs: TensorDictBase, encoder: TensorDictModuleBase, name: str
     ) -> list[Tensor]:
         """Parameters of the policy on an encoder's mean, ``[*B, N, ...]``."""
-        if self._latent not in map(unravel_key, self.actor_network.in_keys):
-            raise KeyError(f"The actor reads no {self._latent!r}, so it has no policy on it.")
         encoded = encoder(view.inputs(encoder))
         z = get_required(encoded, self._key(name), "An encoder")
         inputs = inputs.copy()

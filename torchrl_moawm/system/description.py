@@ -13,8 +13,6 @@ def describe(system: GroupSystem) -> str:
         count = sum(parameter.numel() for parameter in network.parameters())
         reads = dict.fromkeys(str(unravel_key(key)[-1]) for key in network.in_keys if key != "t")
         lines.append(f"    {name:<24}{count:>9,} parameters  reads {', '.join(reads)}")
-    there = set(system.__dict__)
-    terms = [str(key) for key in system.loss_module.out_keys if str(key).startswith("loss")]
-    for name in set(system.__dict__) - there:  # who is printed may still get other parts
-        del system.__dict__[name]
+    losses = vars(GroupSystem)["loss_module"].func(system)  # not kept: parts may yet change
+    terms = [str(key) for key in losses.out_keys if str(key).startswith("loss")]
     return "\n".join([*lines, f"    minimises {', '.join(terms)}"])

@@ -49,7 +49,10 @@ class Layout:
         names = groups_of(env) if group is None else [group]
         groups = [AgentGroup.from_env(env, name) for name in names]
         return cls(
-            [GroupLayout(g, action_settings(env, g.group), return_keys(env, g)) for g in groups],
+            [
+                GroupLayout(g, action_settings(env, g.group), return_keys(env, g.group))
+                for g in groups
+            ],
             [AgentGroup.from_env(env, name, privileged=True) for name in privileged],
             None if critic_state is None else (critic_state, state_dim(env, critic_state)),
         )
@@ -68,9 +71,9 @@ class Layout:
         return cls(groups, privileged, plain["critic_state"])
 
 
-def return_keys(env: EnvBase, group: AgentGroup) -> dict[str, NestedKey]:
+def return_keys(env: EnvBase, group: NestedKey) -> dict[str, NestedKey]:
     """Where reward and end of a group lie under ``next``."""
-    keys, path = {"reward_key": reward_key(env, group.group)}, path_of(group.group)
+    keys, path = {"reward_key": reward_key(env, group)}, path_of(group)
     if (*path, "done") in env.done_keys:  # each agent ends by itself
         keys |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
     return keys

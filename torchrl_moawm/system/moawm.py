@@ -214,6 +214,6 @@ class MOAWM(KeptSystem):
         Behind it the batch is taken into the running statistics of what the groups see and earn.
         """
         for system in self.groups.values():
-            estimate(system.loss_module["value"], system.rewards, batch)
+            estimate(system.loss_module["value"], batch)
             system.loss_module["moawm"]["world_model"].update_statistics(batch)
         return batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tensordict import NestedKey, TensorDictBase
@@ -42,18 +42,14 @@ def make_rewards(
     return rewards
 
 
-def estimate(
-    loss: ClipPPOValueLoss,
-    rewards: Sequence[IntrinsicReward],
-    batch: TensorDictBase,
-    update: bool = True,
-) -> None:
+def estimate(loss: ClipPPOValueLoss, batch: TensorDictBase, update: bool = True) -> None:
     """Writes advantage, value target and V_old into a batch.
 
     They are of the task's reward and of what the agents give themselves; the reward in the batch,
     which the world model predicts, stays the task's. What is imagined should not change the units
     of the rewards: ``update=False``.
     """
+    rewards: Any = loss.intrinsic
     if not rewards:
         loss.value_estimator(batch)
         return

@@ -13,7 +13,6 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 from torchrl.objectives.value import ValueEstimatorBase
 
-ROW_MASK = ("collector", "mask")  # TorchRL's own, one value per sample
 Key = str | tuple[str, ...]
 
 # --------------------------------------------------------------------- keys

@@ -5,8 +5,8 @@ from tensordict import TensorDictBase, is_tensor_collection, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
+from torchrl_moawm._keys import SAMPLES
 from torchrl_moawm.testing.contract_probes import (
-    ROW_MASK,
     Key,
     changed,
     data_keys,
@@ -83,7 +83,7 @@ def padded(loss: LossModule, batch: TensorDictBase, rows: TensorDictBase) -> Ten
     own = torch.arange(longer.shape[0], device=batch.device) < batch.shape[0]
     for key in masks(loss, batch):
         mask = longer.get(key, None)
-        if key == ROW_MASK and mask is None:
+        if key == SAMPLES and mask is None:
             mask = own.new_ones(longer.shape)
         if mask is not None and last(key) in ("mask", "alive"):
             longer.set(key, mask & right(own, mask))
@@ -119,12 +119,12 @@ def mean_is_sum_over_count(loss: LossModule, batch: TensorDictBase) -> None:
     elements that are not 0, and at most those of living agents in valid rows (pairs are fewer).
     """
     rows = pattern(batch.shape, batch.device)
-    masked = batch.copy().set(ROW_MASK, rows)
+    masked = batch.copy().set(SAMPLES, rows)
     alive = {}
     for key, (shape, _) in masks(loss, batch).items():
-        if key != ROW_MASK:  # at t and at t-1
+        if key != SAMPLES:  # at t and at t-1
             masked.set(key, pattern(shape, batch.device))
-        if last(key) == "mask" and key != ROW_MASK:
+        if last(key) == "mask" and key != SAMPLES:
             alive[shape] = right(rows, masked.get(key)) & masked.get(key)
     results = []
     for reduction in ("none", "sum", "mean"):
@@ -186,7 +186,7 @@ def groups(loss: LossModule, batch: TensorDictBase) -> list[Key]:
 
 def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size, list[Key]]]:
     """Masks that a loss must honour: the shape of each, and the entries behind it."""
-    found: dict[Key, tuple[torch.Size, list[Key]]] = {ROW_MASK: (batch.shape, data_keys(batch))}
+    found: dict[Key, tuple[torch.Size, list[Key]]] = {SAMPLES: (batch.shape, data_keys(batch))}
     for group in groups(loss, batch):
         shape, read = batch.get(group).shape, in_keys(loss)
         now = [under(group, key) for key in data_keys(batch.get(group))]

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from studies import partners_page
-from studies.partners_page import OURS, Results
+from studies import partners_cells, partners_page
+from studies.partners_cells import Results
+from studies.partners_numbers import OURS
 
 RETURNS = {  # by agent: at the first batch, at half, at the end
     "type_oracle": (0.0, 0.8, 1.0),
@@ -47,7 +48,7 @@ def test_a_share_of_hardly_any_gap_is_left_out():
 
 def test_equal_seconds_by_hand(monkeypatch):
     """Ours takes 1.2 times as long: at 50 of its frames it is beside LIAM at 60."""
-    monkeypatch.setattr(partners_page, "SECONDS", {OURS: 1.2, "liam": 1.0})
+    monkeypatch.setattr(partners_cells, "SECONDS", {OURS: 1.2, "liam": 1.0})
     liam = 0.3 + 0.4 * 10 / 50
     shown = f"{0.4 - liam:+.2f}"
     assert made().lead_in_seconds("t", "liam") == f"{shown} [{shown}, {shown}]"
@@ -55,9 +56,9 @@ def test_equal_seconds_by_hand(monkeypatch):
 
 
 def test_digits_follow_the_size_of_a_return():
-    assert partners_page.mean(np.array([0.5, 0.5])) == "0.50 [0.50, 0.50]"
-    assert partners_page.mean(np.array([53.21, 53.21])) == "53.2 [53.2, 53.2]"
-    assert partners_page.signed(np.array([53.2]), np.array([52.9])) == "+0.30 [+0.30, +0.30]"
+    assert partners_cells.mean(np.array([0.5, 0.5])) == "0.50 [0.50, 0.50]"
+    assert partners_cells.mean(np.array([53.21, 53.21])) == "53.2 [53.2, 53.2]"
+    assert partners_cells.signed(np.array([53.2]), np.array([52.9])) == "+0.30 [+0.30, +0.30]"
 
 
 @pytest.mark.parametrize("table", ["results", "leads", "parts", "switching", "limit"])

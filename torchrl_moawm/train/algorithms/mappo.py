@@ -7,7 +7,7 @@ from torchrl.envs import EnvBase
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
 
-from torchrl_moawm.modules import AgentGroup, StoredActionLogProb, groups_of
+from torchrl_moawm.modules import StoredActionLogProb, groups_of
 from torchrl_moawm.system.layout import return_keys
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
 
@@ -58,7 +58,7 @@ def mappo_loss(config: DictConfig, env: EnvBase, group: str) -> MAPPOLoss:
         advantage=(group, "advantage"),
         value_target=(group, "value_target"),
     )
-    ends = return_keys(env, AgentGroup.from_env(env, group))  # reward, and who ends by itself
+    ends = return_keys(env, group)  # reward, and who ends by itself
     loss.set_keys(**{name.removesuffix("_key"): key for name, key in ends.items()})
     loss.make_value_estimator(ValueEstimators.MAGAE, gamma=task.gamma, lmbda=task.lmbda)
     # TorchRL names what GAE reads, but not the advantage, which it computes again without a word

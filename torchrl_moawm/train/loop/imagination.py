@@ -144,7 +144,7 @@ class Imagination(TrainerHookBase):
         batch = imagine(self.env, self.algorithm.policy, settings.horizon)
         self.frames += batch.numel() * trainer.optimization_stepper.learners.count
         for system in self.system.groups.values():
-            estimate(system.loss_module["value"], system.rewards, batch, update=False)
+            estimate(system.loss_module["value"], batch, update=False)
         size = batch.numel() // settings.minibatches
         buffer = make_buffer(self.config, batch.numel(), size)
         buffer.extend(rows(self.config, core, batch))
