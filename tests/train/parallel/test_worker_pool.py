@@ -169,6 +169,11 @@ def test_batches_are_complete_and_made_with_the_newest_weights(kind, opened):
         for worker, own in enumerate(begins[:ENVS].split(ENVS // 2)):
             world = make_env(collector.config, ENVS // 2, worker_seed(0, worker, 0)).reset()
             assert torch.equal(own, world["agents", "observation"])
+    if kind.startswith("multi"):  # what would else be ended while Python ends, and may hang there
+        schemes = list(collector.collector._weight_sync_schemes.values())
+        collector.shutdown()
+        assert schemes
+        assert all(scheme._is_shutdown for scheme in schemes)
 
 
 def test_no_two_workers_share_a_seed():

@@ -200,6 +200,9 @@ class WorkerPool:
                 process.join(KILL_TIMEOUT)
         if collector is not None:
             collector.shutdown()
+            schemes = getattr(collector, "_weight_sync_schemes", None) or {}
+            for scheme in schemes.values():  # TorchRL leaves it to __del__, where a thread that is
+                scheme.shutdown()  # begun while Python ends may never start, and is waited for
         if self.cluster is not None:
             self.cluster.shutdown()
             self.cluster = None
