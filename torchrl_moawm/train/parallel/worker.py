@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
-from torchrl.collectors import Collector, MultiAsyncCollector
+from torchrl.collectors import BaseCollector, Collector, MultiAsyncCollector
 from torchrl.envs import EnvBase, Transform
 
 
@@ -93,3 +93,15 @@ class FirstCome(MultiAsyncCollector):
     @property
     def _queue_len(self) -> int:
         return self.num_workers
+
+
+def end(collector: BaseCollector) -> None:
+    """Ends a collector, and what brought the weights to its workers.
+
+    TorchRL leaves the latter to ``__del__``: a thread that is begun there while Python ends may
+    never start, and is waited for.
+    """
+    collector.shutdown()
+    schemes = getattr(collector, "_weight_sync_schemes", None) or {}
+    for scheme in schemes.values():
+        scheme.shutdown()

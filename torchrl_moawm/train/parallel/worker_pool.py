@@ -27,6 +27,7 @@ from torchrl_moawm.train.parallel.worker import (
     Worker,
     WorkerError,
     WorkersLostError,
+    end,
     worker_seed,
 )
 
@@ -194,15 +195,11 @@ class WorkerPool:
         if children is None:  # Ray's are none, those of a start that hangs nobody knows
             children = [p for p in active_children() if p not in self.before]
         children = [p for p in children if not p._closed]
-        if hard:
-            for process in children:
-                process.kill()
-                process.join(KILL_TIMEOUT)
+        for process in children if hard else ():
+            process.kill()
+            process.join(KILL_TIMEOUT)
         if collector is not None:
-            collector.shutdown()
-            schemes = getattr(collector, "_weight_sync_schemes", None) or {}
-            for scheme in schemes.values():  # TorchRL leaves it to __del__, where a thread that is
-                scheme.shutdown()  # begun while Python ends may never start, and is waited for
+            end(collector)
         if self.cluster is not None:
             self.cluster.shutdown()
             self.cluster = None
