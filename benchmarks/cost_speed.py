@@ -31,6 +31,7 @@ from torchrl.collectors import Collector
 import cost_to_return
 from cost import benchmarl_venv
 from cost.ppo import PPOSettings, train
+from torchrl_moawm.modules import append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.algorithms.mappo import make_mappo
@@ -113,8 +114,7 @@ def ours(
 def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
     """Floating-point operations of the matrix products of one update."""
     env = make_env(config, n_envs, 0)
-    if algorithm.system is not None:
-        algorithm.system.add_memory(env)
+    append_memory_transforms(env, algorithm.memories)
     with torch.no_grad():
         batch = env.rollout(STEPS // MINIBATCHES, algorithm.policy, break_when_any_done=False)
     algorithm.advantage(batch)

@@ -23,6 +23,7 @@ import vmas
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
+from torchrl.data import TensorSpec
 from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
@@ -109,12 +110,18 @@ def describe(env: EnvBase) -> tuple[str, str]:
     for group in dict.fromkeys(key[0] for key in env.action_keys):
         n, *shape = env.full_observation_spec[group, "observation"].shape[len(env.batch_size) :]
         action = env.full_action_spec[group, "action"]
-        discrete = not action.dtype.is_floating_point
-        kind = f"{action.space.n} actions" if discrete else f"{action.shape[-1]} continuous"
-        groups.append(f"{group}: {n} x {'x'.join(map(str, shape))}, {kind}")
+        groups.append(f"{group}: {n} x {'x'.join(map(str, shape))}, {describe_action(action)}")
         names = env.full_observation_spec[group].keys()
         masks |= {name for name in ("mask", "action_mask") if name in names}
     return "; ".join(groups), ", ".join(sorted(masks)) or "none"
+
+
+def describe_action(spec: TensorSpec) -> str:
+    """How many actions there are, of each choice; or numbers."""
+    if spec.dtype.is_floating_point:
+        return f"{spec.shape[-1]} continuous"
+    choices = getattr(spec.space, "boxes", [spec.space])
+    return f"{' x '.join(str(choice.n) for choice in choices)} actions"
 
 
 def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:
@@ -160,7 +167,8 @@ def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
     for one in system.groups.values():
         there = who("there", batch, one.group)
         died = flag(batch["next"], one.group, "terminated", there)
-        ended = there & (flag(batch["next"], one.group, "done", there) | root_done(batch, there))
+        everybody = batch["next", "done"].expand(there.shape)
+        ended = there & (flag(batch["next"], one.group, "done", there) | everybody)
         value = last_value(system, one.group, batch)
         target = rewards(batch, one.group, there) + GAMMA * value * ~died.unsqueeze(-1)
         found = batch[(*path_of(one.group), "value_target")]
@@ -179,11 +187,6 @@ def flag(after: TensorDictBase, group: NestedKey, name: str, like: Tensor) -> Te
     """An agent's own flag ``[*B, N]``, or that of the environment for each."""
     own = after.get((*path_of(group), name), None)
     return after[name].expand(like.shape) if own is None else own.squeeze(-1)
-
-
-def root_done(batch: TensorDictBase, like: Tensor) -> Tensor:
-    """Where the environment ends for everybody, ``[*B, N]``."""
-    return batch["next", "done"].expand(like.shape)
 
 
 @torch.no_grad()
@@ -293,7 +296,7 @@ def main() -> None:
             print(table[-1], flush=True)
     if not names:
         lines = [f"| {line} |" for line in table]
-        path = Path(__file__).with_suffix(".md")
+        path = Path(__file__).with_name("environments.md")
         path.write_text(INTRODUCTION + "\n".join(lines) + "\n")
 
 

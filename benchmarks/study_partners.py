@@ -48,11 +48,19 @@ SETTINGS = {
     "rendezvous": ("total_frames=184320", "lr=3e-3"),
     "rendezvous_unseen": ("total_frames=184320", "lr=3e-3"),
     "opposite": ("total_frames=184320", "lr=3e-3"),
-    "simple_tag": ("total_frames=245760", "lr=2e-3"),
+    "simple_tag": ("total_frames=491520", "lr=4e-3"),
     "trained_prey": ("total_frames=491520", "lr=4e-3"),
 }
 """Settings of a task, the same for all agents but for these."""
-OWN = {("trained_prey", "liam_trained"): ("lr=8e-3",)}
+OWN = {
+    ("trained_prey", "liam_trained"): ("lr=8e-3",),
+    ("simple_tag", "liam_trained"): ("lr=8e-3",),
+    ("simple_tag", "type_oracle"): ("lr=8e-3",),
+    ("simple_tag", "nam"): ("lr=8e-3",),
+    ("simple_tag", "meliba"): ("lr=8e-3",),
+    ("simple_tag", "poam"): ("lr=2e-3",),
+}
+"""The rate at which an agent learned most on that task, where it is another."""
 
 
 def settings_of(task: str, algorithm: str) -> tuple[str, ...]:

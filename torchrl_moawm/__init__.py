@@ -1,9 +1,9 @@
 """Objectives for multi-agent reinforcement learning that model the other agents and the world."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from torchrl_moawm._files import VERSION
 from torchrl_moawm._on_demand import on_demand
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from torchrl_moawm.system import MOAWM
     from torchrl_moawm.transforms import PreviousStep
 
-try:
-    __version__ = version("torchrl_moawm")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0.0.0"
+__version__ = VERSION
 
 __all__ = [
     "MOAWM",

@@ -7,6 +7,7 @@ from tensordict.nn import TensorDictModule
 from torch.testing import assert_close
 from torchrl.envs import Compose, TransformedEnv, VmasEnv
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
+from torchrl.modules import set_recurrent_mode
 
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.envs import make_vmas_env
@@ -86,6 +87,17 @@ def test_a_policy_acts_and_learns_there(world, recurrent):
             if name == "policy":  # nothing has been learned yet: the ratio is 1
                 assert_close(terms["clip_fraction"], torch.zeros(()))
                 assert terms["kl_approx"].abs() < 1e-5
+
+
+def test_rows_that_cross_episodes_hold_what_acting_saw():
+    """Sequences of a memory may be cut anywhere: what is encoded anew is what acted."""
+    system, env, batch = system_and_batch(recurrent=True)
+    found = imagine(world_of(system, env, batch), system.policy, 5)
+    z = ("agents", "latent_loc")
+    rows = found.reshape(-1)[:40].reshape(5, 8)  # each begins in one episode and ends in another
+    with set_recurrent_mode(True):
+        again = student_encoder(system["agents"])(rows.copy())[z]
+    assert_close(again, rows[z])
 
 
 @pytest.mark.parametrize("world", WORLDS)

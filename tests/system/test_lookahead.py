@@ -4,11 +4,13 @@ import pytest
 import torch
 from tensordict.nn import TensorDictModule
 from torch.testing import assert_close
+from torchrl.data import Composite, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.envs.linear_world import GROUPS, make_world
-from tests.kinds import make_kind
+from tests.kinds import KINDS, Kinds, make_kind
 from torchrl_moawm import MOAWM
+from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.system import LookaheadPolicy
 
 TARGET = 0.3
@@ -131,9 +133,8 @@ class Fatal(torch.nn.Module):
         return observation, torch.where(deadly, 4.0, 2.0), torch.where(deadly, -9.0, 9.0)
 
 
-def looking(kind):
+def looking(env):
     """A look-ahead of one step in a fatal world, where a state is worth 5."""
-    env = make_kind(kind, num_envs=4, continuous=True)
     system = MOAWM.from_env(env, num_cells=(8,), gamma=1.0, joint_world_model=True)
     one, own = system["agents"], [("agents", name) for name in ("observation", "action")]
     written = [("agents", f"predicted_{name}") for name in ("observation", "reward", "continue")]
@@ -146,7 +147,7 @@ def looking(kind):
 
 def test_who_waits_is_not_gone():
     """Agent 0 waits at the first step; it is worth as much as the others."""
-    _, lookahead, start = looking("pausing")
+    _, lookahead, start = looking(make_kind("pausing", num_envs=4, continuous=True))
     assert start["agents", "mask"][0].tolist() == [False, True, True]
     considered = -torch.ones(4, 3, 2, 3, 2)  # nobody dies
     returns = lookahead._returns(start, considered)
@@ -155,7 +156,7 @@ def test_who_waits_is_not_gone():
 
 def test_who_would_be_dead_earns_nothing_more():
     """With a value of 5 to go on is worth 7 and to die 4, though the episode goes on."""
-    one, lookahead, start = looking("dying")
+    one, lookahead, start = looking(make_kind("dying", num_envs=4, continuous=True))
     acted = deterministic(lookahead, start)
     chosen = acted["agents", "action"]
     assert (chosen[..., 0] <= 0.0).all()
@@ -180,3 +181,24 @@ def test_one_agent_varies_at_a_time(monkeypatch):
         assert_close(considered[:, agent, :, other], mode[:, None, other].expand(5, 4, 2))
         assert_close(considered[:, agent, 0, agent], mode[:, agent])
         assert (considered[:, agent, 1:, agent] != mode[:, None, agent]).any(-1).all()
+
+
+class OneReward(Kinds):
+    """What the agents earn, as one reward at the root."""
+
+    def __init__(self, kind, num_envs):
+        super().__init__(KINDS[kind], num_envs, continuous=True)
+        self.full_reward_spec = Composite(reward=Unbounded((num_envs, 1)), shape=(num_envs,))
+
+    def _step(self, tensordict):
+        out = super()._step(tensordict)
+        return out.set("reward", out["agents", "reward"].mean(-2)).exclude(("agents", "reward"))
+
+
+def test_a_reward_of_the_team_is_everybodys():
+    _, lookahead, start = looking(with_transforms(OneReward("all act", 4), max_steps=9))
+    considered = -torch.ones(4, 3, 2, 3, 2)
+    considered[:, 0, 1, 0] = 1.0  # it pays the team (4 + 2 + 2) / 3 in the place of 2, and ends
+    returns = lookahead._returns(start, considered)
+    assert_close(returns[:, 0, 1], torch.full((4, 1), 8.0 / 3.0))
+    assert_close(returns[:, 1:], torch.full((4, 2, 2, 1), 2.0 + 5.0))

@@ -50,6 +50,16 @@ def test_a_single_environment_is_the_teachers_as_often_as_the_share_says():
     assert taught == pytest.approx(200, abs=5)  # the mean share is one half
 
 
+def test_it_is_so_after_many_million_frames():
+    module, taught = ScheduledLatent(annealing_num_steps=100_000_000), 0
+    module.step(50_000_000)
+    with set_exploration_type(ExplorationType.RANDOM):
+        for _ in range(200):
+            module.step(1_001)
+            taught += int(module(latents(1))["agents", "teacher_acts"].all())
+    assert taught == pytest.approx(100, abs=5)
+
+
 def test_it_goes_on_where_it_was_saved():
     module, other = (ScheduledLatent(annealing_num_steps=100) for _ in range(2))
     module.step(30)

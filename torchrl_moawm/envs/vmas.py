@@ -26,7 +26,7 @@ def make_vmas_env(
 
     Args:
         scenario: Name of a scenario, or a VMAS ``BaseScenario``.
-        num_envs: Environments that run side by side; a step costs about the same from 30 to 600.
+        num_envs: Environments that run side by side; 600 cost little more than 30.
 
     Keyword Args:
         max_steps: Steps of an episode; ``None`` for no limit.

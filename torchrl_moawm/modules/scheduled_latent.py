@@ -8,12 +8,12 @@ from torchrl.envs.utils import ExplorationType, exploration_type
 
 from torchrl_moawm._checks.tensors import check_same_shape, check_size
 
-GOLDEN = 0.618034
-"""Its multiples are spread evenly over a unit, whatever their number."""
+GOLDEN = 618_033_989
+"""The golden section in billionths: its multiples are spread evenly over a unit."""
 
 
 class ScheduledLatent(TensorDictModuleBase):
-    """Lets the teacher's z act in a share of the environments, which falls to none.
+    """Feeds the teacher's z to the policy in a share of environments that is annealed to none.
 
     ``z_t = mu_psi(t)`` in ``floor(share E + u)`` of E environments, ``z_t = mu_phi(t)`` in the
     others, psi the teacher and phi the student, with ``share = max(1 - frames / annealing, 0)`` and
@@ -80,7 +80,8 @@ class ScheduledLatent(TensorDictModuleBase):
         envs = student.shape[:-2]
         acts = torch.zeros(envs, dtype=torch.bool, device=student.device)
         if exploration_type() == ExplorationType.RANDOM:
-            count = torch.floor(self.share * envs.numel() + (self.frames * GOLDEN) % 1.0)
+            turn = (self.frames * GOLDEN) % 10**9 / 1e9  # of whole numbers: exact
+            count = torch.floor(self.share * envs.numel() + turn)
             acts = (torch.arange(envs.numel(), device=student.device) < count).view(envs)
         acts = acts.unsqueeze(-1).expand(student.shape[:-1])
         tensordict.set(self.out_keys[0], torch.where(acts.unsqueeze(-1), teacher, student))

@@ -39,8 +39,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     ``L_policy = E_{t, i}[ -min( rho A, clip(rho, 1 - eps, 1 + eps) A ) ] - beta_ent E[H(pi)]``, by
     :func:`~torchrl_moawm.functional.clipped_policy_loss`.
 
-    The source of the formula writes ``+ beta_ent H`` beside ``-min(...)``, which mixes the sign of
-    a reward with that of a loss: here everything is minimised, so the entropy is **subtracted**.
+    Everything is minimised here, so the entropy is **subtracted**; where an objective is written
+    with ``+ beta_ent H``, it is one to be maximised.
 
     Built on TorchRL's :class:`~torchrl.objectives.ClipPPOLoss` without a critic: its ratio and its
     entropy. What is added: dead agents count neither in the loss nor in the advantage's mean and

@@ -38,8 +38,8 @@ class ClipPPOValueLoss(MultiAgentLoss):
     ``V_clip = V_old + clip(V - V_old, -eps, eps)``, ``V = V(s_t, z_t)``, by
     :func:`~torchrl_moawm.functional.clipped_value_loss` (no 1/2).
 
-    The source of the formula writes ``- c_v L_value`` beside ``-min(...)``, which mixes the sign of
-    a reward with that of a loss: here everything is minimised, so this term is **added**.
+    Everything is minimised here, so this term is **added**; where an objective is written with
+    ``- c_v L_value``, it is one to be maximised.
 
     z_t is data: it was sampled when the agent acted, is stored, and is not sampled again. V_old is
     the value the estimator stored with the advantage, so compute the advantage **once** per

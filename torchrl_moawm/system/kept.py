@@ -43,8 +43,9 @@ class KeptSystem(ABC):
     def to(self, device: torch.device | str) -> Self:
         """Moves everything, the losses included, to a device."""
         self.module.to(device)
-        if "loss_module" in self.__dict__:  # made already: it holds coefficients of its own
-            self.__dict__["loss_module"].to(device)
+        for made in (self, *self.groups.values()):
+            if "loss_module" in made.__dict__:  # made already: it holds coefficients of its own
+                made.__dict__["loss_module"].to(device)
         for system in self.groups.values():
             move_bounds(system.actor, device)
         return self

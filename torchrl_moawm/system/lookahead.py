@@ -17,7 +17,7 @@ from torchrl_moawm.transforms.groups import who
 
 
 class LookaheadPolicy(TensorDictModuleBase):
-    """Acts as a system's policy does, but for agents whose imagined return is better otherwise.
+    """Acts as the policy does, but where imagined steps promise more for another action.
 
     Each agent i by itself considers its deterministic action and ``candidates - 1`` draws of its
     policy, while the others do what their policies say. Of each
@@ -49,7 +49,7 @@ class LookaheadPolicy(TensorDictModuleBase):
 
     References:
         Bertsekas, "Multiagent Rollout Algorithms and Reinforcement Learning", 2020 (one agent at a
-        time). Chen et al., "Opponent Modeling with In-context Search" (OMIS), 2024.
+        time). Jing et al., "Opponent Modeling with In-context Search" (OMIS), 2024.
     """
 
     def __init__(
@@ -124,8 +124,7 @@ class LookaheadPolicy(TensorDictModuleBase):
             total: Tensor | float = 0.0
             for _ in range(self.horizon):
                 step = world.step(step)
-                earned = discount * step.get(("next", *self.path, "reward"))
-                total = total + alive * earned
+                total = total + alive * discount * self._reward(step)
                 own = step.get(("next", *self.path, "terminated"), None)  # who ends by itself
                 ended = step.get(("next", "terminated")).unsqueeze(-1) if own is None else own
                 goes_on = ~ended
@@ -134,6 +133,12 @@ class LookaheadPolicy(TensorDictModuleBase):
         value = self.own.critic(step).get((*self.path, "state_value"))
         returns = (total + discount * alive * value).squeeze(-1).unflatten(0, shape)
         return torch.stack([returns[:, i, ..., i] for i in range(shape[1])], 1)
+
+    def _reward(self, step: TensorDictBase) -> Tensor:
+        """What is earned by the step, for each agent or ``[R, 1, 1]``, the team's for all."""
+        key = self.own.settings.reward_key
+        reward = step.get(("next", *self.path, "reward") if key is None else ("next", key))
+        return reward if reward.ndim > 2 else reward.unsqueeze(-2)
 
     @staticmethod
     def _repeated(tensordict: TensorDictBase, times: int) -> TensorDictBase:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from torchrl_moawm._files import versions, write_whole
 
 MAGIC = b"torchrl_moawm.MOAWM 1\n"
 """First line of a file, with the number of its form; the second is the SHA-256 of the rest."""
@@ -24,12 +25,7 @@ def write_saved(content: Mapping[str, Any], path: Path) -> None:
     memory = io.BytesIO()
     torch.save({**content, "versions": versions()}, memory)
     body = memory.getvalue()
-    pending = path.with_name(f"{path.name}.pending")
-    try:
-        pending.write_bytes(MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        pending.replace(path)
-    finally:
-        pending.unlink(missing_ok=True)
+    write_whole(path, MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
@@ -61,9 +57,3 @@ def plain_setting(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(plain_setting, value))
     return None if isinstance(value, torch.nn.Module) else value
-
-
-def versions() -> dict[str, str]:
-    """The versions of the libraries that the weights were made with."""
-    names = ("torch", "torchrl", "tensordict", "torchrl_moawm")
-    return {name: version(name) for name in names}

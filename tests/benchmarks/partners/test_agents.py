@@ -4,8 +4,11 @@ import pytest
 import torch
 from torchrl.modules.tensordict_module import set_recurrent_mode
 
+from partners.held_out import HeldOutHook
 from partners.networks import PARTNERS
 from tests.benchmarks.partners.runs import AGENTS, collect, make
+from torchrl_moawm.train.parallel.collector import make_collector
+from torchrl_moawm.train.tasks.environment import make_env
 
 
 def awaken(algorithm):
@@ -141,3 +144,31 @@ def test_a_frozen_student_stays_and_an_untrained_one_is_refused():
     assert algorithm.networks.keys() == {"actor", "critic"}
     with pytest.raises(ValueError, match="Nothing would train the student"):
         make("moawm_recurrent", "rendezvous", "algorithm.auxiliary_losses=[teacher]")
+
+
+@pytest.mark.parametrize("agent", ["nam_recurrent", "poam", "moawm_taught"])
+def test_workers_carry_the_states_of_every_memory(agent):
+    config, env, algorithm = make(agent, "rendezvous", "collector=multi_sync", "num_collectors=2")
+    worker = make_collector(config, env, algorithm, make_env).create(0)
+    with torch.no_grad():
+        batch = worker.rollout(3, algorithm.policy)
+    assert batch.shape == (4, 3)
+
+
+def test_evaluations_leave_the_training_as_it_is():
+    """With both pools, of a task whose environments share one random state."""
+    config, _, algorithm = make("nam", "simple_tag")
+    hook = HeldOutHook(config, algorithm)
+    train = make_env(config, 4, 0)
+
+    def drawn(look):
+        train.set_seed(0)
+        torch.manual_seed(0)
+        figures = hook.figures() if look else None
+        return train.reset()["agents", "observation"], torch.rand(()), figures
+
+    (first, one, _), (second, other, figures) = drawn(False), drawn(True)
+    assert torch.equal(first, second)
+    assert one == other
+    assert sorted(figures) == ["return_held_out", "return_train"]
+    assert hook.figures() == figures  # the same episodes each time

@@ -17,6 +17,6 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     env = with_transforms(Teams((2, 3, 7)), max_steps=6)
     config = OmegaConf.create({"task": {"max_steps": 6}})
     act = {"policy": lambda td: td.update(env.full_action_spec.rand())}
-    policy = SimpleNamespace(**act, system=None, memories=[])
+    policy = SimpleNamespace(**act, memories=[])
     batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from torchrl_moawm.train.metrics.returns import first_return, team_return
+from torchrl_moawm.train.metrics.returns import first_return, intrinsic_rewards, team_return
 
 
 def test_the_return_is_that_of_finished_episodes():
@@ -53,3 +53,9 @@ def test_the_return_of_a_team_is_at_the_root():
     assert (figures["return_team_red"], figures["return_team_blue"]) == (2.0, 6.0)
     with pytest.raises(KeyError, match="RewardSum"):
         team_return(TensorDict({"next": {"done": done}}, [1, 2]))
+
+
+def test_rewards_of_ones_own_are_found_where_the_team_has_one_reward():
+    given = {"agents": {"curiosity": torch.tensor([[[[1.0], [3.0]]]])}, "episode_reward": 0.0}
+    after = TensorDict({**given, "done": torch.ones(1, 1, 1, dtype=torch.bool)})
+    assert intrinsic_rewards(TensorDict({"next": after})) == {"curiosity_agents": 2.0}

@@ -335,3 +335,15 @@ def test_a_run_stops_with_a_checkpoint_and_leaves_nobody_behind(kind, name, tmp_
     assert "KeyboardInterrupt" in output
     assert started
     wait_for(lambda: not any(map(alive, started)))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_environments_of_workers_carry_the_states_of_memories(recurrent):
+    overrides = ["collector=multi_sync", f"algorithm.recurrent={recurrent}", *SMALL]
+    config = configuration(*overrides)
+    env = make_env(config, ENVS, 0)
+    algorithm = make_algorithm(config, env)
+    worker = make_collector(config, env, algorithm, make_env).create(0)
+    states = [key for key in algorithm.policy.in_keys if str(key[-1]).endswith("_state")]
+    assert bool(states) == recurrent
+    assert set(states) <= set(worker.full_observation_spec.keys(True, True))

@@ -1,4 +1,4 @@
-"""The form of every algorithm of the benchmark, and the networks that they share."""
+"""The form of every algorithm, and the networks that they share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -47,9 +47,9 @@ class Algorithm:
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
     scheduled: list[ScheduledLatent] = field(default_factory=list)
-    """Where the teacher acts too: told of the frames that were collected."""
+    """Latent schedules, which are told how many frames were collected."""
     memories: list[AgentGRU] = field(default_factory=list)
-    """Recurrent modules that belong to no system; an environment has to carry their states."""
+    """Recurrent modules whose states an environment has to carry."""
     moa: LossModule | None = None
     """A model of partners that no system here acts for."""
 

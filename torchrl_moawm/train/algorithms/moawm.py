@@ -77,6 +77,7 @@ def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
         networks=system.networks,
         system=system,
         scheduled=scheduled_of(system),
+        memories=[memory for one in system.groups.values() for memory in one.memories],
     )
 
 

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +26,14 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
-import torchrl_moawm
+from torchrl_moawm._files import versions, write_whole
 
 FORMAT = 1
 HASHES, MANIFEST = "sha256.json", "manifest.json"
 FILES = re.compile(rf"{HASHES}|{MANIFEST}|components/[\w.-]+/state\.pt")
 FOLDER = "checkpoints"
-
-
-def versions() -> dict[str, str]:
-    """On which the bits of a run depend."""
-    names = ("torch", "torchrl", "tensordict", "vmas", "numpy")
-    return {**{name: version(name) for name in names}, "torchrl_moawm": torchrl_moawm.__version__}
+SOFTWARE = versions("vmas", "numpy")
+"""On which the bits of a run depend."""
 
 
 class Adapter(StateDictCheckpointAdapter):
@@ -55,13 +50,9 @@ class Adapter(StateDictCheckpointAdapter):
 
 def atomic_save(content: Any, file: Path) -> None:
     """``torch.save``, whole or not at all."""
-    memory, pending = io.BytesIO(), file.with_name(f"{file.name}.pending")
+    memory = io.BytesIO()
     torch.save(content, memory)
-    try:
-        pending.write_bytes(memory.getbuffer())
-        pending.replace(file)
-    finally:
-        pending.unlink(missing_ok=True)
+    write_whole(file, memory.getvalue())
 
 
 def save_trained(
@@ -156,7 +147,7 @@ def verify(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {name} is damaged, its SHA-256 is another.")
     metadata = manifest["metadata"]
     written = {"format": metadata.get("format"), **metadata.get("versions", {})}
-    here = {"format": FORMAT, **versions()}
+    here = {"format": FORMAT, **SOFTWARE}
     foreign = [f"{n} {written.get(n)}, here {here[n]}" for n in here if written.get(n) != here[n]]
     if foreign:
         raise CheckpointError(

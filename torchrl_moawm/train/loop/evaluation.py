@@ -22,8 +22,6 @@ def play(
     config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
 ) -> TensorDictBase:
     """Plays as many steps as an episode has at most, in every environment: ``[E, T]``."""
-    if algorithm.system is not None:
-        algorithm.system.add_memory(env)
     append_memory_transforms(env, algorithm.memories)
     with set_exploration_type(mode):
         batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
@@ -82,6 +80,5 @@ def record_episode(config: DictConfig, algorithm: Algorithm, env: EnvBase, path:
         except TypeError as error:  # of a function that takes no such argument
             print(f"No film: {error}.")
             return
-        if algorithm.system is not None:
-            algorithm.system.add_memory(env)
+        append_memory_transforms(env, algorithm.memories)
     record_gif(env, algorithm.policy, config.task.max_steps, path)

@@ -97,15 +97,19 @@ class EvaluationHook(TrainerHookBase):
         self.config, self.algorithm = config, algorithm
         self.batches, self.taken = batches, True
 
+    def environments(self) -> Iterator[tuple[str, EnvBase]]:
+        """The environments that are played, each with the name of its return."""
+        yield "return_deterministic", make_held_out_env(self.config, EVALUATION_SEEDS)
+
     def figures(self) -> dict[str, float]:
-        """``return_deterministic``, over agents and one episode in every environment."""
+        """The return in each, over agents and one episode in every environment."""
+        figures: dict[str, float] = {}
         with random_states_kept():
-            env = make_held_out_env(self.config, EVALUATION_SEEDS)
-            batch = play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
-        return {
-            name.replace("evaluation_return", "return_deterministic"): value
-            for name, value in first_return(batch).items()
-        }
+            for name, env in self.environments():
+                batch = play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
+                found = first_return(batch).items()
+                figures |= {k.replace("evaluation_return", name): v for k, v in found}
+        return figures
 
     def __call__(self, _: TensorDictBase) -> dict[str, float] | None:
         """Figures before the batch is learned from, or nothing."""

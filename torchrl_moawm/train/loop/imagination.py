@@ -106,10 +106,8 @@ class Imagination(TrainerHookBase):
         judged = "reward_skill" if rewards is None else "world_model_skill"
         self.taper = Taper(self.settings.from_skill, self.settings.patience, judged)
         self.frames = 0
-        systems = self.system.groups
-        self.models = LossSum(
-            {g: s.loss_module["moawm"]["world_model"] for g, s in systems.items()}
-        )
+        parts = {g: s.loss_module["moawm"] for g, s in self.system.groups.items()}
+        self.models = LossSum({g: part.part("world_model") for g, part in parts.items()})
         self.memory = TensorDictReplayBuffer(
             storage=LazyTensorStorage(self.settings.memory_frames, device=config.device)
         )

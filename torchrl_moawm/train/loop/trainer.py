@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase
 from torchrl.trainers import Trainer
 
 from torchrl_moawm.train.algorithms.common import Algorithm
-from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, Rotation, versions
+from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, SOFTWARE, Rotation
 from torchrl_moawm.train.checkpoints.run_state import make_checkpoint
 from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
@@ -113,7 +113,7 @@ def checkpoint_settings(
     """Settings of the Trainer for checkpoints: what is in one, where, how often."""
     metadata = {
         "format": FORMAT,
-        "versions": versions(),
+        "versions": SOFTWARE,
         "learners": n_ranks,
         "config": json.dumps(OmegaConf.to_container(config, resolve=True)),  # in its own order
     }

@@ -20,13 +20,10 @@ def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
 
 def intrinsic_rewards(batch: TensorDictBase) -> dict[str, float]:
     """Means of what the agents gave themselves, before it was weighted; of each group."""
-    after, groups = batch["next"], [k[:-1] for k in batch["next"].keys(True, True) if k[-1] == KEY]
-    return {
-        f"{name}_{name_of(group)}": float(after[(*group, name)].mean())
-        for group in groups
-        for name in ("influence", "curiosity")
-        if (*group, name) in after.keys(True, True)
-    }
+    after = batch["next"]
+    keys = [k for k in map(unravel_key, after.keys(True, True)) if isinstance(k, tuple)]
+    given = [k for k in keys if k[-1] in ("influence", "curiosity")]
+    return {f"{k[-1]}_{name_of(k[:-1])}": float(after[k].mean()) for k in given}
 
 
 ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")

@@ -66,9 +66,9 @@ def make_collector(
     if config.collector == "single":
         return Collector(env, algorithm.policy, total_frames=config.total_frames, **common)
     memory: list[Transform] = []
-    if algorithm.system is not None:
-        parts = [m for one in algorithm.system.groups.values() for m in one.memories]
-        memory = [InitTracker(), *(m.make_tensordict_primer() for m in parts)] if parts else []
+    if algorithm.memories:
+        primers = (each.make_tensordict_primer() for each in algorithm.memories)
+        memory = [InitTracker(), *primers]
     acting = OmegaConf.merge(config, {"device": config.worker_device or config.device})
     create = partial(make_worker_env, make_env, acting, share(config), memory=memory)
     return WorkerPool(config, create, algorithm.policy, {**common, "device": acting.device})
