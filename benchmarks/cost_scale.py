@@ -83,7 +83,7 @@ def measure(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str,
     torch.manual_seed(0)
     env = make_env(config, share(config), 0)
     algorithm = make_algorithm(config, env)
-    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config))
+    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
     team: Any = trainer.collector
     sent: list[float] = []
     timed: Any = Timed(team)

@@ -105,7 +105,7 @@ def ours(
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_algorithm(config, env)
-    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config))
+    trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
     timed = trainer.collector = Timed(trainer.collector)
     trainer.train()
     return timed.seconds, operations(config, algorithm, n_envs)

@@ -9,8 +9,6 @@ taken up again. Each leaves one JSON in the schema of marl-eval under ``--out``,
 nothing else.
 """
 
-from pathlib import Path
-
 from studies.runs import ABLATIONS, VARIANTS, Stages, run_study, train
 
 CONTROLS = ("mappo_oracle", *ABLATIONS)
@@ -23,16 +21,9 @@ STAGES: Stages = {
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 
 
-def write_report(folder: Path) -> None:
-    """Writes the report, for which training does not need the extra."""
-    from studies.report import write_report
-
-    write_report(folder)
-
-
 def main() -> None:
     """Reads the command line."""
-    run_study(__doc__, "study", STAGES, write_report, train)
+    run_study(__doc__, "study", STAGES, "report", train)
 
 
 if __name__ == "__main__":

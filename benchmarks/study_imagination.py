@@ -76,16 +76,9 @@ def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
     train(run, out, work, [*settings, *overrides], suite=SUITES[run.task], probes=False)
 
 
-def write_report(folder: Path) -> None:
-    """Writes the report, for which training does not need the extra."""
-    from studies.imagination_report import write_report
-
-    write_report(folder)
-
-
 def main() -> None:
     """Reads the command line."""
-    run_study(__doc__, "imagination", STAGES, write_report, train_one)
+    run_study(__doc__, "imagination", STAGES, "imagination_report", train_one)
 
 
 if __name__ == "__main__":

@@ -80,16 +80,9 @@ def train_one(run: Run, out: Path, work: Path, overrides: list[str]) -> None:
         shutil.copy(folder / "informed.json", kept)
 
 
-def write_report(folder: Path) -> None:
-    """Writes the report, for which training does not need the extra."""
-    from studies.partners_report import write_report
-
-    write_report(folder)
-
-
 def main() -> None:
     """Reads the command line."""
-    run_study(__doc__, "partners", STAGES, write_report, train_one)
+    run_study(__doc__, "partners", STAGES, "partners_report", train_one)
 
 
 if __name__ == "__main__":

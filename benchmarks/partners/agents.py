@@ -23,7 +23,6 @@ from torchrl_moawm import (
     LossSum,
 )
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
-from torchrl_moawm.objectives import split_at
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
 from torchrl_moawm.train.algorithms.moawm import scheduled_of
 
@@ -109,7 +108,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         one.actor, one.critic, own_memories = recurrent_networks(config, env, algorithm.latent_dim)
         append_memory_transforms(env, own_memories)
     if algorithm.sequential_prior:
-        one.teacher = PreviousPosterior(encoder_of(one.student, "latent_loc"))
+        one.teacher = PreviousPosterior(one.student_encoder)
     whole = system.loss_module
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
     there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
@@ -119,8 +118,8 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     if algorithm.imitation_coeff or algorithm.leash_coeff:
         core["guided"] = GuidedPolicyLoss(
             one.actor,
-            latent_network=encoder_of(one.student, "latent_loc"),
-            teacher_network=encoder_of(one.teacher, "teacher_loc"),
+            latent_network=one.student_encoder,
+            teacher_network=one.teacher_encoder,
             imitation_coeff=algorithm.imitation_coeff,
             leash_coeff=algorithm.leash_coeff,
         )
@@ -165,8 +164,3 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         memories=[*one.memories, *own_memories],
         moa=there["moa"] if "moa" in algorithm.auxiliary_losses else None,
     )
-
-
-def encoder_of(network: TensorDictSequential, writes: str) -> TensorDictSequential:
-    """The modules of student or teacher up to the one that writes that entry."""
-    return TensorDictSequential(*split_at(network, (GROUP, writes))[0])

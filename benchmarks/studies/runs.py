@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,7 +98,7 @@ def run_study(
     description: str,
     name: str,
     stages: Stages,
-    write_report: Callable[[Path], None],
+    report_by: str,
     train_one: Callable[[Run, Path, Path, list[str]], None],
 ) -> None:
     """The command line of a study: ``run`` trains what is missing, ``report`` writes the report.
@@ -106,7 +107,8 @@ def run_study(
         description: What the help text says.
         name: Of the folders, ``outputs/<name>`` for the work and ``results/<name>``.
         stages: What there is to be run.
-        write_report: Takes the folder of the results.
+        report_by: The module whose ``write_report`` takes the folder of the results; it is imported
+            when it is asked for, for training does not need the extra.
         train_one: Takes a run, the folders of results and work, and overrides of settings.
     """
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
@@ -121,7 +123,7 @@ def run_study(
         command.add_argument("--out", type=Path, default=HERE / "results" / name)
     given = parser.parse_args()
     if given.command == "report":
-        write_report(given.out)
+        import_module(f"studies.{report_by}").write_report(given.out)
         return
     missing = [run for run in grid(stages, given.stages) if not run.file(given.out).exists()]
     print(f"{len(missing)} runs to do", flush=True)

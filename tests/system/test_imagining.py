@@ -12,7 +12,6 @@ from torchrl.modules import set_recurrent_mode
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.system import imagine, make_imagined_env
-from torchrl_moawm.system.acting import student_encoder
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 SETTINGS = {"joint_world_model": True, "num_cells": (16,), "model_cells": (16, 16), "latent_dim": 4}
@@ -96,7 +95,7 @@ def test_rows_that_cross_episodes_hold_what_acting_saw():
     z = ("agents", "latent_loc")
     rows = found.reshape(-1)[:40].reshape(5, 8)  # each begins in one episode and ends in another
     with set_recurrent_mode(True):
-        again = student_encoder(system["agents"])(rows.copy())[z]
+        again = system.student_encoder(rows.copy())[z]
     assert_close(again, rows[z])
 
 
@@ -173,7 +172,7 @@ def test_the_return_ends_with_the_value_of_the_last_trusted_state():
 def next_value(system, found):
     """V at the state behind step 1, with the mean of the student's latent there."""
     step = found[:, 1]["next"].clone()
-    encoded = student_encoder(system["agents"])(step)
+    encoded = system.student_encoder(step)
     encoded["agents", "latent"] = encoded["agents", "latent_loc"]
     return system.critic(encoded)["agents", "state_value"].detach()
 

@@ -3,14 +3,12 @@
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictSequential
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, GuidedPolicyLoss
 from torchrl_moawm.envs import with_transforms
-from torchrl_moawm.objectives import split_at
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 ENVS, BATCHES, EPOCHS = 128, 40, 4
@@ -81,13 +79,11 @@ def doors():
 
 def guidance(system, imitation, leash):
     """The two policies kept near each other, with these weights."""
-    one, encoders = system["agents"], {}
-    for role, network, name in (
-        ("latent_network", one.student, "latent_loc"),
-        ("teacher_network", one.teacher, "teacher_loc"),
-    ):
-        encoders[role] = TensorDictSequential(*split_at(network, ("agents", name))[0])
-    return GuidedPolicyLoss(one.actor, imitation_coeff=imitation, leash_coeff=leash, **encoders)
+    encoders = {
+        "latent_network": system.student_encoder,
+        "teacher_network": system.teacher_encoder,
+    }
+    return GuidedPolicyLoss(system.actor, imitation_coeff=imitation, leash_coeff=leash, **encoders)
 
 
 def learned_return(teacher_frames, guided=(0.0, 0.0)):

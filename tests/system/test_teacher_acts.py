@@ -86,8 +86,7 @@ def test_a_teacher_that_acts_has_read_what_the_losses_read(kind):
 def test_an_acting_teacher_reads_what_exists_before_anybody_acts():
     """It reads (o_t, a_{t-1}) of those who act, (o_t, a_t) of the privileged."""
     system, batch = make(**ACTING)
-    encoder = split_at(system.teacher, (GROUP, "teacher_loc"))[0]
-    read = [key for module in encoder for key in module.in_keys]
+    read = [key for module in system.teacher_encoder for key in module.in_keys]
     assert (GROUP, "action") not in read
     assert {("agent", "observation"), ("agent", "action")} <= set(read)
     loc = system.teacher(batch.clone())[GROUP, "teacher_loc"]
@@ -258,8 +257,11 @@ def test_the_bootstrap_has_the_latent_of_whoever_acted():
     system.value_estimator(batch)
     after = batch["next"].clone()
     student, teacher = (
-        split_at(network, (GROUP, name))[0][0](after.clone())[GROUP, name]
-        for network, name in ((system.student, "latent_loc"), (system.teacher, "teacher_loc"))
+        network(after.clone())[GROUP, name]
+        for network, name in (
+            (system.student_encoder, "latent_loc"),
+            (system.teacher_encoder, "teacher_loc"),
+        )
     )
     taught = batch[GROUP, "teacher_acts"].unsqueeze(-1)
     assert taught.any()

@@ -163,9 +163,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         entropy = self._get_entropy(dist, adv_shape=advantage.shape[:-1])
         check_same_shape(entropy=entropy, advantage=advantage)
         moved = log_ratio.detach()
-        low, high = reach if isinstance(reach, tuple) else (reach, reach)
         away = moved.exp() - 1.0
-        clipped = ((away < -low) | (away > high)).to(moved.dtype)
+        clipped = ((away < -reach[0]) | (away > reach[1])).to(moved.dtype)
         overflow = (moved > MAX_LOG_RATIO).to(moved.dtype)
         return self._out(
             {
@@ -193,12 +192,11 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             latent = torch.where(by_teacher.unsqueeze(-1), stored, latent)
         inputs.set(self._key("latent"), latent)
 
-    def _reach(self) -> Tensor | tuple[Tensor, Tensor]:
+    def _reach(self) -> tuple[Tensor, Tensor]:
         """The distance that the ratio may have from 1, below and above."""
         if self._asymmetric_clip:
             return self.clip_epsilon_low, self.clip_epsilon_high
-        epsilon: Tensor = self.clip_epsilon
-        return epsilon
+        return self.clip_epsilon, self.clip_epsilon
 
     def _check_log_prob(self, view: BatchView, stored: Tensor) -> None:
         """Refuses a log-probability or an advantage that is not one number per agent."""

@@ -30,31 +30,17 @@ def make_policy(system: GroupSystem) -> TensorDictSequential:
     return TensorDictSequential(*memories, *modules, system.actor, log_prob)
 
 
-def student_encoder(system: GroupSystem) -> TensorDictSequential:
-    """The student's encoder, with its memory."""
-    return TensorDictSequential(
-        *split_at(system.student, (*path_of(system.group), "latent_loc"))[0]
-    )
-
-
-def teacher_encoder(system: GroupSystem) -> TensorDictSequential:
-    """The teacher's encoder."""
-    return TensorDictSequential(
-        *split_at(system.teacher, (*path_of(system.group), "teacher_loc"))[0]
-    )
-
-
 def latent_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     """What writes z: the student's mean or a sample; where the teacher acts, the one or other."""
     if system.settings.act_on != "mean":
         return split_at(system.student, (*path_of(system.group), "latent"))[0]
     if system.scheduled is None:
         return mean_modules(system)
-    return [*student_encoder(system), ReadsWhatIsReal(teacher_encoder(system)), system.scheduled]
+    return [*system.student_encoder, ReadsWhatIsReal(system.teacher_encoder), system.scheduled]
 
 
 class ReadsWhatIsReal(TensorDictModuleBase):
-    """A network that reads of others, when it acts, what the losses let it read of them.
+    """A network that reads the same of others when acting as in the losses.
 
     At the step after a death an environment may still show what the dead agent saw last.
     """
@@ -72,7 +58,7 @@ class ReadsWhatIsReal(TensorDictModuleBase):
 def mean_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     """The student's encoder, whose mean is z."""
     loc, z = ((*path_of(system.group), name) for name in ("latent_loc", "latent"))
-    return [*student_encoder(system), TensorDictModule(nn.Identity(), [loc], [z])]
+    return [*system.student_encoder, TensorDictModule(nn.Identity(), [loc], [z])]
 
 
 def predictions(system: GroupSystem) -> list[TensorDictModuleBase]:

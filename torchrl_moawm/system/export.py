@@ -31,7 +31,7 @@ class DeployedPolicy(nn.Module):
     def __init__(self, groups: Iterable[GroupSystem], there: Iterable[NestedKey]) -> None:
         super().__init__()
         groups, there = list(groups), set(map(unravel_key, there))
-        self.policy = TensorDictSequential(*(m for one in groups for m in acting_modules(one)))
+        self.policy = TensorDictSequential(*(m for one in groups for m in modules_of(one)))
         read = dict.fromkeys(map(unravel_key, self.policy.in_keys))
         masks = [(*path_of(one.group), "mask") for one in groups if one.memories]
         self.in_keys = {name_of(key): key for key in (*read, *masks) if key in there or key in read}
@@ -50,11 +50,8 @@ class DeployedPolicy(nn.Module):
         return {name: out[key] for name, key in self.out_keys.items()}
 
 
-def acting_modules(system: GroupSystem) -> list[nn.Module]:
-    """Encoder and actor of a group, with the mean of the posterior between them.
-
-    And the models of the others, where the actor reads what they expect.
-    """
+def modules_of(system: GroupSystem) -> list[nn.Module]:
+    """The modules that write the mean of z, what the others are expected to do, and the action."""
     return [*mean_modules(system), *predictions(system), system.actor]
 
 

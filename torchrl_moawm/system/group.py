@@ -11,15 +11,10 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
 from torchrl_moawm import objectives
-from torchrl_moawm._keys import name_of
+from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
-from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum
-from torchrl_moawm.system.acting import (
-    make_policy,
-    predictions,
-    student_encoder,
-    teacher_encoder,
-)
+from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
+from torchrl_moawm.system.acting import make_policy, predictions
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
 
@@ -117,10 +112,17 @@ class GroupSystem:
         return [m for network in networks for m in network.modules() if isinstance(m, AgentGRU)]
 
     @property
-    def _reward(self) -> dict[str, NestedKey]:
-        """The reward's key for ``set_keys``, where it is not the default."""
-        key = self.settings.reward_key
-        return {} if key is None else {"reward": key}
+    def student_encoder(self) -> TensorDictSequential:
+        """The student up to the mean of its posterior, with its memory: a loss's latent network."""
+        return self._encoder(self.student, "latent_loc")
+
+    @property
+    def teacher_encoder(self) -> TensorDictSequential:
+        """The teacher up to the mean of its posterior."""
+        return self._encoder(self.teacher, "teacher_loc")
+
+    def _encoder(self, network: TensorDictModuleBase, writes: str) -> TensorDictSequential:
+        return TensorDictSequential(*split_at(network, (*path_of(self.group), writes))[0])
 
     @cached_property
     def policy(self) -> TensorDictSequential:
@@ -142,7 +144,7 @@ class GroupSystem:
             **self._chosen("reward_delta"),
             **group,
         )
-        world_model.set_keys(terminated=s.terminated_key, **self._reward)
+        world_model.set_keys(terminated=s.terminated_key, reward=s.reward_key)
         cvae = objectives.TeacherCVAELoss(
             self.student,
             self.teacher,
@@ -170,15 +172,14 @@ class GroupSystem:
 
     @cached_property
     def rewards(self) -> list[IntrinsicReward]:
-        """What the agents give themselves beside the task's reward."""
-        models = self.moa_networks, self.targets, self.world_model, self.statistics
-        return make_rewards(self.settings, self.group, self.actor, *models)
+        """Intrinsic rewards beside the task's."""
+        return make_rewards(self)
 
     def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
         """The actor's loss, which may train the student too."""
         return objectives.ClipPPOPolicyLoss(
             self.actor,
-            latent_network=student_encoder(self) if self.settings.policy_trains_student else None,
+            latent_network=self.student_encoder if self.settings.policy_trains_student else None,
             group=self.group,
             **self._chosen("clip_epsilon", "entropy_coeff"),
         )
@@ -188,12 +189,12 @@ class GroupSystem:
         s = self.settings
         loss = ClipPPOValueLoss(
             self.critic,
-            latent_network=TensorDictSequential(student_encoder(self), *predictions(self)),
-            teacher_network=None if self.scheduled is None else teacher_encoder(self),
+            latent_network=TensorDictSequential(self.student_encoder, *predictions(self)),
+            teacher_network=None if self.scheduled is None else self.teacher_encoder,
             group=self.group,
             **self._chosen("clip_value", "critic_coeff", "value_norm"),
         )
-        loss.set_keys(done=s.done_key, terminated=s.terminated_key, **self._reward)
+        loss.set_keys(done=s.done_key, terminated=s.terminated_key, reward=s.reward_key)
         loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
         loss.intrinsic = nn.ModuleList(self.rewards)  # so that the loss saves and moves their units
         return loss

@@ -72,7 +72,7 @@ class MOAWM(KeptSystem):
         return self.groups[name_of(group)]
 
     def __getattr__(self, name: str) -> Any:
-        if name in (*PARTS, "moa_networks", "group"):
+        if name in (*PARTS, "moa_networks", "student_encoder", "teacher_encoder", "group"):
             return getattr(self._only(name), name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
 

@@ -1,44 +1,33 @@
-"""Rewards that the agents of a group give themselves, and the advantage that is of them too."""
+"""Intrinsic rewards of a group, and the advantage that counts them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict import TensorDictBase
 
-from torchrl_moawm.modules import GroupStatistics
 from torchrl_moawm.objectives import ClipPPOValueLoss
-from torchrl_moawm.system.settings import LossSettings
 
 if TYPE_CHECKING:
+    from torchrl_moawm.system.group import GroupSystem
     from torchrl_moawm.transforms import IntrinsicReward
 
 
-def make_rewards(
-    settings: LossSettings,
-    group: NestedKey,
-    actor: TensorDictModuleBase,
-    moa_networks: Mapping[str, TensorDictModuleBase],
-    targets: Mapping[str, NestedKey],
-    world_model: TensorDictModuleBase,
-    statistics: GroupStatistics | None,
-) -> list[IntrinsicReward]:
-    """What the agents of a group give themselves; nothing where no coefficient is set."""
-    given: Any = {"group": group, "reward_key": settings.reward_key}
+def make_rewards(system: GroupSystem) -> list[IntrinsicReward]:
+    """Intrinsic rewards of a group; nothing where no coefficient is set."""
+    s = system.settings
+    given: Any = {"group": system.group, "reward_key": s.reward_key}
     rewards: list[IntrinsicReward] = []
-    if settings.influence_coeff:
+    if s.influence_coeff:
         from torchrl_moawm.transforms import SocialInfluence
 
-        given["coeff"] = settings.influence_coeff
-        networks = {targets[name]: network for name, network in moa_networks.items()}
-        rewards.append(SocialInfluence(actor, networks, **given))
-    if settings.curiosity_coeff:
+        networks = {system.targets[name]: net for name, net in system.moa_networks.items()}
+        rewards.append(SocialInfluence(system.actor, networks, coeff=s.influence_coeff, **given))
+    if s.curiosity_coeff:
         from torchrl_moawm.transforms import Curiosity
 
-        given |= {"coeff": settings.curiosity_coeff, "statistics": statistics}
-        rewards.append(Curiosity(world_model, **given))
+        given |= {"coeff": s.curiosity_coeff, "statistics": system.statistics}
+        rewards.append(Curiosity(system.world_model, **given))
     return rewards
 
 

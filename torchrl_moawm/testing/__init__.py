@@ -1,7 +1,8 @@
 """For people's own pytest suites, and ours: a batch with every key, the contract as one call."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from torchrl_moawm._on_demand import on_demand
 
 if TYPE_CHECKING:
     from torchrl_moawm.testing.batch import make_batch
@@ -10,10 +11,4 @@ if TYPE_CHECKING:
 __all__ = ["check_loss_module", "make_batch"]
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """What is asked for is imported then, as in the package itself."""
-        home = {"check_loss_module": "contract", "make_batch": "batch"}.get(name)
-        if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{home}"), name)
+    __getattr__ = on_demand(__name__, {"check_loss_module": "contract", "make_batch": "batch"})

@@ -7,8 +7,8 @@
 
 Every setting can be overridden so; ``-m`` sweeps, ``--help`` shows all. The run's folder
 (``hydra.run.dir``) receives logs (CSV and TensorBoard), ``curves.png``, ``checkpoint.pt``,
-``team.gif``, ``summary.json`` and, for ``MOAWM.load``, ``system.moawm``; while it trains
-``checkpoints/``, from which ``resume`` goes on.
+``team.gif``, ``summary.json``, ``run.json`` and, for ``MOAWM.load``, ``system.moawm``; while it
+trains ``checkpoints/``, from which ``resume`` goes on.
 """
 
 import sys
@@ -37,17 +37,14 @@ def job(config: DictConfig) -> float:
     overrides = list(hydra_config.overrides.task)
     try:
         config = settled(config, overrides, hydra_config.runtime.choices["task"])
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
-    record = folder / str(hydra_config.output_subdir) / "config.yaml"
-    if record.is_file():
-        OmegaConf.save(config, record)  # as it runs, not as it was merged
-    done = start.finished(config, folder)
-    if done is not None:
-        return done
-    with start.one_line_errors(folder):
-        config, folder, source, frames = start.resumed_from(config, folder, overrides)
-    try:
+        record = folder / str(hydra_config.output_subdir) / "config.yaml"
+        if record.is_file():
+            OmegaConf.save(config, record)  # as it runs, not as it was merged
+        done = start.finished(config, folder)
+        if done is not None:
+            return done
+        with start.one_line_errors(folder):
+            config, folder, source, frames = start.resumed_from(config, folder, overrides)
         check_config(config)
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -34,7 +34,9 @@ def parts(folder, algorithm, batches):
     config = configuration(f"algorithm={algorithm}", f"total_frames={batches * FRAMES}")
     env = make_env(config, config.task.num_envs, 0)
     made = make_algorithm(config, env)
-    return make_trainer(config, made, env, ModelQualityHook(made, config), Loggers(folder), folder)
+    return make_trainer(
+        config, made, env, ModelQualityHook(made, config, env), Loggers(folder), folder
+    )
 
 
 def assert_flat(counts, memory, megabytes):

@@ -243,12 +243,12 @@ def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
     """So all of its flags are kept for the next one, and through a checkpoint."""
     batch = played("one leaves")[1][0]
     config = OmegaConf.create({"task": {"observation_blocks": {}}, "device": "cpu"})
-    watch = ModelQualityHook(SimpleNamespace(system=None), config)
+    watch = ModelQualityHook(SimpleNamespace(system=None), config, None)
     watch(batch)
-    again = ModelQualityHook(SimpleNamespace(system=None), config)
+    again = ModelQualityHook(SimpleNamespace(system=None), config, None)
     again.load_state_dict(watch.state_dict())
     batch["agents", "alive"] = kinds.there(batch, ("agents",))
-    with_alive = ModelQualityHook(SimpleNamespace(system=None), config)
+    with_alive = ModelQualityHook(SimpleNamespace(system=None), config, None)
     with_alive(batch)
     read = {"action", "previous_action", "previous_mask", "previous_alive", "mask", "done"}
     for kept in (watch.last, again.last):

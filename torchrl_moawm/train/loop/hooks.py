@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torchrl.checkpoint import GlobalRNGState
 from torchrl.envs import EnvBase
@@ -37,21 +37,12 @@ class ModelQualityHook(TrainerHookBase):
     Args:
         algorithm: Whose models are judged.
         config: The configuration.
-        env: What the team acts in, whose observations the task's blocks have to fit; ``None`` does
-            not look.
+        env: What the team acts in, whose observations the task's blocks have to fit.
     """
 
-    def __init__(
-        self, algorithm: Algorithm, config: DictConfig, env: EnvBase | None = None
-    ) -> None:
+    def __init__(self, algorithm: Algorithm, config: DictConfig, env: EnvBase) -> None:
         self.system = algorithm.system
-        self.blocks = (
-            OmegaConf.to_container(config.task.observation_blocks)
-            if config.task.observation_blocks
-            else {}
-        )
-        if self.system is not None and env is not None:
-            self.blocks = fitting_blocks(config.task, env)
+        self.blocks = {} if self.system is None else fitting_blocks(config.task, env)
         self.device = torch.device(config.device)
         self.last: TensorDictBase | None = None
         self.figures: dict[str, float] = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
@@ -196,8 +196,12 @@ def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]
     members with the root mean square error of their mean, over agents and steps.
     """
     group, there = path_of(system.group), who("there", batch, system.group)
+    heads = {(*group, name) for name in ("predicted_continue", "ensemble_observation")}
+    figures: dict[str, float] = {}
+    if heads.isdisjoint(map(unravel_key, system.world_model.out_keys)):
+        return figures
     inputs = BatchView.of_group(batch, group).inputs(system.world_model)
-    predicted, figures = system.world_model(inputs)[group], {}
+    predicted = system.world_model(inputs)[group]
     logits = predicted.get("predicted_continue", None)
     if logits is not None:
         over = terminations(batch, group, there)[there]
