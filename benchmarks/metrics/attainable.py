@@ -78,7 +78,10 @@ def compare_world_model(
     own, read = groups[path_of(system.group)], list(groups.values())
     features = Features(system.world_model.in_keys, own, read)
     regression = WorldModelRegression(features).fit(fitted, settings)
-    run, best = (world_model_skill(system, held_out, blocks, each) for each in (None, regression))
+    key = system.settings.reward_key
+    run, best = (
+        world_model_skill(system, held_out, blocks, each, key) for each in (None, regression)
+    )
     rows = {
         name: {
             "run": run[name],

@@ -516,3 +516,40 @@ def test_an_estimator_of_ones_own_is_used_with_the_keys_of_the_loss(as_class, ge
     del batch["agents", "state_value"]
     found = loss.value_estimator(batch)["agents", "advantage"]
     assert_close(found, expected, rtol=1e-5, atol=1e-6)  # 0.9 in float32
+
+
+def test_seams_are_each_environments_own_whichever_dimension_is_time():
+    """The trajectories of the environments change at different steps."""
+    batch = rollout("all act")
+    batch["collector", "traj_ids"] = torch.zeros(2, 12, dtype=torch.long)
+    batch["collector", "traj_ids"][0, 7:] = 1
+    batch["collector", "traj_ids"][1, 2:] = 2
+    loss = value_loss(("agents",))
+    expected = loss.value_estimator(batch.clone())["agents", "advantage"]
+    turned = batch.transpose(0, 1).contiguous()
+    turned.names = ["time", None]
+    found = loss.value_estimator(turned)["agents", "advantage"].transpose(0, 1)
+    assert_close(found, expected)
+    cut = loss.value_estimator(batch[1:, :2].contiguous())["agents", "advantage"]
+    assert_close(expected[1:, :2], cut)
+
+
+def test_a_single_step_with_padding_has_an_advantage():
+    batch = rollout("all act")[:, :1].contiguous()
+    batch["collector", "mask"] = torch.tensor([[True], [False]])
+    loss = value_loss(("agents",))
+    found = loss.value_estimator(batch)["agents", "advantage"]
+    assert found.shape == (2, 1, 3, 1)
+    assert found[0].isfinite().all()
+
+
+def test_the_target_alone_is_that_of_the_estimator():
+    batch, loss = rollout("dying"), value_loss(("agents",))
+    target = loss.value_estimator.value_estimate(batch)
+    assert ("agents", "value_target") not in batch.keys(True, True)
+    assert_close(target, loss.value_estimator(batch)["agents", "value_target"])
+
+
+def test_an_advantage_is_data():
+    with pytest.raises(ValueError, match="differentiable would do nothing"):
+        value_loss(("agents",)).make_value_estimator(differentiable=True)

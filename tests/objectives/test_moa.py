@@ -202,3 +202,14 @@ def test_a_set_keys_back_to_the_default_finds_the_other_group(two_groups):
     loss.set_keys(action=("foes", "elsewhere"), target_mask=("foes", "alive"))
     loss.set_keys(action=None, target_mask=None)
     assert_close(loss(two_groups)["loss_moa"], before)
+
+
+def test_a_row_of_zeros_is_no_action_of_who_acts():
+    batch = make_batch(action_type="one-hot", dead_fraction=0.3)
+    assert not batch["agents", "mask"].all()  # zeros of the dead are none either, and no fault
+    loss = MOALoss(make_moa_network(AgentGroup(n_agents=3, obs_dim=5, n_actions=4)))
+    loss(batch)
+    who = batch["agents", "mask"].nonzero()[0].tolist()
+    batch["agents", "action"][tuple(who)] = 0
+    with pytest.raises(ValueError, match="not one-hot"):
+        loss(batch)

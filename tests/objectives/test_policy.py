@@ -23,6 +23,7 @@ from tests.objectives.factory import (
     valid_agents,
 )
 from torchrl_moawm import ClipPPOPolicyLoss
+from torchrl_moawm.modules import AgentGroup, make_actor
 from torchrl_moawm.testing import make_batch
 
 EPS, BETA = 0.2, 0.05
@@ -224,3 +225,18 @@ def test_an_action_of_another_shape_is_refused(generator):
     batch["agents", "action"] = batch["agents", "action"].unsqueeze(-1)
     with pytest.raises(ValueError, match=r"Expected action of shape .*as the actor's"):
         loss(batch)
+
+
+def test_a_policy_that_was_certain_may_be_less_so():
+    """A log-probability of 0 is that of a collector's random frames only where it is far off."""
+    batch, group = make_batch((8,)), AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
+    actor = make_actor(group, latent_dim=3)
+    last = [module for module in actor.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.bias.data[:] = torch.tensor([18.0, 0.0, 0.0, 0.0])
+    with torch.no_grad():
+        dist = actor.get_dist(batch)
+    batch["agents", "action"] = dist.mode
+    batch["agents", "action_log_prob"] = dist.log_prob(dist.mode).detach()
+    assert (batch["agents", "action_log_prob"] == 0.0).all()
+    last.bias.data[0] = 7.0
+    assert ClipPPOPolicyLoss(actor)(batch)["kl_approx"] < 0.01

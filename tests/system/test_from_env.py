@@ -30,7 +30,15 @@ E, N, OBS, D = 2, 3, 4, 2
 class Stub(EnvBase):
     """An environment of one group whose specs are given; episodes of four steps, noise in them."""
 
-    def __init__(self, observation=None, action=None, reward="agents", group="agents", root=None):
+    def __init__(
+        self,
+        observation=None,
+        action=None,
+        reward="agents",
+        group="agents",
+        root=None,
+        reward_dtype=torch.float32,
+    ):
         super().__init__(batch_size=(E,))
         team, self.time = (E, N), 0
         seen = {"observation": Unbounded((*team, OBS))} if observation is None else observation
@@ -39,7 +47,7 @@ class Stub(EnvBase):
         )
         action = Bounded(-1, 1, (*team, D)) if action is None else action
         self.action_spec = Composite({group: Composite(action=action, shape=team)}, shape=(E,))
-        earned = Unbounded((*team, 1)) if reward == "agents" else Unbounded((E, 1))
+        earned = Unbounded((*team, 1) if reward == "agents" else (E, 1), dtype=reward_dtype)
         self.reward_spec = (
             Composite({group: Composite(reward=earned, shape=team)}, shape=(E,))
             if reward == "agents"
@@ -129,6 +137,14 @@ REFUSED = {
             RenameTransform([("agents", "reward")], [("agents", "points")])
         ),
         r"writes no reward \('agents', 'reward'\).*it writes \[\('agents', 'points'\)\]",
+    ),
+    "whole numbers as rewards": (
+        lambda: stub(reward_dtype=torch.int64),
+        r"Observations and rewards have to be floating; \('agents', 'reward'\) is torch.int64",
+    ),
+    "rewards of double precision": (
+        lambda: stub(reward_dtype=torch.float64),
+        r"\('agents', 'reward'\) is torch.float64, and the networks are torch.float32",
     ),
 }
 

@@ -43,6 +43,12 @@ class AddsAnEntry(Altered):
         return tensordict.set(("agents", "extra"), tensordict["agents", "observation"])
 
 
+class NamesTheTime(Altered):
+    def before(self, tensordict):
+        tensordict.names = [*[None] * (tensordict.ndim - 1), "time"]
+        return tensordict
+
+
 class OverwritesInPlace(Altered):
     def before(self, tensordict):
         get_required(tensordict, self._key("reward"), "reward").mul_(2.0)
@@ -197,7 +203,7 @@ class MultipliesByMask(Altered):
     def _reduce(self, loss, valid):
         weight = torch.ones_like(loss) if valid is None else right(valid, loss).to(loss)
         total = weight * loss
-        mean = total.sum() / weight.sum()
+        mean = total.sum() / weight.sum().clamp_min(1)
         return {"none": total, "sum": total.sum(), "mean": mean}[self.reduction]
 
 
@@ -234,6 +240,25 @@ class CountsTheDead(Altered):
         rows = right(valid, loss).any(-1).sum() if valid.ndim == loss.ndim else valid.sum()
         zeroed = torch.where(right(valid, loss), loss, 0.0)
         return zeroed.sum() / (rows * loss.shape[-1])
+
+
+class MeanOfMeans(Altered):
+    """Over the rows, of the mean over the agents of each."""
+
+    def _reduce(self, loss, valid):
+        if self.reduction != "mean" or valid is None:
+            return super()._reduce(loss, valid)
+        valid = right(valid, loss).expand_as(loss)
+        of_rows = torch.where(valid, loss, 0.0).sum(-1) / valid.sum(-1).clamp_min(1)
+        return of_rows.sum() / valid.any(-1).sum().clamp_min(1)
+
+
+class NobodyIsNaN(Altered):
+    def _reduce(self, loss, valid):
+        if self.reduction != "mean" or valid is None:
+            return super()._reduce(loss, valid)
+        valid = right(valid, loss).expand_as(loss)
+        return torch.where(valid, loss, 0.0).sum() / valid.sum()
 
 
 class MeanIsSum(Altered):
@@ -294,6 +319,7 @@ class CannotBePickled(Altered):
 BROKEN = {  # the rule that must speak first, and those broken by the same defect
     Drifts: ["repeatable"],
     AddsAnEntry: ["input_unchanged"],
+    NamesTheTime: ["input_unchanged"],
     OverwritesInPlace: ["input_unchanged"],
     ReplacesAnEntry: ["input_unchanged"],
     ForgetsAnOutKey: ["out_keys"],
@@ -321,6 +347,8 @@ BROKEN = {  # the rule that must speak first, and those broken by the same defec
     IgnoresPreviousMask: ["masks_exclude", "mean_is_sum_over_count"],
     IgnoresRowMask: ["padding", "masks_exclude", "mean_is_sum_over_count"],
     CountsTheDead: ["mean_is_sum_over_count"],
+    MeanOfMeans: ["mean_is_sum_over_count"],
+    NobodyIsNaN: ["mean_is_sum_over_count"],
     MeanIsSum: ["mean_is_sum_over_count"],
     SumIsMean: ["mean_is_sum_over_count"],
     NoneKeepsTheMasked: ["mean_is_sum_over_count"],

@@ -105,7 +105,7 @@ class Ensemble(Upstream):
         mask = tensordict.get(MASK, None)
         mask = torch.ones_like(loss, dtype=torch.bool) if mask is None else mask.expand_as(loss)
         total = torch.where(mask, loss, 0.0)
-        mean = total.sum() / mask.sum()
+        mean = total.sum() / mask.sum().clamp_min(1)
         return {"none": total, "sum": total.sum(), "mean": mean}[self.reduction]
 
 

@@ -10,6 +10,7 @@ from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
+    dispatch,
 )
 from torch import nn
 from torchrl.modules import IndependentNormal
@@ -175,7 +176,7 @@ def test_unknown_rule_lists_the_rules():
         ),
         (  # 24 rows of 3 agents: 16 rows valid, in each of which 2 agents live
             NoneKeepsTheMasked,
-            "mean_is_sum_over_count: 40 masked elements of loss_obs are not 0.",
+            "mean_is_sum_over_count: 36 masked elements of loss_obs are not 0.",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -212,9 +213,13 @@ def test_the_same_is_so_bit_by_bit_where_nothing_else_is_asked_for():
         same({}, one, "again")
 
 
-def test_a_pattern_hides_every_third():
-    assert pattern(torch.Size([2, 3]), None).tolist() == [[True, False, True]] * 2
-    assert pattern(torch.Size([5]), None).tolist() == [True, False, True, True, False]
+@pytest.mark.parametrize("shape", [(2,), (4,), (4, 6), (4, 6, 3), (8, 3), (4, 6, 2), (4, 6, 6)])
+def test_a_pattern_hides_some_and_is_irregular(shape):
+    found = pattern(torch.Size(shape), None)
+    assert found.any()
+    assert not found.all()
+    if len(shape) > 2:  # of agents: another number of them in each row
+        assert len(found.sum(-1).unique()) > 1
 
 
 def test_who_is_done_is_not_alive():
@@ -330,3 +335,40 @@ def test_an_entry_outside_in_keys_is_named():
 def test_a_precondition_is_told_by_itself(loss, batch, message):
     with pytest.raises(ValueError, match=message):
         check_loss_module(loss(), batch())
+
+
+class OfTheTeam(WorldModelLoss):
+    """It reads no entry of the agents at t, and counts the dead at t+1."""
+
+    def _masks(self):
+        return []
+
+    def _required_keys(self):
+        yield "state"
+        yield ("next", "agents", "reward")
+
+    @dispatch(auto_batch_size=False)
+    def forward(self, tensordict):
+        state, reward = tensordict["state"], tensordict["next", "agents", "reward"]
+        rows = tensordict.get(("collector", "mask"), None)
+        if rows is not None:
+            rows = rows.unsqueeze(-1)
+            state = torch.where(rows, state, 0.0)
+            reward = torch.where(rows.unsqueeze(-1), reward, 0.0)
+            rows = rows.expand(reward.shape[:-1])
+        predicted = self.world_model(TensorDict({"state": state}, tensordict.shape))["predicted"]
+        error = (predicted - reward).square().squeeze(-1)
+        terms = {"loss_obs": self._reduce(error, rows), "loss_reward": self._reduce(error, rows)}
+        return TensorDict(terms)
+
+
+def test_who_is_read_at_the_next_step_alone_has_a_mask():
+    network = TensorDictModule(
+        torch.nn.Sequential(torch.nn.Linear(7, 3), torch.nn.Unflatten(-1, (3, 1))),
+        ["state"],
+        ["predicted"],
+    )
+    batch = make_batch(dead_fraction=0.3)
+    batch["state"] = torch.randn(4, 6, 7)
+    broken = check_loss_module(OfTheTeam(network), batch, report=True)
+    assert "('agents', 'mask')" in broken["masks_exclude"]

@@ -23,9 +23,9 @@ def run(*returns, final=None, seconds=True, **more):
     return {**steps, **({"absolute_metrics": {"return": [final]}} if final is not None else {})}
 
 
-def saved(file, algorithm, seeds, task="navigation"):
+def saved(file, algorithm, seeds, task="navigation", first=0):
     file.parent.mkdir(parents=True, exist_ok=True)
-    runs = {f"seed_{k}": one for k, one in enumerate(seeds)}
+    runs = {f"seed_{k}": one for k, one in enumerate(seeds, first)}
     file.write_text(json.dumps({"vmas": {task: {algorithm: runs}}}))
     return file
 
@@ -34,7 +34,7 @@ def saved(file, algorithm, seeds, task="navigation"):
 def places(tmp_path):
     """A run of ours in two folders, and a file as BenchMARL writes it: lists, no seconds."""
     for k, final in enumerate((3.0, 5.0)):
-        saved(tmp_path / f"ours{k}" / "run.json", "moawm", [run(0.0, 2.0, final=final)])
+        saved(tmp_path / f"ours{k}" / "run.json", "moawm", [run(0.0, 2.0, final=final)], first=k)
     best = run([0.0, 9.0], [1.0, 2.0], final=9.0, seconds=False)  # the best episode of all
     theirs = [best, run([1.0], [2.5], seconds=False)]
     return [tmp_path / "ours0", tmp_path / "ours1", saved(tmp_path / "b.json", "mappo", theirs)]
@@ -47,6 +47,12 @@ def test_the_table_by_hand(places):
         "| vmas/navigation | moawm | 2 | 4 [3, 5] |  | 20 | 2 |",
         "| vmas/navigation | mappo | 2 | 2 [1.5, 2.5] | -2 +- 1.1 | 20 |  |",
     ]
+
+
+def test_two_runs_of_one_seed_are_no_two_seeds(places, tmp_path):
+    again = saved(tmp_path / "again" / "run.json", "moawm", [run(0.0, 2.0, final=3.0)])
+    with pytest.raises(ValueError, match=r"are both seed_0 of moawm on vmas/navigation"):
+        compare.read([*places, again.parent])
 
 
 def test_one_seed_has_no_error():

@@ -21,6 +21,7 @@ from tests.benchmarks.runs import differences, load
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.envs.transforms import transforms_of
 from torchrl_moawm.train import Experiment, algorithm_of, make_system
+from torchrl_moawm.train.checkpoints.files import CheckpointError
 from torchrl_moawm.train.experiment import written
 from torchrl_moawm.train.settings import own_code, places
 from torchrl_moawm.transforms import PreviousStep
@@ -143,7 +144,7 @@ def test_evaluation_on_the_way_leaves_the_training_alone(task, tmp_path):
 def test_a_resumed_run_keeps_the_interval(tmp_path):
     settings = {**TINY, "evaluation_interval": 2, "total_frames": 200}
     Experiment("vmas/navigation", "mappo", settings, folder=tmp_path / "whole").run()
-    short = {**settings, "anneal_lr": False, "total_frames": 80}
+    short = {**settings, "anneal_lr": False, "total_frames": 160}
     Experiment("vmas/navigation", "mappo", short, folder=tmp_path / "parts").run()
     (tmp_path / "parts" / "summary.json").unlink()
     more = {**short, "total_frames": 200, "resume": "auto"}
@@ -267,3 +268,16 @@ def test_a_config_dir_may_not_hide_what_is_there(tmp_path):
     (tmp_path / "task" / "vmas" / "navigation.yaml").write_text("name: mine")
     with pytest.raises(ValueError, match=r"has vmas/navigation, which there is already"):
         Experiment(config_dir=tmp_path)
+
+
+def test_what_is_done_there_is_not_taken_for_another_run(tmp_path):
+    Experiment("vmas/navigation", "mappo", TINY, folder=tmp_path).run()
+    again = {**TINY, "resume": "auto"}
+    assert Experiment("vmas/navigation", "mappo", again, folder=tmp_path).run()["frames"] == 120
+    for other in ({"lr": 0.1}, {"seed": 7}):
+        with pytest.raises(CheckpointError, match="was written by another configuration"):
+            Experiment("vmas/navigation", "mappo", again | other, folder=tmp_path).run()
+    with pytest.raises(CheckpointError, match=r"task.name is 'vmas/balance'"):
+        Experiment("vmas/balance", "mappo", again, folder=tmp_path).run()
+    longer = again | {"total_frames": 160}
+    assert Experiment("vmas/navigation", "mappo", longer, folder=tmp_path).run()["frames"] == 160

@@ -7,10 +7,11 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.collectors import Collector, MultiSyncCollector
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Categorical, Composite, OneHot, Unbounded
 from torchrl.envs import (
     ActionScaling,
     Compose,
+    EnvBase,
     ParallelEnv,
     SerialEnv,
     StepCounter,
@@ -21,7 +22,7 @@ from torchrl.envs import (
 
 from tests.kinds import KINDS, acts, make_kind, there
 from tests.transforms.teams import Teams, make_teams
-from torchrl_moawm import PreviousStep
+from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.transforms import previous_step
 
 AGENTS_ACTION = ("agents", "action")
@@ -348,3 +349,47 @@ def test_the_nearest_reset_decides():
     assert torch.equal(previous_step.reset_mask(tensordict, ("team", "member")), MASK)
     assert torch.equal(previous_step.reset_mask(tensordict, ("other", "member")), THERE)
     assert previous_step.reset_mask(TensorDict({}), ("team", "member")) is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_hot_actions_keep_the_type_that_their_spec_declares(masked):
+    """TorchRL's is bool, and what a policy samples is int64."""
+
+    class Booleans(EnvBase):
+        def __init__(self):
+            super().__init__(batch_size=(2,))
+            team = {"observation": Unbounded((2, 3, 4))}
+            if masked:
+                team["mask"] = Categorical(2, shape=(2, 3), dtype=torch.bool)
+            self.observation_spec = Composite(agents=Composite(team, shape=(2, 3)), shape=(2,))
+            action = OneHot(5, shape=(2, 3, 5), dtype=torch.bool)
+            self.action_spec = Composite(agents=Composite(action=action, shape=(2, 3)), shape=(2,))
+            reward = Composite(reward=Unbounded((2, 3, 1)), shape=(2, 3))
+            self.reward_spec = Composite(agents=reward, shape=(2,))
+
+        def _reset(self, tensordict=None, **_):
+            return self.full_observation_spec.rand().update(self.full_done_spec.zero())
+
+        def _step(self, tensordict):
+            out = self.full_observation_spec.rand().update(self.full_reward_spec.rand())
+            return out.update(self.full_done_spec.zero())
+
+        def _set_seed(self, seed):
+            """Nothing."""
+
+    env = TransformedEnv(Booleans(), PreviousStep())
+    check_env_specs(env)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    collector = Collector(
+        env,
+        system.policy,
+        frames_per_batch=8,
+        total_frames=16,
+        auto_register_policy_transforms=False,
+    )
+    for batch in collector:
+        assert batch["next", "agents", "previous_action"].dtype == torch.bool
+        first = batch["agents", "action"][:, :-1].bool()
+        if masked:
+            first &= batch["agents", "mask"][:, :-1].unsqueeze(-1)
+        assert torch.equal(batch["agents", "previous_action"][:, 1:], first)

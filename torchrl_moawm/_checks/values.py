@@ -105,7 +105,9 @@ def check_index(name: object, index: Tensor, count: int) -> None:
 
 
 def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
-    """Refuses unmasked rows ``[..., A]`` that are not one-hot; zeros alone are an action not taken.
+    """Refuses rows ``[..., A]``, of agents that act, that are not one-hot.
+
+    Without a mask zeros alone are an action that was not taken.
 
     Raises:
         ValueError: As :func:`check_finite`.
@@ -113,6 +115,7 @@ def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
     if values_checked(action):
         taken = (action != 0).sum(-1)
         wrong = (taken > 1) | (action.sum(-1) != taken)
+        wrong = wrong if mask is None else wrong | (taken == 0)
         wrong = wrong if mask is None else wrong & mask
         raise_if_any(name, wrong, "(rows) that are not one-hot")
 
@@ -153,7 +156,7 @@ def check_sampled(name: object, log_prob: Tensor, log_ratio: Tensor, mask: Tenso
         ValueError: As :func:`check_finite`.
     """
     if values_checked(log_prob) and not log_prob.all():
-        unknown = (log_prob == 0.0) & (log_ratio.detach().abs() > 1e-3)
+        unknown = (log_prob == 0.0) & (log_ratio.detach().abs() > 0.1)  # far from certain
         if mask is not None:
             unknown = unknown & mask
         count = log_prob.numel() if mask is None else int(mask.sum())

@@ -11,10 +11,10 @@ from torchrl_moawm._checks.tensors import check_one_shape
 
 
 def check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
-    """Refuses what networks of the default dtype cannot read."""
+    """Refuses what networks of the default dtype cannot read, or be compared with."""
     if not dtype.is_floating_point:
         raise ValueError(
-            f"The default networks read floating observations; {key} is {dtype}. Cast it with "
+            f"Observations and rewards have to be floating; {key} is {dtype}. Cast it with "
             "TorchRL's DTypeCastTransform, before PreviousStep."
         )
     if dtype != torch.get_default_dtype():

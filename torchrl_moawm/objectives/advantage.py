@@ -103,6 +103,11 @@ class LatentGAE(MultiAgentGAE):
             tensordict.set(written, work.get(written))
         return tensordict
 
+    def value_estimate(self, tensordict: TensorDictBase, **keywords: Any) -> Tensor:
+        """The value target alone; the tensordict stays as it is."""
+        keywords = {name: value for name, value in keywords.items() if name == "time_dim"}
+        return self(tensordict.copy(), **keywords).get(self.loss._key("value_target"))
+
     def _warn_of_small_clip(self, change: Tensor, there: Tensor | None) -> None:
         """Warns where values have to move by many times what the clip lets them, batch after batch.
 
@@ -168,7 +173,10 @@ class LatentGAE(MultiAgentGAE):
         root = after.tensordict.get("done", None)
         if root is not None and root.ndim < done.ndim:  # the environment ends for everybody
             done = done | root.unsqueeze(-2)
-        for ends in (last_steps(there, time_dim), seams(work.get(TRAJECTORY, None), time_dim)):
+        for ends in (
+            last_steps(there, time_dim),
+            seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2),
+        ):
             if ends is not None:
                 done = (done if done.ndim == value.ndim else done.unsqueeze(-2)).expand(value.shape)
                 done = done | broadcast_mask(ends, value.shape, "the value")
@@ -201,11 +209,11 @@ def last_steps(there: Tensor | None, time_dim: int) -> Tensor | None:
     return gone | torch.cat([later, torch.zeros_like(gone.narrow(time_dim, 0, 1))], time_dim)
 
 
-def seams(trajectory: Tensor | None, time_dim: int) -> Tensor | None:
+def seams(ids: Tensor | None, time_dim: int, batch_dims: int) -> Tensor | None:
     """True at the last step of a trajectory, where another follows in the batch, ``[*B]``."""
-    if trajectory is None or trajectory.ndim <= time_dim:
+    if ids is None or ids.ndim <= time_dim:
         return None
-    ids = trajectory.flatten(time_dim + 1)[..., 0] if trajectory.ndim > time_dim + 1 else trajectory
+    ids = ids.flatten(batch_dims)[..., 0] if ids.ndim > batch_dims else ids
     other = ids.diff(dim=time_dim) != 0
     return torch.cat(
         [other, torch.zeros_like(ids.narrow(time_dim, 0, 1), dtype=torch.bool)], time_dim

@@ -123,7 +123,7 @@ def trajectory_ends(view: BatchView, shape: torch.Size) -> Tensor:
     found = [get_flag(view.tensordict, own), get_flag(view.tensordict, everybody)]
     if all(flag is None for flag in found):
         get_required(view.tensordict, everybody, f"{view.keys.owner} (with a horizon)")
-    found.append(seams(view.tensordict.get(trajectory, None), len(shape) - 2))
+    found.append(seams(view.tensordict.get(trajectory, None), len(shape) - 2, len(shape) - 1))
     flags = [broadcast_mask(flag, shape, "the agents") for flag in found if flag is not None]
     return torch.stack(flags).any(0)
 

@@ -119,7 +119,7 @@ def sample_mask(
             found = get_required(tensordict, key, required)
         if found is not None:
             check_mask(**{str(key): found})
-            while found.ndim > 1 and found.shape[-1] == 1:
+            while found.ndim > max(tensordict.batch_dims, 1) and found.shape[-1] == 1:
                 found = found.squeeze(-1)
             mask = mask_and(mask, found)
     return mask

@@ -11,6 +11,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import AgentGroup, action_settings, groups_of
+from torchrl_moawm.modules.spec_checks import check_dtype
 from torchrl_moawm.modules.specs import state_dim
 
 
@@ -74,6 +75,7 @@ class Layout:
 def return_keys(env: EnvBase, group: NestedKey) -> dict[str, NestedKey]:
     """Where reward and end of a group lie under ``next``."""
     keys, path = {"reward_key": reward_key(env, group)}, path_of(group)
+    check_dtype(keys["reward_key"], env.full_reward_spec[keys["reward_key"]].dtype)
     if (*path, "done") in env.done_keys:  # each agent ends by itself
         keys |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
     return keys

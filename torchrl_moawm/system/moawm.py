@@ -142,6 +142,9 @@ class MOAWM(KeptSystem):
         """Builds networks and losses from what is known of an environment, on the CPU."""
         networks, losses = split_settings(settings)
         several = len(layout.groups) > 1
+        names = [name_of(own.group.group) for own in layout.groups]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Two groups would both be called by one name: {names}. Rename one.")
         groups = [own.group for own in layout.groups] if networks.standardize else []
         statistics = {group.group: GroupStatistics(group) for group in groups}
         systems = {}

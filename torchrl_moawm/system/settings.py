@@ -9,7 +9,7 @@ from typing import Any, Literal
 from tensordict import NestedKey
 from torchrl.modules import ValueNorm
 
-from torchrl_moawm._checks.tensors import check_option
+from torchrl_moawm._checks.tensors import check_option, check_size
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class NetworkSettings:
     def __post_init__(self) -> None:
         check_option("reconstruct", self.reconstruct, ("own", "privileged"))
         check_option("moa_head", self.moa_head, ("slots", "pairwise"))
+        check_size(latent_dim=self.latent_dim)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from torchrl_moawm.testing.contract_runs import agree, expect, forward, kept, mo
 
 
 def input_unchanged(loss: LossModule, batch: TensorDictBase) -> None:
-    """``forward`` adds, removes, replaces and overwrites no entry of its input.
+    """``forward`` adds, removes, replaces and overwrites no entry of its input, nor its batch size.
 
     But for the one that TorchRL's losses write for a prioritised replay buffer, ``priority``.
     """
     batch = batch.exclude(*(priority := tensor_keys(loss).get("priority", [])))
+    form = batch.batch_size, batch.names, batch.is_locked
     entries = dict(batch.items(True, True))
     values = {str(key): entry.clone() for key, entry in entries.items()}
     forward(loss, batch)
@@ -40,6 +41,8 @@ def input_unchanged(loss: LossModule, batch: TensorDictBase) -> None:
         expect(entry is entries[key], f"the entry {key!r} is another tensor after forward.")
         expect(not entry.requires_grad, f"the entry {key!r} requires a gradient after forward.")
     same({str(key): entry for key, entry in after.items()}, values, "after forward")
+    now = batch.batch_size, batch.names, batch.is_locked
+    expect(now == form, f"batch_size, names and lock are {now} after forward, were {form}.")
 
 
 def out_keys(loss: LossModule, batch: TensorDictBase) -> None:

@@ -113,19 +113,21 @@ def masks_exclude(loss: LossModule, batch: TensorDictBase) -> None:
 
 
 def mean_is_sum_over_count(loss: LossModule, batch: TensorDictBase) -> None:
-    """The reductions agree: 0 where masked, the sum of the rest, and that over its count.
+    """The reductions agree: 0 where masked, the sum of the rest, and that over its count, or 0.
 
     With masks over rows and agents, ``mean * count == sum`` for a whole number: at least the
     elements that are not 0, and at most those of living agents in valid rows (pairs are fewer).
     """
     rows = pattern(batch.shape, batch.device)
     masked = batch.copy().set(SAMPLES, rows)
-    alive = {}
-    for key, (shape, _) in masks(loss, batch).items():
-        if key != SAMPLES:  # at t and at t-1
-            masked.set(key, pattern(shape, batch.device))
-        if last(key) == "mask" and key != SAMPLES:
-            alive[shape] = right(rows, masked.get(key)) & masked.get(key)
+    alive: dict[torch.Size, Tensor] = {}
+    of_agents = {key: shape for key, (shape, _) in masks(loss, batch).items() if key != SAMPLES}
+    for key, shape in of_agents.items():  # at t and at t-1 the same, where all entries are real
+        mask, before = pattern(shape, batch.device), batch.get(key, None)
+        mask = alive.get(shape, mask & right(rows, mask))
+        alive[shape] = mask if before is None else mask & before
+    for key, shape in of_agents.items():
+        masked.set(key, alive[shape])
     results = []
     for reduction in ("none", "sum", "mean"):
         with reduced(loss, reduction) as having:
@@ -151,6 +153,9 @@ def mean_is_sum_over_count(loss: LossModule, batch: TensorDictBase) -> None:
             f"with reduction='mean' {key} is {mean:.6g}, the sum {total:.6g} over {count}, "
             f"expected over {least if least == most else f'{least} to {most}'} valid elements.",
         )
+    nobody = batch.copy().set(SAMPLES, torch.zeros_like(rows))
+    for key, term in terms(run(loss, nobody)).items():
+        expect(bool((term == 0.0).all()), f"{key} is {term:.6g} where nothing is valid, not 0.")
 
 
 def batch_shapes(loss: LossModule, batch: TensorDictBase) -> None:
@@ -175,10 +180,11 @@ def smallest_divisor(number: int) -> int:
 def groups(loss: LossModule, batch: TensorDictBase) -> list[Key]:
     """The groups of agents a loss reads: tensordicts with one batch dimension more."""
     found: list[Key] = []
-    for key in in_keys(loss):
+    for read in in_keys(loss):
+        key = read[1:] if read[0] == "next" else read
         for depth in range(1, 1 if isinstance(key, str) else len(key)):
             entry = batch.get(key[:depth], None)
-            if is_tensor_collection(entry) and entry.ndim > batch.ndim and key[0] != "next":
+            if is_tensor_collection(entry) and entry.ndim > batch.ndim:
                 found.append(unravel_key(key[:depth]))
                 break
     return list(dict.fromkeys(found))
@@ -212,5 +218,9 @@ def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size
 
 
 def pattern(shape: torch.Size, device: torch.device | None) -> Tensor:
-    """A mask with every third element False, the same for every group of that size."""
-    return (torch.arange(shape.numel(), device=device) % 3 != 1).reshape(shape)
+    """A mask with a third of the elements False, the same for every group of that size.
+
+    It is irregular, so that a mean over rows of means over agents is another than that of all.
+    """
+    k = torch.arange(shape.numel(), device=device)
+    return ((k != 1) & (k * k % 7 * k % 11 % 3 != 1)).reshape(shape)

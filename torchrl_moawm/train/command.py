@@ -40,10 +40,10 @@ def job(config: DictConfig) -> float:
         record = folder / str(hydra_config.output_subdir) / "config.yaml"
         if record.is_file():
             OmegaConf.save(config, record)  # as it runs, not as it was merged
-        done = start.finished(config, folder)
-        if done is not None:
-            return done
         with start.one_line_errors(folder):
+            done = start.finished(config, folder, overrides)
+            if done is not None:
+                return done
             config, folder, source, frames = start.resumed_from(config, folder, overrides)
         check_config(config)
     except ValueError as error:

@@ -28,9 +28,11 @@ def read(places: Sequence[Path]) -> Runs:
     """Runs by task and algorithm.
 
     Raises:
-        ValueError: A place is no finished run and no file of marl-eval's schema.
+        ValueError: A place is no finished run and no file of marl-eval's schema, or two are runs
+            of one seed.
     """
     runs: Runs = {}
+    seen: dict[tuple[str, str, str], Path] = {}
     for place in dict.fromkeys(place.resolve() for place in places):
         file = place / "run.json" if place.is_dir() else place
         if not file.is_file():
@@ -39,21 +41,27 @@ def read(places: Sequence[Path]) -> Runs:
             saved = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} is no JSON: {error}") from error
-        for task, algorithm, run in entries(saved, file):
+        for task, algorithm, seed, run in entries(saved, file):
+            other = seen.setdefault((task, algorithm, seed), file)
+            if other != file:
+                raise ValueError(
+                    f"{other} and {file} are both {seed} of {algorithm} on {task}, no two seeds: "
+                    "leave one out, or give one run another algorithm.name."
+                )
             runs.setdefault(task, {}).setdefault(algorithm, []).append(run)
     return runs
 
 
-def entries(saved: Any, file: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Task, algorithm and run of every seed in ``{suite: {task: {algorithm: {seed: run}}}}``."""
+def entries(saved: Any, file: Path) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Task, algorithm, seed and run of all in ``{suite: {task: {algorithm: {seed: run}}}}``."""
     found = [
-        (f"{suite}/{task}", algorithm, run)
+        (f"{suite}/{task}", algorithm, seed, run)
         for suite, tasks in mapping(saved, file).items()
         for task, algorithms in mapping(tasks, file).items()
         for algorithm, seeds in mapping(algorithms, file).items()
-        for run in mapping(seeds, file).values()
+        for seed, run in mapping(seeds, file).items()
     ]
-    for _, _, run in found:
+    for *_, run in found:
         steps = [step for name, step in mapping(run, file).items() if name.startswith("step_")]
         if not any("return" in step for step in steps):
             raise ValueError(f"{file} has no steps with a return: no episode has ended.")

@@ -12,10 +12,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from torchrl_moawm.train.algorithms.make import find_kind
 from torchrl_moawm.train.loop import start
+from torchrl_moawm.train.loop.buffer import sequence_length
 from torchrl_moawm.train.metrics.loggers import check_loggers
 from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings import own_code, places
@@ -112,7 +113,7 @@ class Experiment:
         finished run only gives its summary. Files and columns: ``benchmarks/README.md``.
         """
         with self._allowed():
-            done = start.finished(self.config, self.folder)
+            done = start.finished(self.config, self.folder, self.overrides)
             if done is not None:
                 return json.loads((self.folder / "summary.json").read_text())
             going = start.resumed_from(self.config, self.folder, self.overrides)
@@ -160,17 +161,43 @@ def compose_config(overrides: list[str]) -> DictConfig:
     return settled(config, overrides, choice)
 
 
+COUNTS = (
+    "total_frames",
+    "epochs",
+    "minibatches",
+    "evaluation_envs",
+    "task.num_envs",
+    "task.max_steps",
+)
+"""Settings that are numbers of at least 1."""
+
+
 def check_config(config: DictConfig) -> None:
     """What a configuration names is there.
 
     Raises:
-        ValueError: A task, an algorithm, a logger is not, or an interval is below 0.
+        ValueError: A task, an algorithm, a logger is not, or a number is none that can be.
     """
     check_task(settled(config).task)
     find_kind(config.algorithm.kind)
     check_loggers(config.loggers)
     if config.evaluation_interval < 0:
         raise ValueError(f"Expected evaluation_interval >= 0, got {config.evaluation_interval}.")
+    for name in COUNTS:
+        count = OmegaConf.select(config, name)
+        if count is None or count < 1:
+            raise ValueError(f"Expected {name} to be at least 1, got {count}.")
+    steps, length = config.task.num_envs * config.task.max_steps, sequence_length(config)
+    if length < 1 or steps % length:
+        raise ValueError(
+            f"Expected algorithm.sequence_length to divide the {steps} steps of a batch "
+            f"(task.num_envs x task.max_steps), got {length}."
+        )
+    if config.minibatches > steps // length:
+        raise ValueError(
+            f"Expected minibatches to be at most the {steps // length} rows of a batch, got "
+            f"{config.minibatches}."
+        )
 
 
 def default_folder(config: DictConfig) -> Path:

@@ -130,10 +130,12 @@ class PreviousStep(Transform):
         for key, out_key, group, waits in self._plan:
             entry = tensordict.get(chosen(key), None)
             entry = tensordict.get(key) if entry is None else entry
+            before = tensordict.get(out_key, None)  # as declared: a policy's one-hot may be int64
+            entry = entry if before is None else entry.to(before.dtype)
             there, acted = who(tensordict, group)
             real = acted if "action" in key else there
             if real is not None:
-                entry = torch.where(expand_as_right(real, entry), entry, 0)
+                entry = entry.masked_fill(~expand_as_right(real, entry), 0)
             if acted is None:  # the environment knows no mask: everybody acts
                 shape = entry.shape[: tensordict.batch_dims + 1]
                 acted = torch.ones(shape, dtype=torch.bool, device=entry.device)

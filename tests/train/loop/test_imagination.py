@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from tests.benchmarks.runs import (
@@ -293,3 +294,18 @@ def test_a_permuted_minibatch_holds_the_same_agents():
         if order != [0, 1, 2, 3]:
             return
     raise AssertionError("Twenty permutations, and none moved anybody.")
+
+
+def test_nested_groups_are_permuted_each_by_itself():
+    groups = {
+        name: {"x": torch.arange(2.0 * n).view(2, n)} for name, n in (("red", 2), ("blue", 3))
+    }
+    batch = TensorDict({"team": groups}, [2])
+    orders = set()
+    for _ in range(40):
+        found = permuted(batch.clone())["team"]
+        assert all(
+            torch.equal(x["x"].sort(-1).values, batch["team", g, "x"]) for g, x in found.items()
+        )
+        orders.add(tuple(found["blue", "x"][0].tolist()))
+    assert len(orders) > 1

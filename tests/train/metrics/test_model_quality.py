@@ -242,9 +242,11 @@ def test_in_a_game_of_two_in_turns_repeat_has_no_pair():
 def test_the_baselines_are_fitted_to_what_the_last_batch_said_of_who_acts():
     """So all of its flags are kept for the next one, and through a checkpoint."""
     batch = played("one leaves")[1][0]
-    config = OmegaConf.create({"task": {"observation_blocks": {}}, "device": "cpu"})
+    steps = batch.shape[1]
+    config = OmegaConf.create({"task": {"max_steps": steps}, "device": "cpu"})
     watch = ModelQualityHook(SimpleNamespace(system=None), config, None)
-    watch(batch)
+    watch(batch.reshape(-1))  # as a single environment gives it, [T]
+    assert watch.last.shape == batch.shape
     again = ModelQualityHook(SimpleNamespace(system=None), config, None)
     again.load_state_dict(watch.state_dict())
     batch["agents", "alive"] = kinds.there(batch, ("agents",))
@@ -353,6 +355,8 @@ def test_a_reward_of_the_team_is_that_of_each_agent():
     own = torch.randn(2, 3, 1)
     batch["next", "agents"] = TensorDict({"reward": own}, [2])
     assert torch.equal(rewards(batch, "agents", there), own)
+    batch["next"] = TensorDict({"points": torch.tensor([[1.0], [3.0]])}, [2])
+    assert torch.equal(rewards(batch, "agents", there, "points"), earned)
 
 
 def batch_of(env, *groups):

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from tests.benchmarks.runs import SETTINGS, command, configuration
 from torchrl_moawm.train.checkpoints.files import CheckpointError
 from torchrl_moawm.train.command import job
+from torchrl_moawm.train.experiment import check_config
 from torchrl_moawm.train.settings.command_line import ADJUSTABLE, check_arguments, resumed
 from torchrl_moawm.train.tasks.environment import check_task, make_env
 
@@ -250,3 +251,21 @@ def test_what_contradicts_the_checkpoint_is_named(said, message):
         resumed(configuration(said), saved, [said], "outputs/run")
     assert str(raised.value).startswith("outputs/run was written by another configuration: ")
     assert str(raised.value).endswith(f"A resumed run may change {', '.join(ADJUSTABLE)}.")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("total_frames=0", "total_frames to be at least 1"),
+        ("minibatches=0", "minibatches to be at least 1"),
+        ("evaluation_envs=0", "evaluation_envs to be at least 1"),
+        ("task.max_steps=null", "task.max_steps to be at least 1, got None"),
+        ("minibatches=61", "minibatches to be at most the 60 rows"),
+        ("algorithm.sequence_length=0", "sequence_length to divide the 60 steps"),
+        ("algorithm.sequence_length=25", "sequence_length to divide the 60 steps"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_a_run(setting, message):
+    recurrent = ["algorithm.recurrent=true"] if "sequence" in setting else []
+    with pytest.raises(ValueError, match=message):
+        check_config(configuration(*recurrent, setting))

@@ -29,15 +29,20 @@ def permuted(batch: TensorDictBase) -> TensorDictBase:
     Agents of a group are alike: what one of them has learned from, any of them may.
     """
     for name, agents in batch.items():
-        if is_tensor_collection(agents) and name != "collector":
-            entries = list(agents.values(True, True))
-            order = torch.randperm(entries[0].shape[1], device=entries[0].device)
-            agents.apply_(lambda entry, order=order: entry[:, order])
+        if not is_tensor_collection(agents) or name == "collector":
+            continue
+        entries = [entry for entry in agents.values() if not is_tensor_collection(entry)]
+        if not entries:  # it holds nested groups
+            permuted(agents)
+            continue
+        order = torch.randperm(entries[0].shape[1], device=entries[0].device)
+        agents.apply_(lambda entry, order=order: entry[:, order])
     return batch
 
 
 def rows(config: DictConfig, loss_module: LossModule, batch: TensorDictBase) -> TensorDictBase:
     """What a loss reads of a batch ``[E, T]``, as samples ``[E T]`` or as sequences."""
-    batch = batch.select(*loss_module.in_keys, strict=False)
-    recurrent = config.algorithm.get("recurrent", False)
-    return batch.reshape(-1, sequence_length(config)) if recurrent else batch.reshape(-1)
+    batch, length = batch.select(*loss_module.in_keys, strict=False), sequence_length(config)
+    if not config.algorithm.get("recurrent", False):
+        return batch.reshape(-1)
+    return batch.reshape(-1)[: batch.numel() // length * length].reshape(-1, length)

@@ -43,14 +43,14 @@ class ModelQualityHook(TrainerHookBase):
     def __init__(self, algorithm: Algorithm, config: DictConfig, env: EnvBase) -> None:
         self.system = algorithm.system
         self.blocks = {} if self.system is None else fitting_blocks(config.task, env)
-        self.device = torch.device(config.device)
+        self.device, self.steps = torch.device(config.device), config.task.max_steps
         self.last: TensorDictBase | None = None
         self.figures: dict[str, float] = {}
 
     def __call__(self, batch: TensorDictBase) -> dict[str, float] | None:
         """Figures of the batch as it was collected."""
-        steps = batch.numel() // len(batch)
-        batch = batch[: max(JUDGED // steps, 1)]
+        batch = batch.reshape(-1, self.steps)  # a single environment gives [T]
+        batch = batch[: max(JUDGED // self.steps, 1)]
         keys = [
             key
             for key in batch.keys(True, True)

@@ -86,17 +86,22 @@ def begin(
         print(f"{whose} environments cannot be saved: new episodes begin, not bitwise.")
 
 
-def finished(config: DictConfig, folder: Path) -> float | None:
+def finished(config: DictConfig, folder: Path, overrides: Sequence[str]) -> float | None:
     """The return of a run that ``resume=auto`` finds done; ``None`` where there is work to do.
 
     Raises:
         ValueError: ``resume=auto`` under torchrun, whose ranks have no folder in common.
+        CheckpointError: What is done there is another run.
     """
     if config.resume != "auto":
         return None
     if n_learners() > 1:
         raise ValueError("resume=auto needs one process: name the folder to torchrun.")
     if not (folder / "summary.json").exists():
+        return None
+    trained = folder / "checkpoint.pt"
+    saved = torch.load(trained, weights_only=True, map_location="cpu")["config"]
+    if resumed(config, saved, overrides, trained).total_frames > saved["total_frames"]:
         return None
     print(f"Done before: {folder}")
     return float(json.loads((folder / "summary.json").read_text())["evaluation_return"])

@@ -58,7 +58,9 @@ def judge(
             figures |= renamed(of_others, f"_{target}_{group}" if several else "")
         latent = one.loss_module["moawm"]["cvae"](batch)
         rest = {
-            **world_model_skill(one, batch, {} if several else blocks),
+            **world_model_skill(
+                one, batch, {} if several else blocks, reward_key=one.settings.reward_key
+            ),
             **head_figures(one, batch),
             "z_gap": float(latent["z_gap"]),
             "active_units": float(latent["active_units"]),
@@ -164,10 +166,12 @@ def world_model_skill(
     batch: TensorDictBase,
     blocks: Mapping[str, Sequence[int]],
     world_model: TensorDictModuleBase | None = None,
+    reward_key: NestedKey | None = None,
 ) -> dict[str, float]:
     """Skill over persistence, whole and by block of features, of who is there.
 
-    Another ``world_model`` may be judged in the place of the system's own.
+    Another ``world_model`` may be judged in the place of the system's own. ``reward_key`` is that
+    of a team whose reward at the root has another name than ``reward``.
     """
     world_model = world_model or system.world_model
     group, there = path_of(system.group), who("there", batch, system.group)
@@ -176,7 +180,7 @@ def world_model_skill(
     now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
     error = (predicted["predicted_observation"][there] - after).square().sum(0)
     still = (now - after).square().sum(0)
-    reward = rewards(batch, group, there)[there]
+    reward = rewards(batch, group, there, reward_key)[there]
     reward_error = (predicted["predicted_reward"][there] - reward).square().sum()
     figures = {
         "world_model_skill": skill(error.sum(), still.sum()),
@@ -228,10 +232,12 @@ def terminations(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tens
     return batch["next", "terminated"].unsqueeze(-2).expand(*there.shape, 1)
 
 
-def rewards(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+def rewards(
+    batch: TensorDictBase, group: NestedKey, there: Tensor, key: NestedKey | None = None
+) -> Tensor:
     """Reward of each agent, ``[*B, N, 1]``; a team's reward at the root is that of each."""
     reward = batch.get(("next", *path_of(group), "reward"), None)
-    reward = batch["next", "reward"] if reward is None else reward
+    reward = batch["next", *path_of(key or "reward")] if reward is None else reward
     return reward if reward.ndim > there.ndim else reward.unsqueeze(-2).expand(*there.shape, 1)
 
 

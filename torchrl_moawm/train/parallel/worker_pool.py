@@ -106,8 +106,9 @@ class WorkerPool:
         self.collector.update_policy_weights_()
         parts = [next(self.iterator) for _ in range(self.pieces)]
         if self.kind != "multi_async":
-            parts = parts[0].unbind(0)  # [workers, envs, T]
-        batch: Any = torch.cat(parts, 0)
+            parts = parts[0].unbind(0)  # of the workers
+        steps = self.config.task.max_steps  # an environment that is one alone gives [T]
+        batch: Any = torch.cat([part.reshape(-1, steps) for part in parts], 0)
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
 

@@ -50,7 +50,8 @@ ADJUSTABLE = (
     "ray",
     "learner_timeout",
 )
-"""What a resumed run may change: nothing here has a part in a single step of the training.
+"""What a resumed run may change: nothing here has a part in a single step of the training, but
+``total_frames``, with which learning rates that fall end.
 
 With several collectors, whose environments begin again, their number neither.
 """
