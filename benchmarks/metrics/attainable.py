@@ -15,10 +15,8 @@ from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
 from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.moa_quality import judged_pairs, moa_loss, moa_nll
 from torchrl_moawm.train.metrics.model_quality import (
-    judged_pairs,
-    moa_loss,
-    moa_nll,
     renamed,
     rewards,
     skill,

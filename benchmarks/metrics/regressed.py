@@ -13,7 +13,8 @@ from torchrl_moawm.functional import diagonal_gaussian_nll, gather_others, moa_c
 from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.train.metrics.baselines import who
-from torchrl_moawm.train.metrics.model_quality import judged_pairs, rewards, without_self
+from torchrl_moawm.train.metrics.moa_quality import judged_pairs, without_self
+from torchrl_moawm.train.metrics.model_quality import rewards
 
 MIN_SCALE = 0.01
 """Floor of the deviation that a regression may learn, in deviations of the action."""

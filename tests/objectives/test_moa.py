@@ -23,6 +23,8 @@ from tests.objectives.factory import (
     valid_agents,
 )
 from torchrl_moawm import MOALoss
+from torchrl_moawm.modules import AgentGroup, make_moa_network
+from torchrl_moawm.testing import make_batch
 
 OBS = 5
 

@@ -34,8 +34,8 @@ from torchrl_moawm import LossSum, MOALoss, WorldModelLoss
 from torchrl_moawm.modules import make_moa_network, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
+from torchrl_moawm.testing.contract_masks import pattern
 from torchrl_moawm.testing.contract_runs import same
-from torchrl_moawm.testing.contract_values import pattern
 
 # --------------------------------------------------------------- our own losses
 

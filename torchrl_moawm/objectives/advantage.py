@@ -173,10 +173,8 @@ class LatentGAE(MultiAgentGAE):
         root = after.tensordict.get("done", None)
         if root is not None and root.ndim < done.ndim:  # the environment ends for everybody
             done = done | root.unsqueeze(-2)
-        for ends in (
-            last_steps(there, time_dim),
-            seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2),
-        ):
+        ids = work.get(TRAJECTORY, None)
+        for ends in (last_steps(there, time_dim), seams(ids, time_dim, value.ndim - 2)):
             if ends is not None:
                 done = (done if done.ndim == value.ndim else done.unsqueeze(-2)).expand(value.shape)
                 done = done | broadcast_mask(ends, value.shape, "the value")

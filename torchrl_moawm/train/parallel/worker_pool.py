@@ -106,9 +106,8 @@ class WorkerPool:
         self.collector.update_policy_weights_()
         parts = [next(self.iterator) for _ in range(self.pieces)]
         if self.kind != "multi_async":
-            parts = parts[0].unbind(0)  # of the workers
-        steps = self.config.task.max_steps  # an environment that is one alone gives [T]
-        batch: Any = torch.cat([part.reshape(-1, steps) for part in parts], 0)
+            parts = parts[0].unbind(0)  # of the workers; an environment alone gives [T]
+        batch: Any = torch.cat([part.reshape(-1, self.config.task.max_steps) for part in parts])
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
 
