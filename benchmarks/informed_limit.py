@@ -40,7 +40,7 @@ ROUNDS, HIDDEN, EPISODES = 3, 128, 128
 
 
 class Filter(TensorDictModuleBase):
-    """Names the partner's type in the place of :class:`~algorithms.partners.TypeCode`.
+    """Names the partner's type in the place of ``TypeCode``.
 
     Args:
         team: The learners.

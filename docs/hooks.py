@@ -23,6 +23,7 @@ PAGES = "docs/pages/"
 
 COPIES = {
     "benchmarks/partners.md": "benchmarks/partners.md",
+    "benchmarks/partners_settings.md": "benchmarks/partners_settings.md",
     "benchmarks/scale.md": "benchmarks/scale.md",
     "benchmarks/environments.md": "benchmarks/environments.md",
     "benchmarks/cost/cost.md": "benchmarks/cost_table.md",

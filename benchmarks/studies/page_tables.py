@@ -33,6 +33,7 @@ COLUMNS = (
     ("opposite", "opposite", 1.0),
     ("at half", "opposite", 0.5),
     ("VMAS simple_tag, hidden prey", "simple_tag", 1.0),
+    ("at half", "simple_tag", 0.5),
     ("prey that was trained", "trained_prey", 1.0),
     ("at half", "trained_prey", 0.5),
 )

@@ -143,9 +143,9 @@ def test_a_seam_is_where_the_trajectory_changes_with_or_without_trailing_dimensi
     ids = torch.tensor([[4, 4, 7, 7], [5, 6, 6, 6]])
     expected = [[False, True, False, False], [True, False, False, False]]
     for found in (ids, ids.unsqueeze(-1), ids[..., None, None].expand(2, 4, 3, 1)):
-        assert seams(found, 1).tolist() == expected
-    assert seams(None, 1) is None
-    assert seams(ids[:, 0], 1) is None
+        assert seams(found, 1, 2).tolist() == expected
+    assert seams(None, 1, 2) is None
+    assert seams(ids[:, 0], 1, 1) is None
 
 
 def test_the_keys_default_to_the_agents_own_flags():

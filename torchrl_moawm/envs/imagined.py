@@ -20,7 +20,7 @@ NAMES = "predicted_observation", "predicted_reward"
 
 
 class ImaginedEnv(ModelBasedEnvBase):
-    """What a world model of all agents knows as an environment of TorchRL.
+    """A TorchRL environment whose dynamics are a learned world model of all agents.
 
     At step t everybody's ``observation`` and ``action`` go into the model, and what it predicts for
     t+1 comes out under the names of the real environment: observation, reward, and the ends. Of an

@@ -7,7 +7,7 @@ from torchrl_moawm._checks.tensors import check_mask, check_same_shape, check_si
 
 
 def unbroken_steps(there: Tensor, ends: Tensor, horizon: int) -> Tensor:
-    """Says which predictions over several steps have a truth to be compared with.
+    """Mask of the predictions over several steps that lie within one trajectory.
 
     ``m_{t, h} = prod_{k=0}^{h-1} v_{t+k} prod_{k=0}^{h-2} (1 - e_{t+k})``: the prediction from t of
     t+h counts if the agent is there (v) at each of the h steps, and no trajectory ends (e) before

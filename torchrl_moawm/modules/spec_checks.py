@@ -1,4 +1,4 @@
-"""What an environment has to be for the default networks, each told by one sentence."""
+"""Checks that an environment meets what the default networks require."""
 
 from typing import Any
 

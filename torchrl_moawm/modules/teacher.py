@@ -28,9 +28,9 @@ from torchrl_moawm.modules.vae import (
 class TeacherEncoder(nn.Module):
     """``q(z | everybody)``: the agent's own o_t and the others' (o_t, a_t), of every group.
 
-    Not the agent's own action, which depends on z. One that acts reads what there is at t before
-    anybody has acted: of those who act (o_t, a_{t-1}) and whether they acted, of the privileged
-    groups (o_t, a_t).
+    Not the agent's own action, which depends on z. With ``acts=True`` it reads only what is there
+    before the actions of step t: of those who act (o_t, a_{t-1}) and whether they acted, of the
+    privileged groups (o_t, a_t).
 
     Args:
         group: The agents.

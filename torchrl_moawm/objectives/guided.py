@@ -22,15 +22,15 @@ from torchrl_moawm.objectives.masks import get_required, zero_behind
 
 
 class GuidedPolicyLoss(MultiAgentLoss):
-    """Pulls the policy on the student's z to that on the teacher's, and holds the latter back.
+    """Imitation of the teacher's policy by the student's, and a leash on the teacher's.
 
     ``L_imitation = E_{t, i} KL( sg pi(. | o_t, z_psi) || pi(. | o_t, z_phi) )`` and
     ``L_leash = E_{t, i} KL( pi(. | o_t, z_psi) || sg pi(. | o_t, z_phi) )``
 
     psi the teacher and phi the student (the means of their posteriors), sg no gradient. The first
-    one trains actor and student: who does not know is shown how one acts who does. The second one
-    trains actor and teacher: who knows does nothing that the student could not learn, such as to
-    leave out the search for what it already knows. Both have the value of one divergence.
+    term trains actor and student to act as with the teacher's latent. The second one trains actor
+    and teacher, and keeps the teacher to what the student can follow: one that need not search
+    would teach to leave the search out. Both have the value of one divergence.
 
     Beside :class:`ClipPPOPolicyLoss`, of experience in which the teacher acts
     (:class:`~torchrl_moawm.modules.ScheduledLatent`). It is the pair of losses of guided policy

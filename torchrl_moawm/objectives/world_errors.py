@@ -1,4 +1,4 @@
-"""What a world model predicts, what came, and how far the one is from the other."""
+"""Predictions, targets and errors of a world model."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def make_imagined_env(
     max_disagreement: float | None = None,
     rewards: TensorDictModuleBase | None = None,
 ) -> TransformedEnv:
-    """What the world models of a system know of its environment, as an environment.
+    """An environment that the world models of a system simulate.
 
     It has the entries of the real one that a policy reads: the previous step, and the states of the
     system's memories.

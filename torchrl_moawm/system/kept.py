@@ -1,4 +1,4 @@
-"""A system that is kept: its state, as one file, and as a policy for deployment."""
+"""Saving, loading and exporting a system."""
 
 from __future__ import annotations
 

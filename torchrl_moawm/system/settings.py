@@ -138,8 +138,8 @@ class LossSettings:
     done_key: NestedKey = "done"
     """Entry under ``next`` that says where the return ends; ``from_env`` finds it."""
     terminated_key: NestedKey = "terminated"
-    """Entry under ``next`` that says behind which step nothing can be earned; ``from_env`` finds
-    it."""
+    """Entry under ``next`` that is true at a termination, behind which there is no value;
+    ``from_env`` finds it."""
     reward_key: NestedKey | None = None
     """Entry under ``next`` with the reward; ``None`` is the group's own. ``from_env`` finds it."""
 

@@ -1,4 +1,4 @@
-"""A batch with every default key."""
+"""A batch with the default keys."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,10 @@ def make_batch(
     group: NestedKey = "agents",
     generator: torch.Generator | None = None,
 ) -> TensorDict:
-    """A random batch with every default key of every loss, as a collector would write it.
+    """A random batch with the default keys of every loss, as a collector would write it.
+
+    Who ends does so with the environment: there is no ``terminated`` of the agents' own, which a
+    continuation reads unless ``set_keys(terminated="terminated")``.
 
     The entries are independent noise: nothing in them can be learned. With more than one batch
     dimension the last one is time.

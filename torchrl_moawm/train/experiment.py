@@ -110,7 +110,7 @@ class Experiment:
         """Trains, evaluates and writes the folder; returns the summary.
 
         With the setting ``{"resume": "auto"}`` it goes on with what is in its folder, and a
-        finished run only gives its summary. Files and columns: ``benchmarks/README.md``.
+        finished run only gives its summary. ``docs/pages/experiments.md`` says what is written.
         """
         with self._allowed():
             done = start.finished(self.config, self.folder, self.overrides)

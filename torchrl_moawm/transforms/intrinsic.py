@@ -1,4 +1,4 @@
-"""Rewards that agents give themselves, added to a collected batch."""
+"""Intrinsic rewards, added to a collected batch."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ FLOOR = 1e-12
 
 
 class IntrinsicReward(Transform):
-    """Base of the rewards that agents give themselves.
+    """Base of intrinsic rewards.
 
     Called with a collected batch, once, before its advantage. It writes the reward as it is,
     ``("next", group, name)`` ``[*B, N, 1]``, and adds ``coeff`` times it to the reward that is

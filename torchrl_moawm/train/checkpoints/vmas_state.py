@@ -101,7 +101,7 @@ def reachable(env: Any) -> dict[str, Any]:
 
 
 def leaves(value: Any, path: str) -> list[tuple[str, Any]]:
-    """Yields the values of a container, at any depth, by their paths; or the value itself."""
+    """The values of a container, at any depth, by their paths; or the value itself."""
     if isinstance(value, Mapping):
         pairs = list(enumerate(value.values()))
     elif type(value).__name__ in CONTAINERS:

@@ -33,7 +33,7 @@ LEAST = 0.2
 
 @dataclass
 class Taper:
-    """How much is imagined: nothing, then all, then ever less.
+    """Schedule of the imagined share: none until the model is good, then all, then ever less.
 
     It begins when the reward is predicted on a batch that has not been learned from, for every
     group; where rewards are known, when what is seen is predicted. The share is halved when the

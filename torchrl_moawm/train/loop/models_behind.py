@@ -1,4 +1,4 @@
-"""What comes when the team has learned: it plays on as it is, and its models alone learn."""
+"""The last training of the models, on what the team does when it has learned."""
 
 import torch
 from omegaconf import DictConfig
@@ -21,7 +21,7 @@ def learn_models(
 ) -> int:
     """Trains the models of others and world on what the finished team does; returns its frames.
 
-    A model of a team that learns is always late. So it has the last word: ``model_steps`` steps of
+    Models trained beside a policy that changes lag behind it. Hence ``model_steps`` more steps of
     the optimizer on ``model_frames`` team steps with stochastic actions, at a learning rate that
     falls to 0. The team stays as it is to the last bit. A run that is stopped here begins here
     again, with the same bits.

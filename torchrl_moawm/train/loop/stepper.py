@@ -1,4 +1,4 @@
-"""The optimisation step of the benchmark's ``Trainer``."""
+"""The optimisation step of the ``Trainer``."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path

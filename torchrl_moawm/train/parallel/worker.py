@@ -84,10 +84,10 @@ class Worker(Collector):
 
 
 class FirstCome(MultiAsyncCollector):
-    """TorchRL's, that throws nothing away.
+    """TorchRL's ``MultiAsyncCollector`` with a place in the queue for every worker.
 
-    There one place is in the queue: while the learner is busy the second worker waits a second for
-    it, and then collects again over what it has.
+    TorchRL's has one place: a worker that finds it full for a second collects again, over the batch
+    that it has.
     """
 
     @property
