@@ -23,7 +23,7 @@ import vmas
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torchrl.collectors import Collector
-from torchrl.data import TensorSpec
+from torchrl.data import MultiCategorical, TensorSpec
 from torchrl.envs import EnvBase, MarlGroupMapType
 from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration_type
 
@@ -120,8 +120,9 @@ def describe_action(spec: TensorSpec) -> str:
     """How many actions there are, of each choice; or numbers."""
     if spec.dtype.is_floating_point:
         return f"{spec.shape[-1]} continuous"
-    choices = getattr(spec.space, "boxes", [spec.space])
-    return f"{' x '.join(str(choice.n) for choice in choices)} actions"
+    several = isinstance(spec, MultiCategorical)  # alike for all agents of a group
+    choices = spec.nvec.flatten(0, -2)[0].tolist() if several else [spec.space.n]
+    return f"{' x '.join(map(str, choices))} actions"
 
 
 def log_ratio(system: MOAWM, batch: TensorDictBase) -> float:

@@ -172,3 +172,20 @@ def test_a_row_whose_values_are_wrong_at_an_end_says_so(capsys, monkeypatch):
 def test_the_committed_table_has_every_row():
     written = [cells(line)[0] for line in TABLE.read_text().splitlines() if line.startswith("| ")]
     assert written[2:] == list(study_environments.rows())
+
+
+def test_the_whole_table_goes_to_its_page(tmp_path, monkeypatch):
+    def broken() -> EnvBase:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(study_environments, "rows", lambda: {"mine": broken})
+    monkeypatch.setattr(study_environments, "__file__", str(tmp_path / "study_environments.py"))
+    monkeypatch.setattr(sys, "argv", ["environments.py"])
+    study_environments.main()
+    assert "| mine | **fails**: OSError" in (tmp_path / "environments.md").read_text()
+
+
+def test_several_choices_at_once_are_described():
+    discrete = {"continuous_actions": False, "multidiscrete_actions": True}
+    env = make_vmas_env("navigation", 2, seed=0, **discrete)
+    assert study_environments.describe(env)[0].endswith("3 x 3 actions")
