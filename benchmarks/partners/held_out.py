@@ -12,7 +12,7 @@ class HeldOutHook(EvaluationHook):
     """Plays the deterministic policy with both pools of partners, every few batches."""
 
     def environments(self) -> Iterator[tuple[str, EnvBase]]:
-        """Those of ``return_train`` and ``return_held_out``."""
+        """One with the partners of each pool: ``return_train`` and ``return_held_out``."""
         seed = self.config.seed + EVALUATION_SEEDS
         for pool in ("train", "held_out"):
             envs = self.config.task.evaluation_envs

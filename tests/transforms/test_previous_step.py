@@ -375,7 +375,7 @@ def test_one_hot_actions_keep_the_type_that_their_spec_declares(masked):
             return out.update(self.full_done_spec.zero())
 
         def _set_seed(self, seed):
-            """Nothing."""
+            """Specs draw from torch's generator."""
 
     env = TransformedEnv(Booleans(), PreviousStep())
     check_env_specs(env)

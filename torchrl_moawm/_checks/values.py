@@ -115,8 +115,7 @@ def check_one_hot(name: object, action: Tensor, mask: Tensor | None) -> None:
     if values_checked(action):
         taken = (action != 0).sum(-1)
         wrong = (taken > 1) | (action.sum(-1) != taken)
-        wrong = wrong if mask is None else wrong | (taken == 0)
-        wrong = wrong if mask is None else wrong & mask
+        wrong = wrong if mask is None else (wrong | (taken == 0)) & mask
         raise_if_any(name, wrong, "(rows) that are not one-hot")
 
 
