@@ -2,8 +2,9 @@
 
     python benchmarks/foraging_bound.py
 
-Learners that are scripts, not trained: they take the shortest way around what stands in it to the
-food that they believe the partner goes for, and load it together. One is *told* the partner's type.
+With forced cooperation, where all have to go for the same food. Learners are scripts, not trained:
+they take the shortest way around what stands in it to the food that they believe the partner goes
+for, and load it together. One is *told* the partner's type.
 One *watches*: it believes in the type that explains the partner's steps best. One has no memory and
 follows the partner to the food *nearest* to it. One *guesses* a type that stays the same. What lies
 between the first and the third is what a model of the partner could earn at most.
@@ -19,6 +20,7 @@ from torchrl.envs.utils import step_mdp
 from partners.foraging import LOAD, MOVES, N_LEARNERS, Foraging
 from partners.foraging_scripts import Forager
 from partners.tasks import TASKS, make_partner_env
+from torchrl_moawm.transforms import PartnerPool
 
 LIKELY, UNLIKELY, STOOD = 0.9, 0.1, 0.3
 """How likely a step towards the food of a type is, another one, and none but to load."""
@@ -85,7 +87,8 @@ def play(env: EnvBase, belief: str) -> tuple[float, float, float]:
     """Share of the food that is eaten in an episode, by all and by a learner, and its steps."""
     world, at = env.base_env, env.reset()
     steps, n = world.steps, env.batch_size[0]
-    kinds = sorted({each.type for each in env.transform[0].partners})
+    pool = next(each for each in env.transform if isinstance(each, PartnerPool))
+    kinds = sorted({each.type for each in pool.partners})
     learners = Beliefs(world.size, kinds, n)
     going, eaten, own, lasted = torch.ones(n), torch.zeros(n), torch.zeros(n), torch.zeros(n)
     whole = world.food_level.sum(-1).clamp_min(1)
@@ -117,7 +120,7 @@ def main() -> None:
     for task in (name for name in TASKS if name.startswith("foraging")):
         for belief in BELIEFS:
             torch.manual_seed(0)
-            env = make_partner_env(task, envs, seed=0, pool="held_out")
+            env = make_partner_env(task, envs, seed=0, pool="held_out", cooperate=True)
             eaten, own, lasted = play(env, belief)
             print(f"| {task} | {belief} | {eaten:.3f} | {own:.3f} | {lasted:.1f} |", flush=True)
 

@@ -23,6 +23,7 @@ from torchrl.envs.utils import ExplorationType
 from torchrl.modules import set_recurrent_mode
 
 from metrics.regression import falling_adam
+from partners.held_out import evaluation_mode
 from partners.networks import GROUP, PARTNERS, TypeCode
 from torchrl_moawm.modules import AgentGroup, AgentGRU, StudentFeatures
 from torchrl_moawm.train.algorithms.common import Algorithm
@@ -112,7 +113,7 @@ def limit(folder: Path, envs: int, passes: int) -> dict[str, Any]:
         for name, told in (("oracle", True), ("returns", False)):
             held_out = make_env(config, envs, config.seed + SEED + 1 + k, pool=pool)
             algorithm = with_filter(oracle, one, told)
-            batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
+            batch = play(config, algorithm, held_out, evaluation_mode(config))
             found[name][pool] = first_return(batch)["evaluation_return"]
         right = batch[GROUP, "latent"].argmax(-1) == batch[TYPE]
         found["accuracy"][pool] = right.double().mean((0, 2)).tolist()

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torchrl.envs.utils import ExplorationType
 
 from metrics.probes import ridge
+from partners.held_out import evaluation_mode
 from partners.networks import GROUP, PARTNERS
 from partners.tasks import pools_of
 from torchrl_moawm.functional import diagonal_gaussian_nll
@@ -46,13 +48,13 @@ def features(batch: TensorDictBase) -> tuple[str, Tensor]:
 def accuracy(fitted: TensorDictBase, tested: TensorDictBase, n_types: int) -> list[float]:
     """Accuracy of the probe at each step, fitted to one batch ``[E, T]``, tested on another."""
     x, y = (features(batch)[1].double() for batch in (fitted, tested))
-    kinds = [batch[PARTNERS, "type"][:, 0, :1].expand(-1, x.shape[2]) for batch in (fitted, tested)]
-    target = torch.nn.functional.one_hot(kinds[0], n_types).double().flatten(0, 1)
+    kinds = [batch[PARTNERS, "type"].expand(x.shape[:-1]) for batch in (fitted, tested)]
+    target = one_hot(kinds[0], n_types).double()
     found = []
     for step in range(x.shape[1]):
-        predict = ridge(x[:, step].flatten(0, 1), target)
+        predict = ridge(x[:, step].flatten(0, 1), target[:, step].flatten(0, 1))
         guess = predict(y[:, step].flatten(0, 1)).argmax(-1)
-        found.append(float((guess == kinds[1].flatten()).double().mean()))
+        found.append(float((guess == kinds[1][:, step].flatten()).double().mean()))
     return found
 
 
@@ -64,12 +66,17 @@ def moa_curve(algorithm: Algorithm, batch: TensorDictBase) -> dict[str, list[flo
     algorithm.moa.reduction = "none"
     nll = algorithm.moa(batch)["loss_moa"].mean((0, 2, 3))  # nobody has a previous step at first
     algorithm.moa.reduction = "mean"
-    action = batch[PARTNERS, "action"]
-    mean, scale = action.mean(0, keepdim=True), action.std(0, keepdim=True).clamp_min(0.05)
-    marginal = diagonal_gaussian_nll(mean.expand_as(action), scale.expand_as(action), action).mean(
-        (0, 2)
-    )
+    marginal = marginal_nll(batch[PARTNERS, "action"])
     return {"moa": nll.tolist()[1:], "marginal": marginal.tolist()[1:]}
+
+
+def marginal_nll(action: Tensor) -> Tensor:
+    """That of one distribution per step, of actions ``[E, T, M]`` or ``[E, T, M, A]``: ``[T]``."""
+    if not action.is_floating_point():  # the entropy of the frequencies
+        return torch.special.entr(one_hot(action).double().mean(0)).sum(-1).mean(-1)
+    mean, scale = action.mean(0, keepdim=True), action.std(0, keepdim=True).clamp_min(0.05)
+    nll = diagonal_gaussian_nll(mean.expand_as(action), scale.expand_as(action), action)
+    return nll.mean((0, 2))
 
 
 def projection(z: Tensor, kind: Tensor) -> dict[str, list[Any]]:
@@ -99,7 +106,7 @@ def judge(folder: Path, envs: int) -> dict[str, Any]:
     returns = {}
     for k, pool in enumerate(pools_of(config.task.scenario)):
         env = made.get(pool) or make_env(config, envs, seed + 1 + k, pool=pool)
-        batch = play(config, algorithm, env, ExplorationType.DETERMINISTIC)
+        batch = play(config, algorithm, env, evaluation_mode(config))
         returns[pool] = first_return(batch)["evaluation_return"]
     return {
         "returns": returns,

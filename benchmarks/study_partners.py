@@ -42,6 +42,7 @@ STAGES: Stages = {
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
+    "foraging": (("foraging", "foraging_12"), ("type_oracle", "nam", TAUGHT[0], "liam"), 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -50,6 +51,8 @@ SETTINGS = {
     "opposite": ("total_frames=184320", "lr=3e-3"),
     "simple_tag": ("total_frames=491520", "lr=4e-3"),
     "trained_prey": ("total_frames=491520", "lr=4e-3"),
+    "foraging": ("total_frames=512000", "lr=3e-3"),
+    "foraging_12": ("total_frames=1024000", "lr=3e-3"),
 }
 """Settings of a task, the same for all agents but for these."""
 OWN = {

@@ -13,6 +13,7 @@ from torchrl.envs import Compose, TransformedEnv
 
 from partners.foraging import Foraging
 from partners.foraging_scripts import KINDS, Forager
+from partners.own_coordinates import OwnCoordinates
 from partners.scripts import Dancer, Walker
 from partners.tag import N_HIDEOUTS, TAG_STEPS, Hunter, Prey, make_prey, make_tag
 from partners.trained_prey import TrainedPrey
@@ -33,11 +34,16 @@ class Task:
     """Of an episode, where the world has no end of its own."""
     seen: tuple[int, ...] | None = None
     """Types of the training pool, and of the held-out one; ``None`` is all of them."""
+    sampled: bool = False
+    """Whether agents are judged by actions drawn from their policy. On a grid they are: there two
+    deterministic learners that want the same cell wait for each other until the episode ends."""
 
 
 def make_foraging(num_envs: int, seed: int, **world: Any) -> TransformedEnv:
-    """Level-based foraging."""
-    return TransformedEnv(Foraging(num_envs, seed=seed, **world), Compose())
+    """Level-based foraging, of which the learners read places as seen from their own."""
+    env = Foraging(num_envs, seed=seed, **world)
+    seen = OwnCoordinates(env.size, env.max_level, [("agents", "observation")])
+    return TransformedEnv(env, Compose(seen))
 
 
 def foraging(size: int, **world: Any) -> Task:
@@ -48,6 +54,7 @@ def foraging(size: int, **world: Any) -> Task:
         (Forager(size, rest=0.1, stray=0.1), Forager(size, rest=0.3)),
         partial(make_foraging, size=size, **world),
         seen=tuple(range(6)),
+        sampled=True,
     )
 
 
@@ -85,7 +92,7 @@ TASKS = {
         TAG_STEPS,
     ),
     "prey": Task(1, (Hunter(), Hunter(0.5), Hunter(0.0)), (Hunter(0.8),), make_prey, TAG_STEPS),
-    "foraging": foraging(7, cooperate=True),
+    "foraging": foraging(7),
     "foraging_12": foraging(12, n_food=5),
 }
 TASKS["rendezvous_unseen"] = replace(TASKS["rendezvous"], seen=(0, 1, 3, 4, 5, 7))

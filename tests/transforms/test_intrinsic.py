@@ -306,7 +306,7 @@ def test_curiosity_is_the_error_or_the_disagreement(ensemble):
     out = model(batch.clone())
     if ensemble == 1:
         error = out["agents", "predicted_observation"] - batch["next", "agents", "observation"]
-        expected = error.square().sum(-1)
+        expected = (error.square() * batch["next", "agents", "observation_mask"]).sum(-1)
     else:
         members = out["agents", "ensemble_observation"]
         expected = members.var(-2, correction=0).mean(-1).sqrt()
@@ -323,5 +323,20 @@ def test_curiosity_counts_in_units_and_not_who_is_not_there():
     batch["agents", "mask"] = torch.rand(4, 6, N) < 0.5
     found = Curiosity(model, statistics=statistics, normalize=False)(batch.clone())
     error = batch["agents", "observation"] - batch["next", "agents", "observation"]  # it copies
-    expected = (error / statistics.change.scale()).square().sum(-1) * batch["agents", "mask"]
+    known = batch["next", "agents", "observation_mask"]
+    counted = (error / statistics.change.scale()).square() * known
+    expected = counted.sum(-1) * batch["agents", "mask"]
     assert_close(found["next", "agents", "curiosity"][..., 0], expected)
+
+
+def test_curiosity_counts_only_the_features_that_are_known():
+    """As the world model's loss does; a NaN behind the mask is no reward."""
+    group = group_of("categorical")
+    model = make_world_model(group, num_cells=(8,)).double()
+    batch = batch_of("categorical")
+    known = torch.rand(4, 6, N, OBS) < 0.5
+    batch["next", "agents", "observation_mask"] = known
+    error = batch["agents", "observation"] - batch["next", "agents", "observation"]  # it copies
+    batch["next", "agents", "observation"][~known] = torch.nan
+    found = Curiosity(model, normalize=False)(batch)["next", "agents", "curiosity"][..., 0]
+    assert_close(found, (error.square() * known).sum(-1))

@@ -92,7 +92,8 @@ class Curiosity(IntrinsicReward):
     """Rewards an agent for what its world model did not expect, or is not sure of.
 
     ``|| o^_{t+1} - o_{t+1} ||_2^2``, the error of the world model (Pathak et al., 2017, there in
-    features of an inverse model). Of an ensemble it is the
+    features of an inverse model), over the features that ``("next", group, "observation_mask")``
+    says are known. Of an ensemble it is the
     :func:`~torchrl_moawm.functional.ensemble_disagreement` of the members instead, which noise does
     not attract (Pathak et al., 2019).
 
@@ -129,5 +130,7 @@ class Curiosity(IntrinsicReward):
         else:
             predicted = outputs.get((*self.path, "predicted_observation"))
             seen = batch.get(("next", *self.path, "observation")).reshape(predicted.shape)
-            found = squared_error_norm(predicted, seen, weight=weight)
+            known = batch.get(("next", *self.path, "observation_mask"), None)
+            known = None if known is None else known.reshape(predicted.shape)
+            found = squared_error_norm(predicted, seen, known, weight)
         return found, self._acted(batch, found)

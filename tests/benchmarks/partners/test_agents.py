@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torchrl.envs.utils import ExplorationType
 from torchrl.modules.tensordict_module import set_recurrent_mode
 
 from partners.held_out import HeldOutHook
 from partners.networks import PARTNERS
 from tests.benchmarks.partners.runs import AGENTS, collect, make
+from torchrl_moawm.train.loop import hooks
+from torchrl_moawm.train.loop.evaluation import play
 from torchrl_moawm.train.parallel.collector import make_collector
 from torchrl_moawm.train.tasks.environment import make_env
 
@@ -172,3 +175,19 @@ def test_evaluations_leave_the_training_as_it_is():
     assert one == other
     assert sorted(figures) == ["return_held_out", "return_train"]
     assert hook.figures() == figures  # the same episodes each time
+
+
+@pytest.mark.parametrize(
+    ("task", "mode"), [("rendezvous", "DETERMINISTIC"), ("foraging", "RANDOM")]
+)
+def test_agents_are_judged_as_the_task_says(task, mode, monkeypatch):
+    config, _, algorithm = make("nam", task)
+    seen = []
+
+    def looking(*args):
+        seen.append(args[-1])
+        return play(*args)
+
+    monkeypatch.setattr(hooks, "play", looking)
+    HeldOutHook(config, algorithm).figures()
+    assert seen == [ExplorationType[mode]] * 2

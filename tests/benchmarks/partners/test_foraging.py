@@ -224,3 +224,23 @@ def test_unseen_partners_are_of_other_kinds(task):
         drawn[pool] = set(env.reset()["partners", "type"].flatten().tolist())
     assert drawn["train"] == drawn["held_out"] == set(TASKS[task].seen)
     assert drawn["unseen"] == set(range(len(KINDS))) - drawn["train"]
+
+
+def test_learners_read_places_as_seen_from_their_own():
+    """A learner in the corner, the other at the far end of its row, one piece of food left."""
+    env = make_partner_env("foraging", 1, seed=0)
+    env.reset()
+    world = env.base_env
+    world.place[0] = torch.tensor([[0, 0], [0, 6], [3, 3]])
+    world.level[0] = torch.tensor([1, 2, 2])
+    world.food[0] = torch.tensor([[1, 2], [3, 4], [5, 5]])
+    world.food_level[0] = torch.tensor([0, 3, 0])
+    seen = world._observe()
+    read = env.transform[0]._call(seen.copy())
+    gone, third = [0.0, 0.0, 0.0], 1 / 3
+    food = [[1.0, 4 * third, 1.5], gone, gone]
+    players = [[-1.0, -1.0, 0.5], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0]]
+    first = torch.tensor([*food, *players]).flatten()
+    torch.testing.assert_close(read["agents", "observation"][0, 0], first)
+    assert torch.equal(read["partners", "observation"], seen["partners", "observation"])
+    check_env_specs(env)

@@ -56,7 +56,7 @@ def test_who_watches_believes_in_what_explains_the_steps():
 @pytest.mark.parametrize("belief", BELIEFS)
 def test_they_eat_together(belief):
     torch.manual_seed(0)
-    eaten, own, steps = play(make_partner_env("foraging", 32, seed=0), belief)
+    eaten, own, steps = play(make_partner_env("foraging", 32, seed=0, cooperate=True), belief)
     assert 0.05 < eaten <= 1.0
     assert 0.0 < own < eaten
     assert steps <= 50

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 
 import study_partners
-from probe_partners import accuracy, judge, projection
+from probe_partners import accuracy, judge, marginal_nll, projection
 from studies import partners_numbers, partners_pictures, partners_report
 from studies.report import read, read_probes
 from tests.benchmarks.partners.runs import configuration
@@ -160,6 +160,35 @@ def test_the_probe_finds_a_type_that_is_there_and_none_that_is_not(generator):
     none, known = accuracy(fitted, tested, 4)
     assert abs(none - 0.25) < 0.08  # five standard errors of 400 independent guesses
     assert known > 0.99
+
+
+def test_the_probe_follows_partners_who_change_between_episodes(generator):
+    """Some episodes end in the middle, and the next partner is of another type."""
+    kind = torch.randint(4, (800, 2), generator=generator)
+    z = torch.randn(800, 2, 2, 8, generator=generator)
+    z[..., :4] += 8 * torch.nn.functional.one_hot(kind, 4)[:, :, None]
+    batch = batch_of(z, kind[:, 0])
+    batch["partners", "type"] = kind[..., None]
+    assert min(accuracy(batch[:400], batch[400:], 4)) > 0.99
+
+
+def test_one_distribution_per_step_by_hand():
+    """Two partners each do the same or one of two things; numbers are 0 and 1 around 0.5."""
+    done = torch.tensor([[[0], [0]], [[0], [1]]])  # [E, T, M]
+    assert marginal_nll(done).tolist() == pytest.approx([0.0, math.log(2)])
+    (nll,) = marginal_nll(torch.tensor([[[[0.0]]], [[[1.0]]]]))
+    scale = math.sqrt(0.5)  # of two, unbiased
+    assert float(nll) == pytest.approx(0.25 / (2 * 0.5) + math.log(scale * math.sqrt(2 * math.pi)))
+
+
+def test_the_probe_of_actions_that_are_chosen(tmp_path):
+    run(configuration("foraging", "moawm_taught", "total_frames=400"), tmp_path)
+    probe = judge(tmp_path, 8)
+    torch.set_num_threads(THREADS)
+    assert probe["returns"].keys() == {"train", "held_out", "switching", "unseen"}
+    for curves in probe["moa"].values():
+        assert len(curves["moa"]) == len(curves["marginal"]) == 49
+        assert all(map(math.isfinite, curves["moa"]))
 
 
 def test_the_projection_is_the_two_directions_of_most_variance():

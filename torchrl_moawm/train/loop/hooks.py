@@ -84,6 +84,8 @@ class EvaluationHook(TrainerHookBase):
         batches: How many there have been before.
     """
 
+    mode = ExplorationType.DETERMINISTIC
+
     def __init__(self, config: DictConfig, algorithm: Algorithm, batches: int = 0) -> None:
         self.config, self.algorithm = config, algorithm
         self.batches, self.taken = batches, True
@@ -97,7 +99,7 @@ class EvaluationHook(TrainerHookBase):
         figures: dict[str, float] = {}
         with random_states_kept():
             for name, env in self.environments():
-                batch = play(self.config, self.algorithm, env, ExplorationType.DETERMINISTIC)
+                batch = play(self.config, self.algorithm, env, self.mode)
                 found = first_return(batch).items()
                 figures |= {k.replace("evaluation_return", name): v for k, v in found}
         return figures

@@ -1,0 +1,40 @@
+"""What a learner of the foraging tasks reads: places as seen from its own."""
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torchrl.envs.transforms import ObservationTransform
+
+from partners.foraging import N_LEARNERS
+
+
+class OwnCoordinates(ObservationTransform):
+    """Rows and columns relative to the agent that reads them, all of it in units of about one.
+
+    The grid's own coordinates ask of a network that it learns differences of them first. Food and
+    players that are not there have zeros; the agent itself keeps its place on the grid, from -1 to
+    1.
+
+    Args:
+        size: Rows, and columns, of the grid.
+        max_level: Of a player.
+        in_keys: Observations of ``Foraging``, ``[*B, N, 3 (F + P)]``.
+    """
+
+    def __init__(self, size: int, max_level: int, in_keys: list[tuple[str, str]]) -> None:
+        super().__init__(in_keys=in_keys, out_keys=in_keys)
+        self.size, self.max_level = size, max_level
+
+    def _apply_transform(self, obs: Tensor) -> Tensor:
+        entries = obs.unflatten(-1, (-1, 3))
+        own = entries.shape[-2] - N_LEARNERS - 1  # behind the food, before the others
+        place, level = entries.split([2, 1], -1)
+        here = place[..., own : own + 1, :]
+        away = torch.where(level > 0, (place - here) * 2 / (self.size - 1), 0.0)
+        away[..., own, :] = here.squeeze(-2) * 2 / (self.size - 1) - 1
+        return torch.cat([away, level / self.max_level], -1).flatten(-2)
+
+    def _reset(
+        self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        return self._call(tensordict_reset)
