@@ -202,3 +202,16 @@ def test_a_reward_of_the_team_is_everybodys():
     returns = lookahead._returns(start, considered)
     assert_close(returns[:, 0, 1], torch.full((4, 1), 8.0 / 3.0))
     assert_close(returns[:, 1:], torch.full((4, 2, 2, 1), 2.0 + 5.0))
+
+
+def test_one_environment_without_a_batch_dimension():
+    _, lookahead, start = make(candidates=8, horizon=2)
+    torch.manual_seed(0)
+    row = deterministic(lookahead, start[:1])
+    torch.manual_seed(0)
+    one = start[0]
+    acted = deterministic(lookahead, one)
+    assert acted.batch_size == torch.Size([])
+    assert set(acted.keys(True, True)) == set(row.keys(True, True))
+    for key in row.keys(True, True):
+        assert torch.equal(acted[key], row[key][0]), key

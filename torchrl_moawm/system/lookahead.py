@@ -77,6 +77,8 @@ class LookaheadPolicy(TensorDictModuleBase):
     @torch.no_grad()
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes what the policy writes, with the better actions."""
+        if not tensordict.batch_dims:  # one environment that has no batch dimension
+            return tensordict.update(self(tensordict.unsqueeze(0)).squeeze(0))
         action = (*self.path, "action")
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             acted = self.system.policy(tensordict)
