@@ -25,6 +25,7 @@ TAUGHT_ABLATIONS = (
 )
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 TASKS = ("rendezvous", "opposite", "simple_tag")
+FORAGING = ("foraging", "foraging_12")
 STAGES: Stages = {
     "rendezvous": (("rendezvous",), MAIN, 5),
     "opposite": (("opposite",), MAIN, 5),
@@ -42,7 +43,8 @@ STAGES: Stages = {
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
-    "foraging": (("foraging", "foraging_12"), ("type_oracle", "nam", TAUGHT[0], "liam"), 3),
+    "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
+    "foraging_not_acting": (FORAGING[:1], TAUGHT_ABLATIONS[:1], 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -62,6 +64,12 @@ OWN = {
     ("simple_tag", "nam"): ("lr=8e-3",),
     ("simple_tag", "meliba"): ("lr=8e-3",),
     ("simple_tag", "poam"): ("lr=2e-3",),
+    **{(task, each): ("lr=6e-3",) for task in FORAGING for each in ("type_oracle", "nam")},
+    **{
+        (task, each): ("lr=1.5e-3",)
+        for task in FORAGING
+        for each in ("moawm_taught", "moawm_taught_not_acting")
+    },
 }
 """The rate at which an agent learned most on that task, where it is another."""
 

@@ -92,6 +92,11 @@ def lead(ours: Array, theirs: Array) -> tuple[float, float, float]:
     return float(ours.mean() - theirs.mean()), float(low), float(high)
 
 
+def gap_is_open(nam: Array, upper: Array) -> bool:
+    """Whether there is a gap to take a share of: it is above zero with 95% of the draws."""
+    return lead(upper, nam)[1] > 0
+
+
 def share(ours: Array, nam: Array, oracle: Array) -> tuple[float, float, float]:
     """The share of the gap and its 95% interval."""
     rng = np.random.default_rng(0)

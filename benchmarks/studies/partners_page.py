@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from studies.partners_cells import Results, mean
-from studies.partners_numbers import FRESH, OURS, last_frame, limit_returns
+from studies.partners_cells import Results, mean, signed
+from studies.partners_numbers import FRESH, ORDER, OURS, last_frame, limit_returns
 from studies.report import rows
 
 TASKS = ("rendezvous", "opposite", "simple_tag", "trained_prey")
+FORAGING = ("foraging", "foraging_12")
 AGENTS = (OURS, "liam_trained", "liam", "poam", "meliba", "moawm_recurrent", "nam_recurrent")
 RIVALS = ("liam_trained", "liam", "poam")
 PARTS: Mapping[str, str] = {
@@ -94,6 +95,22 @@ def switching_table(results: Results) -> str:
     return rows(["task", *(f"`{agent}`" for agent in agents)], body)
 
 
+def foraging_table(results: Results) -> str:
+    """Where there may be nothing to infer: every agent, and what it has more than ``nam``."""
+    head = ["task (frames)", "agent", "seeds", "at half", "at the end"]
+    body = []
+    for task in FORAGING:
+        last = last_frame(results.runs[task]["nam"])
+        for agent in (name for name in ORDER if name in results.runs[task]):
+            values, nam = (
+                [results.returns(task, x, at) for at in (0.5, 1.0)] for x in (agent, "nam")
+            )
+            more = "" if agent == "nam" else signed(values[1], nam[1])
+            first = f"{task} ({last:,})" if agent == "type_oracle" else ""
+            body.append([first, f"`{agent}`", str(len(values[1])), *map(mean, values), more])
+    return rows([*head, "minus `nam`"], body)
+
+
 def limit_table(results: Results) -> str:
     """The oracle where it is told, and where a filter tells it."""
     head = ["task", "oracles", "filter right at the end", "`type_oracle`, same episodes"]
@@ -116,4 +133,5 @@ def tables(results: Results) -> dict[str, str]:
         "parts": parts_table(results),
         "switching": switching_table(results),
         "limit": limit_table(results),
+        "foraging": foraging_table(results),
     }

@@ -37,7 +37,8 @@ def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
             }
             panels.append((with_seeds(task, runs[task]), lines))
         heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
-        draw_lines(panels, heading, FRAMES, [RETURN], folder / f"returns_{pool}.png")
+        units = [RETURN] * (2 if len(panels) > 4 else 1)
+        draw_lines(panels, heading, FRAMES, units, folder / f"returns_{pool}.png")
 
 
 STEP = "step of the episode"
@@ -88,6 +89,7 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
 def plot_projection(probes: Runs, folder: Path) -> None:
     """Draws two principal components of z at the last step, by type, of the first seed."""
     names = ("moawm_taught", "liam_trained", "nam_recurrent")
+    probes = {task: a for task, a in probes.items() if names[1] in a} or probes
     figure = Figure(figsize=(WIDTH, 0.9 + 2.5 * len(probes)), layout="constrained")
     axes = figure.subplots(len(probes), len(names), squeeze=False)
     for row, (task, agents) in zip(axes, probes.items(), strict=True):

@@ -10,6 +10,7 @@ from studies.partners_numbers import (
     POOLS,
     Array,
     accuracy,
+    gap_is_open,
     lead,
     limit_returns,
     names_of,
@@ -42,6 +43,8 @@ def share_cells(
         if upper is None:
             return ""
         ours, nam = (returns(runs, probes, task, each, pool, at) for each in (name, "nam"))
+        if not gap_is_open(nam, upper):
+            return "no gap"
         point, low, high = share(ours, nam, upper)
         return f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
