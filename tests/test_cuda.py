@@ -11,13 +11,7 @@ from tensordict import TensorDict
 from torch.testing import assert_close
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.benchmarks.runs import (
-    FRAMES,
-    assert_same_run,
-    checkpoints,
-    configuration,
-    run_here,
-)
+from tests.benchmarks.runs import FRAMES, assert_same_run, checkpoints, configuration, run_here
 from tests.every_loss.test_compile import assert_same_as_eager, build
 from tests.objectives.factory import (
     ACTION_TYPES,

@@ -5,16 +5,7 @@ import sys
 
 import pytest
 
-from tests.mutants import (
-    ROOT,
-    TABLE,
-    Mutant,
-    code_spans,
-    drawn,
-    mutants,
-    random_mutants,
-    staleness,
-)
+from tests.mutants import ROOT, TABLE, Mutant, code_spans, drawn, mutants, random_mutants, staleness
 
 
 def test_every_mutant_can_be_applied():

@@ -16,12 +16,7 @@ from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
 from torchrl_moawm.train.metrics.baselines import who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, moa_loss, moa_nll
-from torchrl_moawm.train.metrics.model_quality import (
-    renamed,
-    rewards,
-    skill,
-    world_model_skill,
-)
+from torchrl_moawm.train.metrics.model_quality import renamed, rewards, skill, world_model_skill
 
 Row = dict[str, float]
 """``run``, ``attainable``, and ``ratio`` or ``difference``."""

@@ -15,13 +15,7 @@ from partners.networks import (
     networks,
     recurrent_networks,
 )
-from torchrl_moawm import (
-    MOAWM,
-    ClipPPOPolicyLoss,
-    ClipPPOValueLoss,
-    GuidedPolicyLoss,
-    LossSum,
-)
+from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, GuidedPolicyLoss, LossSum
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
 from torchrl_moawm.train.algorithms.moawm import scheduled_of

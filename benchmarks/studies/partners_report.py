@@ -18,12 +18,7 @@ from studies.partners_numbers import (
     returns,
     share,
 )
-from studies.partners_pictures import (
-    plot_partner_model,
-    plot_probes,
-    plot_projection,
-    plot_returns,
-)
+from studies.partners_pictures import plot_partner_model, plot_probes, plot_projection, plot_returns
 from studies.report import read, read_probes, shown
 from torchrl_moawm.train.metrics.curves import Runs
 

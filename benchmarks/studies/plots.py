@@ -3,13 +3,7 @@
 from pathlib import Path
 
 from torchrl_moawm.train.metrics.curves import Lines, Runs, curve, draw_lines, with_seeds
-from torchrl_moawm.train.metrics.style import (
-    BASELINES,
-    FRAMES,
-    NATS,
-    RETURN,
-    look,
-)
+from torchrl_moawm.train.metrics.style import BASELINES, FRAMES, NATS, RETURN, look
 
 COLUMNS = 3
 OF_THE_MODELS = {

@@ -18,13 +18,7 @@ from tests.objectives.factory import (
     shaken,
     terms,
 )
-from torchrl_moawm import (
-    ClipPPOValueLoss,
-    MOALoss,
-    TeacherCVAELoss,
-    TeacherVAELoss,
-    WorldModelLoss,
-)
+from torchrl_moawm import ClipPPOValueLoss, MOALoss, TeacherCVAELoss, TeacherVAELoss, WorldModelLoss
 from torchrl_moawm.modules import (
     make_critic,
     make_moa_network,

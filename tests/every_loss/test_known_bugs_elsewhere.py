@@ -11,13 +11,7 @@ import torch
 from torch.testing import assert_close
 from torchrl.collectors import Collector
 
-from tests.objectives.factory import (
-    LOSSES,
-    batch64,
-    gradients,
-    make_moa,
-    shaken,
-)
+from tests.objectives.factory import LOSSES, batch64, gradients, make_moa, shaken
 from torchrl_moawm import MOAWM, MOALoss, TeacherCVAELoss, WorldModelLoss
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.testing import make_batch

@@ -5,12 +5,7 @@ from torch import nn
 
 from tests.faults.table import Refused, build, change, put
 from tests.objectives.factory import CELLS, A, D, N, Z, agent_group, module, sequence, shaken
-from torchrl_moawm import (
-    ClipPPOPolicyLoss,
-    MOALoss,
-    TeacherCVAELoss,
-    TeacherVAELoss,
-)
+from torchrl_moawm import ClipPPOPolicyLoss, MOALoss, TeacherCVAELoss, TeacherVAELoss
 from torchrl_moawm.modules import GaussianSampler, make_actor
 
 G = "agents"

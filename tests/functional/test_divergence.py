@@ -7,9 +7,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 from torch.testing import assert_close
 
-from tests.functional.checks import (
-    gradients,
-)
+from tests.functional.checks import gradients
 from torchrl_moawm.functional import (
     diagonal_gaussian_kl,
     diagonal_gaussian_nll,

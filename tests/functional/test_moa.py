@@ -7,9 +7,7 @@ import torch
 from torch.distributions import Categorical, Independent, Normal
 from torch.testing import assert_close
 
-from tests.functional.checks import (
-    gradients,
-)
+from tests.functional.checks import gradients
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
 
 B, N, M, A = 4, 3, 2, 5

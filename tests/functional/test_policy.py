@@ -7,9 +7,7 @@ import torch
 from torch.testing import assert_close
 from torchrl._utils import _standardize
 
-from tests.functional.checks import (
-    gradients,
-)
+from tests.functional.checks import gradients
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 
 EPS = 0.2

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.functional.checks import (
-    gradients,
-)
+from tests.functional.checks import gradients
 from torchrl_moawm.functional import masked_mean
 
 

@@ -8,15 +8,7 @@ from torch.distributions import Categorical
 from torch.testing import assert_close
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from tests.objectives.factory import (
-    A,
-    N,
-    Z,
-    agent_group,
-    batch64,
-    module,
-    shaken,
-)
+from tests.objectives.factory import A, N, Z, agent_group, batch64, module, shaken
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, MOALoss
 from torchrl_moawm.envs import make_pettingzoo_env
 from torchrl_moawm.modules import make_actor

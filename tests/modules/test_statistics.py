@@ -5,12 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.objectives.factory import OBS, N, agent_group, batch64
-from torchrl_moawm.modules import (
-    GroupStatistics,
-    RunningNorm,
-    make_moa_network,
-    make_world_model,
-)
+from torchrl_moawm.modules import GroupStatistics, RunningNorm, make_moa_network, make_world_model
 
 
 def filled(group, normal):

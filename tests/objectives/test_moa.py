@@ -2,10 +2,7 @@
 
 import pytest
 import torch
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-)
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import nn
 from torch.distributions import Categorical
 from torch.testing import assert_close

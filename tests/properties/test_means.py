@@ -10,12 +10,7 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import LOSSES, spoil
 from tests.properties.strategies import batches, masks, numbers, orders, tensors
-from torchrl_moawm.functional import (
-    active_units,
-    gather_others,
-    masked_mean,
-    normalized_advantage,
-)
+from torchrl_moawm.functional import active_units, gather_others, masked_mean, normalized_advantage
 
 # Logs that compare rows of the batch with each other; they are no means of one number per element.
 NOT_MEANS = ("z_gap", "active_units", "explained_variance")

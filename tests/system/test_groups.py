@@ -8,12 +8,7 @@ import torch
 from mpe2 import simple_speaker_listener_v4
 from torch.distributions import Categorical, Normal
 from torch.testing import assert_close
-from torchrl.envs import (
-    DTypeCastTransform,
-    ExcludeTransform,
-    MarlGroupMapType,
-    UnsqueezeTransform,
-)
+from torchrl.envs import DTypeCastTransform, ExcludeTransform, MarlGroupMapType, UnsqueezeTransform
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 from torchrl.modules import PopArtValueNorm
 

@@ -8,14 +8,7 @@ import pytest
 import torch
 from mpe2 import simple_spread_v3
 from torchrl.data import Composite
-from torchrl.envs import (
-    Compose,
-    RewardSum,
-    StepCounter,
-    Transform,
-    TransformedEnv,
-    VmasEnv,
-)
+from torchrl.envs import Compose, RewardSum, StepCounter, Transform, TransformedEnv, VmasEnv
 
 from tests.benchmarks.runs import differences, load
 from torchrl_moawm.envs import with_transforms

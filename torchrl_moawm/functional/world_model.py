@@ -3,12 +3,7 @@
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks.tensors import (
-    check_floating,
-    check_mask,
-    check_same_shape,
-    check_shape,
-)
+from torchrl_moawm._checks.tensors import check_floating, check_mask, check_same_shape, check_shape
 from torchrl_moawm.functional.reduction import full_precision
 
 

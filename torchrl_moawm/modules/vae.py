@@ -12,9 +12,7 @@ from torchrl.modules import MLP
 
 from torchrl_moawm._checks.tensors import check_same_shape
 from torchrl_moawm.functional import gather_others
-from torchrl_moawm.modules.features import (
-    broadcast_to_agents,
-)
+from torchrl_moawm.modules.features import broadcast_to_agents
 from torchrl_moawm.modules.group import AgentGroup
 
 

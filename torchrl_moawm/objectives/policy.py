@@ -6,11 +6,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
-from tensordict.nn import (
-    ProbabilisticTensorDictSequential,
-    TensorDictModuleBase,
-    dispatch,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase, dispatch
 from torch import Tensor
 from torch.distributions import Distribution
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob

@@ -7,14 +7,7 @@ from torchrl.objectives import LossModule
 
 from torchrl_moawm._keys import SAMPLES
 from torchrl_moawm.testing.contract_masks import masks, pattern
-from torchrl_moawm.testing.contract_probes import (
-    changed,
-    data_keys,
-    last,
-    placed,
-    reduced,
-    right,
-)
+from torchrl_moawm.testing.contract_probes import changed, data_keys, last, placed, reduced, right
 from torchrl_moawm.testing.contract_runs import (
     agree,
     expect,

@@ -11,10 +11,7 @@ from torchrl.modules import RunningValueNorm
 
 from torchrl_moawm._keys import SAMPLES, path_of
 from torchrl_moawm._ranks import gather_rows
-from torchrl_moawm.functional import (
-    ensemble_disagreement,
-    squared_error_norm,
-)
+from torchrl_moawm.functional import ensemble_disagreement, squared_error_norm
 from torchrl_moawm.transforms.groups import real_inputs, who
 
 FLOOR = 1e-12
