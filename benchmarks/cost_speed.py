@@ -38,6 +38,7 @@ from torchrl_moawm.train.algorithms.mappo import make_mappo
 from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.schedule import losses_by_epoch
+from torchrl_moawm.train.loop.stepper import minimised
 from torchrl_moawm.train.loop.trainer import make_trainer
 from torchrl_moawm.train.tasks.environment import make_env
 
@@ -121,8 +122,7 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
 
     def count(loss: Any) -> float:
         with FlopCounterMode(display=False) as counter:
-            losses = loss(batch.reshape(-1))
-            sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+            minimised(loss(batch.reshape(-1))).backward()
         return float(counter.get_total_flops())
 
     by_epoch = losses_by_epoch(algorithm, EPOCHS)

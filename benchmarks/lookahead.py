@@ -14,6 +14,7 @@ the run's folder.
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM
-from torchrl_moawm.modules import name_of
 from torchrl_moawm.system import LookaheadPolicy
 from torchrl_moawm.train.checkpoints.trained import load_run
 from torchrl_moawm.train.checkpoints.vmas_state import VmasWorld
@@ -98,24 +98,23 @@ def search(
 ) -> list[dict[str, Any]]:
     """Every search by simulator and model, beside the team as it is."""
     steps = config.task.max_steps
-    models: dict[str, Any] = {"the simulator": Simulated, "the world model": LookaheadPolicy}
+    models: dict[str, Any] = {
+        "the simulator": partial(Simulated, config),
+        "the world model": LookaheadPolicy,
+    }
     if rewards is not None:
         known = find(rewards)(make_env(config, 1, config.seed))
         models["the world model, rewards known"] = partial(LookaheadPolicy, rewards=known)
 
-    def played(policy: Any) -> Tensor:
+    def played(make: Callable[[EnvBase], TensorDictModuleBase]) -> Tensor:
         fresh = make_env(config, EPISODES, config.seed + 2_000_000)
-        if policy is None:
-            return returns(fresh, system.policy, steps, group)
-        kind, settings = policy
-        given = (config, system, fresh) if kind is Simulated else (system, fresh)
-        return returns(fresh, kind(*given, group=group, **settings), steps, group)
+        return returns(fresh, make(fresh), steps, group)
 
-    plain, rows = played(None), []
+    plain, rows = played(lambda _: system.policy), []
     for candidates, horizon, samples in SEARCHES:
         for name, kind in models.items():
             settings = {"candidates": candidates, "horizon": horizon, "samples": samples}
-            gain = played((kind, settings)) - plain
+            gain = played(partial(kind, system, group=group, **settings)) - plain
             rows.append(
                 {
                     "model": name,
@@ -150,7 +149,7 @@ def main() -> None:
     config, algorithm, _ = load_run(given.run, 1)
     if algorithm.system is None or config.task.suite != "vmas":
         parser.error(f"{given.run} is no run of a system on a task of VMAS.")
-    group = given.group or name_of(next(iter(algorithm.system.groups)))
+    group = given.group or next(iter(algorithm.system.groups))
     print(
         "| looks ahead in | candidates | steps | samples | gain in return |\n|---|---|---|---|---|"
     )

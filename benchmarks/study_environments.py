@@ -30,6 +30,7 @@ from torchrl.envs.utils import ExplorationType, check_env_specs, set_exploration
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 from torchrl_moawm.modules import path_of
+from torchrl_moawm.train.loop.stepper import minimised
 from torchrl_moawm.train.metrics.baselines import who
 from torchrl_moawm.train.metrics.model_quality import rewards
 
@@ -234,7 +235,7 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
         system.value_estimator(batch)
         ended = [sum(each) for each in zip(ended, ends(system, batch), strict=True)]
         terms = losses(batch.reshape(-1))
-        sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+        minimised(terms).backward()
         bad = [name for name, value in terms.items() if not value.isfinite()]
         bad += [
             n

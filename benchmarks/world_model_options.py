@@ -70,7 +70,7 @@ class Still(nn.Module):
 
 
 class Judged:
-    """A world model that a loss has trained, where :func:`metrics.model_quality` looks for it."""
+    """A world model that a loss has trained, where ``train.metrics.model_quality`` looks for it."""
 
     def __init__(self, group: AgentGroup, name: str, batch: TensorDictBase, steps: int) -> None:
         keywords, horizon = OPTIONS[name]

@@ -17,3 +17,8 @@ def path_of(group: NestedKey) -> tuple[str, ...]:
 def name_of(group: NestedKey) -> str:
     """A group as one word: ``("team", "red")`` is ``team_red``."""
     return "_".join(path_of(group))
+
+
+def leaf_name(key: NestedKey) -> str:
+    """The innermost name of a key."""
+    return key if isinstance(key, str) else key[-1]

@@ -42,8 +42,8 @@ def compare(
         settings: How the regressions are fitted.
 
     Returns:
-        By figure, as :func:`~metrics.model_quality.judge` names them, the values of ``run`` and
-        ``attainable`` and the ``ratio``, of ``moa_nll`` the ``difference`` (nats);
+        By figure, as ``judge`` of ``train.metrics.model_quality`` names them, the values of
+        ``run`` and ``attainable`` and the ``ratio``, of ``moa_nll`` the ``difference`` (nats);
         ``reward_skill_everybody`` is the regression's alone, from everybody's observation.
     """
     groups = read_groups(env)

@@ -129,7 +129,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     moa = f"moa_network_{PARTNERS}"
     trains = {"student": "cvae", "teacher": "teacher", moa: "moa", "world_model": "world_model"}
     trains |= {"moa_network": "moa_own"}
-    networks = {
+    trained = {
         name: net
         for name, net in one.networks.items()
         if name in ("actor", "critic") or trains.get(name) in algorithm.auxiliary_losses
@@ -153,7 +153,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         core=LossSum(core),
         auxiliary={n: (LossSum(losses), epochs[n]) for n, losses in beside.items() if losses},
         advantage=advantage,
-        networks=networks,
+        networks=trained,
         scheduled=scheduled_of(system),
         memories=[*one.memories, *own_memories],
         moa=there["moa"] if "moa" in algorithm.auxiliary_losses else None,

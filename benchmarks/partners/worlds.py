@@ -1,4 +1,4 @@
-"""Worlds in which a partner hides what it wants: vectorised, in plain TorchRL, and VMAS's in fog.
+"""A world in which a partner hides what it wants: vectorised, in plain TorchRL.
 
 Learners are the group ``agents``, the partner is the group ``partners``, whom
 :class:`~torchrl_moawm.transforms.PartnerPool` plays.

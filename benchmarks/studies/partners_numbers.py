@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.report import REPETITIONS
-from torchrl_moawm.train.metrics.curves import Runs, curve
+from torchrl_moawm.train.metrics.curves import Runs, curve, steps_with
 
 OURS = "moawm_taught"
 FRESH = 5
@@ -53,7 +53,7 @@ def last_frame(runs: list[dict[str, Any]]) -> int:
     Raises:
         ValueError: They end at different frames.
     """
-    last = {max(v["step_count"] for k, v in run.items() if k.startswith("step_")) for run in runs}
+    last = {max(step["step_count"] for step in steps_with(run, "step_count")) for run in runs}
     if len(last) > 1:
         raise ValueError(f"Expected runs of one length, these end at {sorted(last)} frames.")
     return int(last.pop())

@@ -321,17 +321,20 @@ def test_a_student_that_is_its_teacher_has_no_divergence(generator):
     assert out["loss_reconstruction"] > 0
 
 
-def test_without_a_decoder_of_its_own_there_is_no_gap(generator):
+@pytest.mark.parametrize("latent", ["teacher_latent", "z_of_the_teacher"])
+def test_without_a_decoder_of_its_own_there_is_no_gap(latent, generator):
     class Whole(nn.Module):
         def forward(self, observation):
             z = observation[..., :Z]
             return z, torch.ones_like(z), z, observation + 1.0
 
-    names = ["teacher_loc", "teacher_scale", "teacher_latent", "teacher_reconstruction"]
+    names = ["teacher_loc", "teacher_scale", latent, "teacher_reconstruction"]
     batch = make_batch((9,), n_agents=3, generator=generator)
     batch["agents", "teacher_feature"] = batch["agents", "observation"]
     loss = TeacherVAELoss(module(Whole(), ["observation"], names))
+    loss.set_keys(teacher_latent=("agents", latent))
     out = loss(batch)
+    assert set(loss.out_keys) == set(out.keys())
     assert "teacher_z_gap" not in loss.out_keys
     assert_close(out["loss_teacher_reconstruction"].item(), float(OBS))  # the error is 1 everywhere
     z = batch["agents", "observation"][..., :Z]

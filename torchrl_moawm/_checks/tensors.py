@@ -74,7 +74,7 @@ def check_floating(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if not tensor.dtype.is_floating_point:
             raise TypeError(f"Expected {name} of a floating dtype, got {tensor.dtype}.")
-    if len(tensors) > 1 and len({tensor.dtype for tensor in tensors.values()}) > 1:
+    if len({tensor.dtype for tensor in tensors.values()}) > 1:
         found = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
         raise TypeError(f"Expected one floating dtype, got {found}.")
 

@@ -121,9 +121,6 @@ class ImaginedEnv(ModelBasedEnvBase):
             )
 
     def _reset(self, tensordict: TensorDictBase | None = None, **_: Any) -> TensorDictBase:
-        return self._blank()
-
-    def _blank(self) -> TensorDictBase:
         """Observations of 0, and nobody has ended."""
         return self.observation_spec.zero().update(self.full_done_spec.zero())
 
@@ -133,7 +130,7 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         outputs = self.world_model(tensordict.select(*self.world_model.in_keys))
-        result, member = self._blank(), self._draw_members(outputs)
+        result, member = self._reset(), self._draw_members(outputs)
         team: list[tuple[Tensor, Tensor]] = []
         for path in self.paths:
             found = [self._predicted(outputs, (*path, name), member) for name in NAMES]

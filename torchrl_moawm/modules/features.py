@@ -55,10 +55,9 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observation: Tensor, name: str = "observation") -> Tensor:
         """``[*B, N, *shape]`` -> ``[*B, N, F]``."""
-        n_agents = "N" if self.n_agents is None else self.n_agents
-        expected = (n_agents, *self.shape)
-        found = tuple(observation.shape[-len(expected) :])
-        if len(found) < len(expected) or found[n_agents == "N" :] != expected[n_agents == "N" :]:
+        fixed = self.shape if self.n_agents is None else (self.n_agents, *self.shape)
+        if observation.ndim <= len(self.shape) or tuple(observation.shape[-len(fixed) :]) != fixed:
+            expected = ("N", *fixed) if self.n_agents is None else fixed
             raise ValueError(
                 f"Expected {name} of shape [*B, {', '.join(map(str, expected))}] (agents, features:"
                 f" what the network was built for), got {list(observation.shape)}."

@@ -38,7 +38,7 @@ class JointWorldModelNet(WorldModelNet):
 
     @property
     def members_differ(self) -> bool:
-        """Each member reads means of its own."""
+        """Whether there are members, each of which reads means of its own."""
         return self.ensemble > 1
 
     def _build_inputs(self, num_cells: Sequence[int]) -> int:

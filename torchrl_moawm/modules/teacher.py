@@ -158,13 +158,16 @@ def make_teacher(
     Returns:
         Four modules that write ``teacher_loc``, ``teacher_scale`` - ``teacher_latent`` -
         ``teacher_feature``, what is to be reconstructed - ``teacher_reconstruction``.
+
+    Raises:
+        ValueError: ``privileged_only`` is asked for without ``privileged_groups``.
     """
     if privileged_only and not privileged_groups:
         raise ValueError("privileged_only needs privileged_groups: the teacher would see nobody.")
     sizes: Any = (latent_dim, num_cells, min_scale)
     encoder = TeacherEncoder(group, other_groups, privileged_groups, acts, privileged_only, *sizes)
     target: Any = OthersFeatures([group, *other_groups, *privileged_groups])
-    target_keys = target.in_keys if not privileged_only else []
+    target_keys = target.in_keys
     if privileged_only:
         target = GroupsFeatures(privileged_groups)
         target_keys = [*group.keys("teacher_latent"), *target.in_keys]

@@ -212,7 +212,4 @@ def seams(ids: Tensor | None, time_dim: int, batch_dims: int) -> Tensor | None:
     if ids is None or ids.ndim <= time_dim:
         return None
     ids = ids.flatten(batch_dims)[..., 0] if ids.ndim > batch_dims else ids
-    other = ids.diff(dim=time_dim) != 0
-    return torch.cat(
-        [other, torch.zeros_like(ids.narrow(time_dim, 0, 1), dtype=torch.bool)], time_dim
-    )
+    return ids.diff(dim=time_dim, append=ids.narrow(time_dim, -1, 1)) != 0

@@ -21,14 +21,13 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_device_and_dtype, check_mask
-from torchrl_moawm._keys import path_of
+from torchrl_moawm._keys import leaf_name, path_of
 from torchrl_moawm.objectives.keys import CHOICES, FLAGS, GROUP_MASKS, Group, Key, Keys
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_flag,
     get_mask,
     get_required,
-    leaf_name,
     mask_and,
     mask_and_detach,
 )

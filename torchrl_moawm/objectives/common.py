@@ -10,12 +10,12 @@ from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, unravel
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_moawm._keys import path_of
+from torchrl_moawm._keys import leaf_name, path_of
 from torchrl_moawm._ranks import n_ranks, rank_share
 from torchrl_moawm.functional import masked_mean
 from torchrl_moawm.objectives.batch import BatchView, optional_keys
 from torchrl_moawm.objectives.keys import GROUP_MASKS, OWN_MASKS, Keys
-from torchrl_moawm.objectives.masks import broadcast_mask, leaf_name, sample_mask
+from torchrl_moawm.objectives.masks import broadcast_mask, sample_mask
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 Reduction = Literal["mean", "sum", "none"]
@@ -40,6 +40,10 @@ class MultiAgentLoss(ScheduledLoss):
     - **Reduction.** ``"mean"`` divides by the number of valid elements; ``"none"`` keeps the shape
       and is 0 where invalid. Over several processes see
       :func:`~torchrl_moawm.set_data_parallel`.
+
+    Keyword Args:
+        group: The agents.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
     """
 
     @dataclass

@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torchrl_moawm._keys import TRAJECTORY
+from torchrl_moawm._keys import TRAJECTORY, leaf_name
 from torchrl_moawm.objectives.advantage import seams
 from torchrl_moawm.objectives.batch import BatchView, optional_keys
 from torchrl_moawm.objectives.keys import Key
@@ -16,7 +16,6 @@ from torchrl_moawm.objectives.masks import (
     broadcast_mask,
     get_flag,
     get_required,
-    leaf_name,
     zero_behind,
 )
 

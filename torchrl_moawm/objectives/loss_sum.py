@@ -243,8 +243,3 @@ def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:
     if twice:
         raise ValueError(f"Outputs of different losses would both be {twice}: rename a loss.")
     return names
-
-
-def terms(names: Mapping[str, Any]) -> list[str]:
-    """The outputs that are minimised, by their names in the sum."""
-    return [new for key, new in names.items() if key.startswith("loss")]

@@ -9,11 +9,7 @@ from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_mask
 from torchrl_moawm._checks.values import check_finite
-
-
-def leaf_name(key: NestedKey) -> str:
-    """The innermost name of a key."""
-    return key if isinstance(key, str) else key[-1]
+from torchrl_moawm._keys import leaf_name
 
 
 def get_required(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
@@ -114,11 +110,10 @@ def sample_mask(
     """
     mask = None
     for key in keys:
-        found = tensordict.get(key, None)
         if required:
-            found = get_required(tensordict, key, required)
+            get_required(tensordict, key, required)
+        found = get_mask(tensordict, key)
         if found is not None:
-            check_mask(**{str(key): found})
             while found.ndim > max(tensordict.batch_dims, 1) and found.shape[-1] == 1:
                 found = found.squeeze(-1)
             mask = mask_and(mask, found)

@@ -178,7 +178,9 @@ class MOALoss(MultiAgentLoss):
         """An entry that the network has written, by observers, others and features.
 
         Raises:
-            ValueError: One is missing: this is said before anything is said of the action.
+            KeyError: The network has not written it.
+            ValueError: It lacks one of these dimensions; this is said before anything is said of
+                the action.
         """
         prediction = get_required(outputs, self._key(name), "moa_network")
         if prediction.ndim < view.tensordict.batch_dims + 3:

@@ -1,8 +1,11 @@
 """The auxiliary losses together."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torchrl.objectives import LossModule
 
-from torchrl_moawm.objectives.loss_sum import LossSum, terms
+from torchrl_moawm.objectives.loss_sum import LossSum
 
 
 class MOAWMLoss(LossSum):
@@ -65,3 +68,8 @@ class MOAWMLoss(LossSum):
             **{names["world_model"][key]: coeff for key, coeff in own.items()},
             **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
         }
+
+
+def terms(names: Mapping[str, Any]) -> list[str]:
+    """The outputs that are minimised, by their names in the sum."""
+    return [new for key, new in names.items() if key.startswith("loss")]

@@ -93,7 +93,9 @@ class AutoencoderLoss(MultiAgentLoss):
             valid = broadcast_mask(valid, error.shape, "the agents")
         logs = {}
         decoder = self._decoder(network)
-        if decoder or self._latent in self._keys.named:
+        if self._latent in self._keys.named:
+            get_required(outputs, self._key(self._latent), "the sampler")
+        if decoder:
             latent = get_required(outputs, self._key(self._latent), "the sampler")
             shuffled = outputs.copy().set(self._key(self._latent), shuffle_valid(latent, valid))
             shuffled_error = masked_mean(self._error(run(decoder, shuffled), feature), valid)

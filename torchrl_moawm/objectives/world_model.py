@@ -177,7 +177,10 @@ class WorldModelLoss(MultiAgentLoss):
         outputs = self.world_model(inputs)
         prediction = WorldPrediction.read(outputs, self._key, self._writes)
         targets, valid = WorldTargets.read(view, prediction), view.there()
-        units = Units(self._weight("observation"), self._weight("reward"), self.reward_delta)
+        s = self.statistics
+        units = Units(delta=self.reward_delta)
+        if s is not None:
+            units = Units(s.observation_weight(), s.reward_weight(), self.reward_delta)
         errors = prediction.errors(targets, units)
         if self.horizon > 1:
             errors, valid = self._imagine(view, inputs, outputs, targets, units, errors)
@@ -188,7 +191,7 @@ class WorldModelLoss(MultiAgentLoss):
         if "continue" in errors:
             out["loss_continue"] = self.continue_coeff * self._reduce(errors["continue"], valid)
         if self._writes("ensemble_observation"):
-            of_change = None if self.statistics is None else self.statistics.change_weight()
+            of_change = None if s is None else s.change_weight()
             spread = ensemble_disagreement(prediction.observation.detach(), of_change)
             out["disagreement"] = self._mean(spread, view.there())
         return self._out(out)
@@ -213,10 +216,6 @@ class WorldModelLoss(MultiAgentLoss):
             prediction = WorldPrediction.read(later, self._key, self._writes)
             found.append(prediction.errors(targets.after(h - 1), units))
         return over_steps(found, horizon), unbroken_steps(there, ends, horizon)
-
-    def _weight(self, name: str) -> Tensor | None:
-        """One over the variance of each feature's error, where there are statistics."""
-        return None if self.statistics is None else getattr(self.statistics, f"{name}_weight")()
 
     @torch.no_grad()
     def update_statistics(self, tensordict: TensorDictBase) -> None:

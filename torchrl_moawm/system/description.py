@@ -1,8 +1,6 @@
 """What a system is, for those who print it."""
 
-from tensordict import unravel_key
-
-from torchrl_moawm._keys import name_of
+from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.system.group import GroupSystem
 
 
@@ -11,7 +9,7 @@ def describe(system: GroupSystem) -> str:
     lines = [f"  {name_of(system.group)}"]
     for name, network in system.networks.items():
         count = sum(parameter.numel() for parameter in network.parameters())
-        reads = dict.fromkeys(str(unravel_key(key)[-1]) for key in network.in_keys if key != "t")
+        reads = dict.fromkeys(path_of(key)[-1] for key in network.in_keys)
         lines.append(f"    {name:<24}{count:>9,} parameters  reads {', '.join(reads)}")
     losses = vars(GroupSystem)["loss_module"].func(system)  # not kept: parts may yet change
     terms = [str(key) for key in losses.out_keys if str(key).startswith("loss")]

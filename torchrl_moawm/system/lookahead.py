@@ -129,8 +129,7 @@ class LookaheadPolicy(TensorDictModuleBase):
                 total = total + alive * discount * self._reward(step)
                 own = step.get(("next", *self.path, "terminated"), None)  # who ends by itself
                 ended = step.get(("next", "terminated")).unsqueeze(-1) if own is None else own
-                goes_on = ~ended
-                alive, discount = alive * goes_on, discount * self.own.settings.gamma
+                alive, discount = alive * ~ended, discount * self.own.settings.gamma
                 step = self.system.policy(world.step_mdp(step))
         value = self.own.critic(step).get((*self.path, "state_value"))
         returns = (total + discount * alive * value).squeeze(-1).unflatten(0, shape)

@@ -35,7 +35,7 @@ def with_alive(batch: TensorDictBase) -> TensorDictBase:
     """The batch, in which each group that says who is done says who is there instead."""
     batch = batch.copy()
     for key in [key for key in batch.keys(True, True) if key[-1] == "done" and key[0] != "next"]:
-        if isinstance(key, tuple) and batch.get((*key[:-1], "alive"), None) is None:
+        if batch.get((*key[:-1], "alive"), None) is None:
             batch.set((*key[:-1], "alive"), ~batch.get(key).squeeze(-1))
     return batch
 

@@ -5,11 +5,11 @@ from tensordict import TensorDictBase
 from torchrl.objectives import LossModule
 from torchrl.objectives.common import AUTO_LOSS_MASK_KEYS
 
+from torchrl_moawm._keys import leaf_name, name_of
 from torchrl_moawm.testing.contract_probes import (
     changed,
     default_tensor_keys,
     in_keys,
-    last,
     names,
     network_keys,
     new_key,
@@ -105,7 +105,7 @@ def missing_keys(loss: LossModule, batch: TensorDictBase) -> None:
                 f"without {key!r} forward raised {kind}: {error}; expected a KeyError."
             ) from error
         else:
-            optional = entry.dtype == torch.bool or "noise" in last(key)
+            optional = entry.dtype == torch.bool or "noise" in leaf_name(key)
             expect(
                 optional or agree(found, expected),
                 f"without {key!r} forward raised nothing and returned something else, "
@@ -176,10 +176,7 @@ def keyword_call(loss: LossModule, batch: TensorDictBase) -> None:
     batch = batch.select(*in_keys(loss), strict=False)
     outputs = run(loss, batch)
     expected = {key: outputs[key] for key in loss.out_keys if key in outputs}
-    entries = {
-        key if isinstance(key, str) else "_".join(key): entry.clone()
-        for key, entry in batch.items(True, True)
-    }
+    entries = {name_of(key): entry.clone() for key, entry in batch.items(True, True)}
     with torch.random.fork_rng(), kept(loss):
         torch.manual_seed(0)
         found = loss(**entries)

@@ -5,8 +5,8 @@ from tensordict import TensorDictBase, is_tensor_collection, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._keys import SAMPLES
-from torchrl_moawm.testing.contract_probes import Key, data_keys, in_keys, last, under
+from torchrl_moawm._keys import SAMPLES, leaf_name
+from torchrl_moawm.testing.contract_probes import Key, data_keys, in_keys, under
 
 CHOICES = ("action", "action_log_prob", "advantage")  # real where an agent acts, not where it is
 
@@ -30,12 +30,12 @@ def masks(loss: LossModule, batch: TensorDictBase) -> dict[Key, tuple[torch.Size
     for group in groups(loss, batch):
         shape, read = batch.get(group).shape, in_keys(loss)
         now = [under(group, key) for key in data_keys(batch.get(group))]
-        previous = [key for key in now if last(key).startswith("previous_")]
+        previous = [key for key in now if leaf_name(key).startswith("previous_")]
         after = batch.get(under("next", group), None)
         then = [] if after is None else [under("next", under(group, k)) for k in data_keys(after)]
-        behind = [key for key in now + then if not last(key).startswith("previous_")]
-        chosen = [key for key in behind if last(key) in CHOICES and key[0] != "next"]
-        did = [key for key in previous if last(key) == "previous_action"]
+        behind = [key for key in now + then if not leaf_name(key).startswith("previous_")]
+        chosen = [key for key in behind if leaf_name(key) in CHOICES and key[0] != "next"]
+        did = [key for key in previous if leaf_name(key) == "previous_action"]
         stands = {"mask": behind, "previous_mask": previous}
         if batch.get(under(group, "alive"), None) is not None and under(group, "alive") in read:
             stands |= {"mask": chosen, "alive": behind}

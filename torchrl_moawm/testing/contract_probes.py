@@ -13,14 +13,11 @@ from torch import Tensor
 from torchrl.objectives import LossModule
 from torchrl.objectives.value import ValueEstimatorBase
 
+from torchrl_moawm._keys import leaf_name
+
 Key = str | tuple[str, ...]
 
 # --------------------------------------------------------------------- keys
-
-
-def last(key: Key) -> str:
-    """The innermost name of a key."""
-    return key if isinstance(key, str) else key[-1]
 
 
 def under(prefix: Key, key: Key) -> Key:
@@ -37,7 +34,8 @@ def in_keys(loss: LossModule) -> list[Key]:
 def names(error: KeyError, key: Key) -> bool:
     """Says whether the message names the key: in full, or its last name as tensordict does."""
     message = " ".join(map(str, error.args))
-    return repr(key) in message or re.search(rf"\b{re.escape(last(key))}\b", message) is not None
+    by_name = re.search(rf"\b{re.escape(leaf_name(key))}\b", message) is not None
+    return repr(key) in message or by_name
 
 
 def members(loss: LossModule) -> list[LossModule]:

@@ -5,9 +5,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from torchrl_moawm._keys import SAMPLES
+from torchrl_moawm._keys import SAMPLES, leaf_name
 from torchrl_moawm.testing.contract_masks import masks, pattern
-from torchrl_moawm.testing.contract_probes import changed, data_keys, last, placed, reduced, right
+from torchrl_moawm.testing.contract_probes import changed, data_keys, placed, reduced, right
 from torchrl_moawm.testing.contract_runs import (
     agree,
     expect,
@@ -74,7 +74,7 @@ def padded(loss: LossModule, batch: TensorDictBase, rows: TensorDictBase) -> Ten
         mask = longer.get(key, None)
         if key == SAMPLES and mask is None:
             mask = own.new_ones(longer.shape)
-        if mask is not None and last(key) in ("mask", "alive"):
+        if mask is not None and leaf_name(key) in ("mask", "alive"):
             longer.set(key, mask & right(own, mask))
     return longer
 

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchrl_moawm.train.metrics.curves import Lines, Runs, curve, draw_lines, with_seeds
+from torchrl_moawm.train.metrics.curves import (
+    Lines,
+    Runs,
+    curve,
+    draw_lines,
+    steps_with,
+    with_seeds,
+)
 from torchrl_moawm.train.metrics.style import FRAMES, RETURN, cycle, look
 
 COLUMNS = 2
@@ -62,8 +69,7 @@ def entries(saved: Any, file: Path) -> list[tuple[str, str, str, dict[str, Any]]
         for seed, run in mapping(seeds, file).items()
     ]
     for *_, run in found:
-        steps = [step for name, step in mapping(run, file).items() if name.startswith("step_")]
-        if not any("return" in step for step in steps):
+        if not steps_with(mapping(run, file), "return"):
             raise ValueError(f"{file} has no steps with a return: no episode has ended.")
     return found
 
@@ -82,8 +88,7 @@ def final(run: Mapping[str, Any]) -> float:
     returns of several episodes (BenchMARL's evaluation, whose absolute metric is the best episode
     of the whole run) it is the mean of the last step.
     """
-    steps = [v for k, v in run.items() if k.startswith("step_") and "return" in v]
-    last = max(steps, key=lambda step: step["step_count"])["return"]
+    last = max(steps_with(run, "return"), key=lambda step: step["step_count"])["return"]
     absolute = run.get("absolute_metrics", {}).get("return")
     return float(np.mean(absolute if absolute and len(last) == 1 else last))
 
@@ -118,7 +123,7 @@ def difference(ours: NDArray[np.float64], first: NDArray[np.float64]) -> str:
 
 def of_the_last(runs: Sequence[Mapping[str, Any]], name: str) -> str:
     """Mean over runs of an entry of their last step, if all have it."""
-    steps = [[v for k, v in run.items() if k.startswith("step_") and name in v] for run in runs]
+    steps = [steps_with(run, name) for run in runs]
     if not all(steps):
         return ""
     return f"{np.mean([max(each[name] for each in one) for one in steps]):,.0f}"

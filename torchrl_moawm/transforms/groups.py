@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict.utils import expand_as_right
 from torch import Tensor
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
@@ -52,8 +52,7 @@ def real_inputs(tensordict: TensorDictBase, keys: Iterable[NestedKey]) -> Tensor
         there, acts = who(tensordict, key[:-1])
         mask, entry = acts if key[-1] == "action" else there, inputs.get(key)
         if mask is not None:
-            mask = mask.reshape(*mask.shape, *[1] * (entry.ndim - mask.ndim))
-            inputs.set(key, torch.where(mask, entry, torch.zeros_like(entry)))
+            inputs.set(key, entry.masked_fill(~expand_as_right(mask, entry), 0))
     return inputs
 
 

@@ -98,18 +98,12 @@ class SocialInfluence(IntrinsicReward):
         """What the agents might have done ``[K, *B, N, ...]``, and weights ``[K, *B, N]``."""
         dist: Distribution = self.actor.get_dist(batch.select(*self.actor.in_keys))
         if hasattr(dist, "probs") and done.dtype in (torch.int64, torch.bool):
-            weights = dist.probs.movedim(-1, 0)
-            index = torch.arange(len(weights), device=weights.device)
-            if done.ndim == weights.ndim:  # one-hot
-                shape = (len(weights), *[1] * (done.ndim - 1), len(weights))
-                every = torch.eye(len(weights), dtype=done.dtype, device=done.device).view(shape)
-                return every.expand(len(weights), *done.shape), weights
-            every = index.view(-1, *[1] * done.ndim).expand(len(weights), *done.shape)
-            return every.to(done.dtype), weights
+            weights, one_hot = dist.probs.movedim(-1, 0), done.ndim == dist.probs.ndim
+            every = torch.eye(len(weights)) if one_hot else torch.arange(len(weights))
+            every = every.to(done).view(-1, *[1] * (done.ndim - one_hot), *every.shape[1:])
+            return every.expand(len(weights), *done.shape), weights
         drawn = dist.sample((self.samples,))
-        return drawn, torch.full(drawn.shape[:-1], 1 / self.samples, dtype=drawn.dtype).to(
-            drawn.device
-        )
+        return drawn, drawn.new_full(drawn.shape[:-1], 1 / self.samples)
 
     def _influence(
         self,

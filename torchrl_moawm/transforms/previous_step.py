@@ -185,7 +185,7 @@ class PreviousStep(Transform):
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
         """Declares what is written; zeros are admitted whatever the action."""
         parent = self.parent
-        sources = {**dict(parent.full_observation_spec.items(True, True))}
+        sources = dict(parent.full_observation_spec.items(True, True))
         sources.update(parent.full_action_spec.items(True, True))
         for key, out_key, group, waits in self._plan:
             source = sources[key]

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictSequential
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase
 from torchrl.objectives.multiagent import MAPPOLoss
 from torchrl.objectives.utils import ValueEstimators
@@ -15,12 +15,6 @@ from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, o
 def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
     """TorchRL's MAPPO with the networks of ``moawm``, without a latent, for each group."""
     losses = {group: mappo_loss(config, env, group) for group in groups_of(env)}
-    log_probs = {
-        group: StoredActionLogProb(
-            loss.actor_network, (group, "action"), (group, "action_log_prob")
-        )
-        for group, loss in losses.items()
-    }
 
     def advantage(batch: TensorDictBase) -> TensorDictBase:
         for loss in losses.values():
@@ -32,8 +26,11 @@ def make_mappo(config: DictConfig, env: EnvBase) -> Algorithm:
         for group, loss in losses.items()
         for name in ("actor", "critic")
     }
+    policy: list[TensorDictModuleBase] = []
+    for group, one in losses.items():
+        keys = (group, "action"), (group, "action_log_prob")
+        policy += [one.actor_network, StoredActionLogProb(one.actor_network, *keys)]
     loss = one_or_sum(losses)
-    policy = [x for group, loss in losses.items() for x in (loss.actor_network, log_probs[group])]
     return Algorithm(TensorDictSequential(*policy), loss, loss, advantage, networks)
 
 

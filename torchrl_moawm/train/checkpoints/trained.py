@@ -22,8 +22,8 @@ def load_run(
     Args:
         folder: The run's folder, which holds ``checkpoint.pt``.
         num_envs: Environments side by side.
-        seed_offset: What their seed has on top of the run's. Evaluations while and after a run
-            trains use 1,000,000 and 3,000,000.
+        seed_offset: What their seed has on top of the run's. Evaluations while a run trains use
+            3,000,000, the one at its end 1,000,000, the last training of the models 6,000,000.
         **settings: Further settings of ``make_env``, such as the pool of partners.
 
     Returns:

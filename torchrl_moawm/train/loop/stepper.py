@@ -65,7 +65,7 @@ class PerNetworkStepper(OptimizationStepper):
         self.steps_per_epoch = steps_per_epoch
         self.losses = list(losses)
         self.count = 0
-        self.evaluate = torch.compile(evaluate) if compile else evaluate
+        self.evaluate = torch.compile(total_and_terms) if compile else total_and_terms
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
@@ -131,7 +131,7 @@ def check_disjoint(networks: Mapping[str, nn.Module]) -> None:
                 )
 
 
-def evaluate(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
+def total_and_terms(loss: LossModule, batch: TensorDictBase) -> tuple[Tensor, TensorDictBase]:
     """Computes what is minimised, and every term and log."""
     losses = loss(batch)
     return minimised(losses), losses

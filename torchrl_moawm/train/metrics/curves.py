@@ -1,6 +1,6 @@
 """Curves of several runs side by side: mean and range over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,17 @@ Lines = dict[str, tuple[Look, NDArray[Any], NDArray[np.float64]]]
 """Look, x and values ``[runs, steps]`` of each line, by its label."""
 
 
+def steps_with(run: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The steps of a run that have a figure of that name."""
+    return [step for key, step in run.items() if key.startswith("step_") and name in step]
+
+
 def curve(
     runs: list[dict[str, Any]], name: str = "return"
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Frames, and a figure ``[runs, steps]`` while training, of the runs and steps that have it."""
     steps = [
-        {
-            v["step_count"]: float(np.mean(v[name]))
-            for k, v in run.items()
-            if k.startswith("step_") and name in v
-        }
+        {step["step_count"]: float(np.mean(step[name])) for step in steps_with(run, name)}
         for run in runs
     ]
     steps = [one for one in steps if one] or steps

@@ -16,12 +16,7 @@ from tensordict import TensorDictBase
 from torchrl.collectors import BaseCollector, MultiSyncCollector
 from torchrl.envs import EnvBase
 
-from torchrl_moawm.train.parallel.on_ray import (
-    join_cluster,
-    raised_on_ray,
-    ray_errors,
-    start_on_ray,
-)
+from torchrl_moawm.train.parallel import on_ray
 from torchrl_moawm.train.parallel.worker import (
     FirstCome,
     Worker,
@@ -86,7 +81,9 @@ class WorkerPool:
         while True:
             try:
                 if self.kind == "ray" and self.collector is None:
-                    self.cluster = self.cluster or join_cluster(self.config.ray, self.workers)
+                    self.cluster = self.cluster or on_ray.join_cluster(
+                        self.config.ray, self.workers
+                    )
                 return self.call_with_timeout(self.next_batch)
             except WorkersLostError as error:
                 self.shutdown(hard=True)
@@ -120,7 +117,7 @@ class WorkerPool:
         create: list[Callable[[], EnvBase]] = [partial(self.create, seed) for seed in seeds]
         self.before = active_children()
         if self.kind == "ray":
-            return start_on_ray(self.config, create, self.policy, self.settings)
+            return on_ray.start_on_ray(self.config, create, self.policy, self.settings)
         self.reports = tempfile.TemporaryDirectory()
         settings = dict(self.settings)
         if self.kind == "multi_async":
@@ -174,10 +171,10 @@ class WorkerPool:
         raised = sorted(Path(self.reports.name).glob("*.txt")) if self.reports else []
         if raised:
             return WorkerError(f"Worker {raised[0].stem} raised:\n\n{raised[0].read_text()}")
-        if self.kind == "ray" and raised_on_ray(error):
+        if self.kind == "ray" and on_ray.raised_on_ray(error):
             return WorkerError(f"A worker raised:\n\n{error}")
         lost: tuple[type[Exception], ...] = (EOFError, ConnectionError)
-        lost = (*lost, *ray_errors()) if self.kind == "ray" else lost
+        lost = (*lost, *on_ray.ray_errors()) if self.kind == "ray" else lost
         if isinstance(error, lost) or isinstance(error.__cause__, lost) or self.dead():
             return WorkersLostError(f"Lost workers of {self.kind}: {error}")
         return error

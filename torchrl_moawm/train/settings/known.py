@@ -71,16 +71,12 @@ def known_settings(arguments: Sequence[str]) -> list[str]:
     known = dict.fromkeys(name for key in flat(whole) for name in (key, *parents(key)))
     for group, names in chosen.items():
         begins = f"{group}.{KINDS[group]}="
-        said = [kind for each in arguments if each.startswith(begins) for kind in values(each)]
+        given = [each.removeprefix(begins) for each in arguments if each.startswith(begins)]
+        said = [kind for each in given for kind in each.split(",")]  # a sweep has several
         alike = [name for name in choices(group) if load(group, name).get(KINDS[group]) in said]
         settings = [x for each in (*names.split(","), *alike) for x in merged(group, each)]
         known |= dict.fromkeys([group, *(f"{group}.{name}" for name in settings)])
     return list(known)
-
-
-def values(argument: str) -> list[str]:
-    """Values of an argument: one, or all that it sweeps over."""
-    return argument.partition("=")[2].split(",")
 
 
 def load(group: str, name: str) -> dict[str, Any]:
