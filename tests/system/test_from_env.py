@@ -38,6 +38,7 @@ class Stub(EnvBase):
         group="agents",
         root=None,
         reward_dtype=torch.float32,
+        reward_shape=None,
     ):
         super().__init__(batch_size=(E,))
         team, self.time = (E, N), 0
@@ -47,7 +48,8 @@ class Stub(EnvBase):
         )
         action = Bounded(-1, 1, (*team, D)) if action is None else action
         self.action_spec = Composite({group: Composite(action=action, shape=team)}, shape=(E,))
-        earned = Unbounded((*team, 1) if reward == "agents" else (E, 1), dtype=reward_dtype)
+        own = reward_shape or ((*team, 1) if reward == "agents" else (E, 1))
+        earned = Unbounded(own, dtype=reward_dtype)
         self.reward_spec = (
             Composite({group: Composite(reward=earned, shape=team)}, shape=(E,))
             if reward == "agents"
@@ -86,6 +88,11 @@ def per_env(values):
     return torch.tensor(values, dtype=torch.float32).reshape(E, 1, 1)
 
 
+def masked(name, shape, dtype=torch.bool):
+    seen = {"observation": Unbounded((E, N, OBS)), name: Categorical(2, shape, dtype=dtype)}
+    return stub(observation=seen, action=Categorical(4, shape=(E, N)))
+
+
 PARTS = {name: Unbounded((E, N, 2)) for name in ("position", "speed")}
 REFUSED = {
     "infinite bounds": (
@@ -99,6 +106,10 @@ REFUSED = {
     "bounds by environment": (
         lambda: stub(action=bounded(-1.0, per_env([1.0, 2.0]))),
         r"\('agents', 'action'\) has another bound \(high\) in some of the vectorised",
+    ),
+    "no bounds": (
+        lambda: stub(action=Unbounded((E, N, D))),
+        r"\('agents', 'action'\) has no usable bounds, there are none",
     ),
     "float64 observations": (
         lambda: stub(observation={"observation": Unbounded((E, N, OBS), dtype=torch.float64)}),
@@ -125,6 +136,28 @@ REFUSED = {
             RenameTransform([("agents", "state")], [("agents", "observation")])
         ),
         r"writes no \('agents', 'previous_observation'\): append PreviousStep\(\) to it \(behind",
+    ),
+    "actions under another name": (
+        lambda: stub().append_transform(
+            RenameTransform([], [], [("agents", "action")], [("agents", "command")])
+        ),
+        r"'agents' has no entry \('agents', 'action'\); it has \['command'\]",
+    ),
+    "masks of whole numbers": (
+        lambda: masked("mask", (E, N), torch.int8),
+        r"Expected \('agents', 'mask'\) to be boolean of shape \[2, 3\], got torch.int8",
+    ),
+    "masks with a last dimension": (
+        lambda: masked("alive", (E, N, 1)),
+        r"Expected \('agents', 'alive'\) to be boolean of shape \[2, 3\], got .* \[2, 3, 1\]",
+    ),
+    "masks of other actions": (
+        lambda: masked("action_mask", (E, N, 3)),
+        r"Expected \('agents', 'action_mask'\) to have 4 entries for each agent",
+    ),
+    "rewards without a last dimension": (
+        lambda: stub(reward_shape=(E, N)),
+        r"Expected \('agents', 'reward'\) of shape \[\*B, N, 1\], got \[2, 3\]",
     ),
     "a dot in a group's name": (
         lambda: stub(group="red.team"),
@@ -155,6 +188,11 @@ def test_is_refused_by_one_sentence(name):
     env = make()
     with pytest.raises(ValueError, match=message):
         MOAWM.from_env(env, num_cells=(8,))
+
+
+def test_who_is_gone_without_an_end_of_its_own_is_warned_of():
+    with pytest.warns(UserWarning, match=r"writes \('agents', 'alive'\) and no .*'terminated'"):
+        MOAWM.from_env(masked("alive", (E, N)), num_cells=(8,))
 
 
 def test_an_environment_without_groups_is_refused():

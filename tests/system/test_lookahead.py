@@ -166,7 +166,7 @@ def test_who_would_be_dead_earns_nothing_more():
 
 def test_of_several_groups_one_is_named():
     system, lookahead, _ = make()
-    with pytest.raises(AttributeError, match="say whose look-ahead"):
+    with pytest.raises(ValueError, match="Say who looks ahead, group=: there are"):
         LookaheadPolicy(system, lookahead.env)
 
 

@@ -97,3 +97,11 @@ def test_what_is_no_run_is_said(content, why, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         compare.main()
     assert why in capsys.readouterr().err
+
+
+def test_a_run_that_has_not_ended_is_left_out(tmp_path):
+    done = saved(tmp_path / "done" / "run.json", "moawm", [run(0.0, 2.0, final=3.0)])
+    (tmp_path / "other").mkdir()
+    with pytest.warns(UserWarning, match="Left out .*other: it holds no run.json"):
+        runs = compare.read([tmp_path / "other", done.parent])
+    assert [list(algorithms) for algorithms in runs.values()] == [["moawm"]]

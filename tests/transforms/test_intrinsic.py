@@ -90,6 +90,32 @@ def test_choices_against_a_slow_loop(kind):
                 assert found > 0
 
 
+def test_actions_that_are_forbidden_to_the_others_are_not_expected_of_them():
+    """Of logits that are far up where nobody may go; a row that allows nothing has no mask."""
+    actor, moa = networks("categorical")
+    batch = batch_of("categorical")
+    allowed = torch.rand(4, 6, N, A) < 0.6
+    allowed[0, 0, 0] = False
+    batch["next", "agents", "action_mask"] = allowed
+    out = SocialInfluence(actor, {"agents": moa}, normalize=False)(batch.clone())
+    predict, probs = slow(moa, batch), actor.get_dist(batch.clone()).probs
+    for i in range(N):
+        given, others = predict(i)[0], [predict(i, torch.tensor(k))[0] for k in range(A)]
+        for b, t in ((0, 0), (1, 2), (3, 5)):
+            expected = 0.0
+            for m, j in enumerate(j for j in range(N) if j != i):
+                may = allowed[b, t, j].tolist()
+                may = may if any(may) else [True] * A
+                kept = [k for k in range(A) if may[k]]
+                expected += of_choices(
+                    [given[b, t, m].tolist()[k] for k in kept],
+                    [[each[b, t, m].tolist()[k] for k in kept] for each in others],
+                    probs[b, t, i].tolist(),
+                )
+            found = out["next", "agents", "influence"][b, t, i].item()
+            assert found == pytest.approx(expected, abs=1e-9)
+
+
 def test_continuous_actions_against_a_slow_loop():
     actor, moa = networks("continuous", 0.3)
     batch, samples = batch_of("continuous"), 3
@@ -269,6 +295,9 @@ def test_other_groups_are_influenced_too():
     both = SocialInfluence(actor, networks, group="me", normalize=False)
     assert (alone(batch.clone())["next", "me", "influence"] == 0).all()  # there is nobody else
     assert (both(batch.clone())["next", "me", "influence"] > 0).all()
+    forced = torch.nn.functional.one_hot(torch.randint(A, (5, 2)), A).bool()
+    batch["next", "you", "action_mask"] = forced  # to the one thing that they may do
+    assert (both(batch)["next", "me", "influence"] < 1e-12).all()
 
 
 def test_a_reward_of_the_whole_group_gets_the_mean():

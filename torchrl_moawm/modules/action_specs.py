@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey
-from torchrl.data import Bounded, Categorical, MultiCategorical, OneHot, TensorSpec
+from torchrl.data import Bounded, Categorical, MultiCategorical, OneHot, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import path_of
@@ -34,6 +34,8 @@ def read_action(specs: Any, path: tuple[str, ...]) -> TensorSpec:
         for name in ("low", "high"):
             _bound(path, name, spec)
         return spec
+    if isinstance(spec, Unbounded) and spec.dtype.is_floating_point:
+        raise _no_bounds(key, "there are none")
     raise ValueError(
         f"The default networks serve continuous (bounded), categorical, one-hot and several "
         f"categorical actions; {key} is {type(spec).__name__}. Build the parts by hand."
@@ -68,7 +70,13 @@ def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
     path = path_of(group)
     spec = read_action(env.full_action_spec, path)
     settings = {"one_hot": False, "masked": False, "low": -1.0, "high": 1.0}
-    masked = (*path, "action_mask") in env.full_observation_spec.keys(True, True)
+    mask_key, observed = (*path, "action_mask"), env.full_observation_spec
+    masked = mask_key in observed.keys(True, True)
+    if masked and type(spec) in DISCRETE and observed[mask_key].shape[-1] != spec.space.n:
+        raise ValueError(
+            f"Expected {mask_key} to have {spec.space.n} entries for each agent, one per action, "
+            f"got the shape {list(observed[mask_key].shape)}."
+        )
     if type(spec) in DISCRETE:
         return {**settings, "one_hot": isinstance(spec, OneHot), "masked": masked}
     if isinstance(spec, MultiCategorical):
@@ -100,16 +108,20 @@ def numbers_of_choices(spec: MultiCategorical, path: tuple[str, ...]) -> tuple[i
     return tuple(map(int, rows[0]))
 
 
+def _no_bounds(key: NestedKey, found: str) -> ValueError:
+    return ValueError(
+        f"{key} has no usable bounds, {found}: the actor squashes its actions between finite ones, "
+        f"of at most {LARGEST_BOUND:.0e}. Bound it in the environment, or with TorchRL's "
+        "ActionScaling."
+    )
+
+
 def _bound(path: tuple[str, ...], name: str, spec: TensorSpec) -> torch.Tensor:
     """The lower or upper bound of a continuous action, ``[N, D]``."""
     key = (*path, "action")
     bound = getattr(spec.space, name)
     if not bool((bound.abs() <= LARGEST_BOUND).all()):  # infinite ones too
-        raise ValueError(
-            f"{key} has no usable bounds, {name} is {bound.flatten()[0].item():.3g}: the actor "
-            f"squashes its actions between finite ones, of at most {LARGEST_BOUND:.0e}. Bound it "
-            "in the environment, or with TorchRL's ActionScaling."
-        )
+        raise _no_bounds(key, f"{name} is {bound.flatten()[0].item():.3g}")
     while bound.ndim > 2:
         if not bool((bound == bound[:1]).all()):
             raise ValueError(

@@ -25,6 +25,31 @@ def check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
         )
 
 
+def check_masks(specs: Any, path: tuple[str, ...], team: torch.Size) -> None:
+    """Refuses masks that are not boolean, one for each agent (and action)."""
+    for name, behind in (("mask", ()), ("alive", ()), ("action_mask", ("A",))):
+        key = (*path, name)
+        spec = specs[key] if key in specs.keys(True, True) else None
+        whole = spec is None or (
+            spec.shape[: len(team)] == team and len(spec.shape) == len(team) + len(behind)
+        )
+        if spec is not None and not (whole and spec.dtype == torch.bool):
+            raise ValueError(
+                f"Expected {key} to be boolean of shape {[*team, *behind]}, got {spec.dtype} of "
+                f"shape {list(spec.shape)}: change it in the environment."
+            )
+
+
+def check_column(key: NestedKey, spec: TensorSpec, dims: int) -> None:
+    """Refuses rewards and ends that are not one number for each agent, or for the whole team."""
+    if len(spec.shape) != dims or spec.shape[-1] != 1:
+        shape = "[*B, 1]" if isinstance(key, str) else "[*B, N, 1]"
+        raise ValueError(
+            f"Expected {key} of shape {shape}, got {list(spec.shape)}: it is one number for each, "
+            "with a last dimension of its own; use TorchRL's UnsqueezeTransform."
+        )
+
+
 def one_shape(specs: Any, path: tuple[str, ...], name: str) -> TensorSpec:
     """The spec of an entry that is there, of one shape for all agents of the group."""
     depth = len(path)

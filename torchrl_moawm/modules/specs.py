@@ -15,6 +15,7 @@ from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules.action_specs import action_sizes, read_action
 from torchrl_moawm.modules.spec_checks import (
     check_dtype,
+    check_masks,
     check_previous_step_last,
     check_previous_step_there,
     one_shape,
@@ -56,8 +57,10 @@ def read_sizes(env: EnvBase, group: NestedKey, privileged: bool) -> tuple[Any, .
         raise ValueError(f"Unknown group {group!r}; the environment has {groups_of(env)}.")
     specs = env.full_observation_spec
     observation = _observation(specs, path)
+    action = read_action(specs if privileged else env.full_action_spec, path)
     if not privileged:
         check_previous_step_there(specs, path)
+        check_masks(specs, path, observation.shape[: len(env.batch_size) + 1])
     n_agents, *shape = observation.shape[len(env.batch_size) :]
     check_dtype((*path, "observation"), observation.dtype)
     if len(shape) not in (1, 2, 3):
@@ -66,7 +69,6 @@ def read_sizes(env: EnvBase, group: NestedKey, privileged: bool) -> tuple[Any, .
             f"dimensions; {(*path, 'observation')} has {list(shape)}. Flatten it with a transform, "
             "or bring your own networks."
         )
-    action = read_action(specs if privileged else env.full_action_spec, path)
     if not privileged:
         check_previous_step_last(env, path)
     obs_dim = shape[0] if len(shape) == 1 else tuple(shape)

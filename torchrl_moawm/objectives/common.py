@@ -109,7 +109,8 @@ class MultiAgentLoss(ScheduledLoss):
         unknown = [name for name in keys if name not in accepted]
         if unknown:
             raise ValueError(
-                f"{type(self).__name__} has no key {unknown[0]!r}; it has {', '.join(accepted)}."
+                f"{type(self).__name__} has no key {unknown[0]!r}; it has {', '.join(accepted)}. "
+                "What a network alone reads is named where the network is made."
             )
         super().set_keys(**keys)
         if "default_keys" in self.__dict__:  # else TorchRL's constructor calls, before the group

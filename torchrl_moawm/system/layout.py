@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from torchrl.envs import EnvBase
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import AgentGroup, action_settings, groups_of
-from torchrl_moawm.modules.spec_checks import check_dtype
+from torchrl_moawm.modules.spec_checks import check_column, check_dtype
 from torchrl_moawm.modules.specs import state_dim
 
 
@@ -74,10 +75,20 @@ class Layout:
 
 def return_keys(env: EnvBase, group: NestedKey) -> dict[str, NestedKey]:
     """Where reward and end of a group lie under ``next``."""
-    keys, path = {"reward_key": reward_key(env, group)}, path_of(group)
-    check_dtype(keys["reward_key"], env.full_reward_spec[keys["reward_key"]].dtype)
-    if (*path, "done") in env.done_keys:  # each agent ends by itself
-        keys |= {"done_key": (*path, "done"), "terminated_key": (*path, "terminated")}
+    keys, path, dims = {"reward_key": reward_key(env, group)}, path_of(group), len(env.batch_size)
+    earned = keys["reward_key"]
+    check_dtype(earned, env.full_reward_spec[earned].dtype)
+    check_column(earned, env.full_reward_spec[earned], dims + (1 if isinstance(earned, str) else 2))
+    if (done := (*path, "done")) in env.done_keys:  # each agent ends by itself
+        check_column(done, env.full_done_spec[done], dims + 2)
+        keys |= {"done_key": done, "terminated_key": (*path, "terminated")}
+    elif (*path, "alive") in env.full_observation_spec.keys(True, True):
+        warnings.warn(
+            f"The environment writes {(*path, 'alive')} and no {(*path, 'terminated')}: the return "
+            "of whoever is gone goes on with the value of what it saw last, as behind a time "
+            "limit. Where agents die write done and terminated of the group as well.",
+            stacklevel=2,
+        )
     return keys
 
 

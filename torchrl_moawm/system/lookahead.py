@@ -44,8 +44,8 @@ class LookaheadPolicy(TensorDictModuleBase):
             :func:`~torchrl_moawm.system.make_imagined_env`.
 
     Raises:
-        ValueError: A number is below 1, or rewards are given beside an ensemble.
-        AttributeError: There are several groups, and none was named.
+        ValueError: A number is below 1, rewards are given beside an ensemble, actions are masked,
+            or there are several groups and none was named.
 
     References:
         Bertsekas, "Multiagent Rollout Algorithms and Reinforcement Learning", 2020 (one agent at a
@@ -67,7 +67,9 @@ class LookaheadPolicy(TensorDictModuleBase):
         super().__init__()
         check_size(candidates=candidates, horizon=horizon, samples=samples)
         self.__dict__["system"], self.__dict__["env"] = system, env
-        self.own = system._only("look-ahead") if group is None else system[group]
+        if group is None and len(system.groups) > 1:
+            raise ValueError(f"Say who looks ahead, group=: there are {list(system.groups)}.")
+        self.own = system[next(iter(system.groups)) if group is None else group]
         self.path = path_of(self.own.group)
         self.candidates, self.horizon = candidates, horizon
         self.samples, self.margin = samples, margin

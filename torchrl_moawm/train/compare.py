@@ -10,6 +10,7 @@ it a table (``compare.md``), which it prints.
 
 import argparse
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,18 +33,20 @@ EVALUATED = "return_deterministic"
 
 
 def read(places: Sequence[Path]) -> Runs:
-    """Runs by task and algorithm.
+    """Runs by task and algorithm; a place that is no finished run is left out with a warning.
 
     Raises:
-        ValueError: A place is no finished run and no file of marl-eval's schema, or two are runs
-            of one seed.
+        ValueError: None is a finished run, a file is not in marl-eval's schema, or two are runs of
+            one seed.
     """
     runs: Runs = {}
     seen: dict[tuple[str, str, str], Path] = {}
+    unfinished: list[Path] = []
     for place in dict.fromkeys(place.resolve() for place in places):
         file = place / "run.json" if place.is_dir() else place
         if not file.is_file():
-            raise ValueError(f"{place} holds no run.json: has that run ended?")
+            unfinished.append(place)
+            continue
         try:
             saved = json.loads(file.read_text())
         except json.JSONDecodeError as error:
@@ -56,6 +59,10 @@ def read(places: Sequence[Path]) -> Runs:
                     "leave one out, or give one run another algorithm.name."
                 )
             runs.setdefault(task, {}).setdefault(algorithm, []).append(run)
+    for place in unfinished:
+        if not runs:
+            raise ValueError(f"{place} holds no run.json: has that run ended?")
+        warnings.warn(f"Left out {place}: it holds no run.json.", stacklevel=2)
     return runs
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from torchrl_moawm.train.algorithms.make import find_kind
 from torchrl_moawm.train.loop import start
@@ -25,6 +25,7 @@ from torchrl_moawm.train.settings.known import freed
 from torchrl_moawm.train.settings.own_code import check_workers, name_for
 from torchrl_moawm.train.settings.own_files import check_config_dir
 from torchrl_moawm.train.settings.places import CONF
+from torchrl_moawm.train.settings.ranges import check_values
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.environment import check_task
 
@@ -161,17 +162,6 @@ def compose_config(overrides: list[str]) -> DictConfig:
     return settled(config, overrides, choice)
 
 
-COUNTS = (
-    "total_frames",
-    "epochs",
-    "minibatches",
-    "evaluation_envs",
-    "task.num_envs",
-    "task.max_steps",
-)
-"""Settings that are numbers of at least 1."""
-
-
 def check_config(config: DictConfig) -> None:
     """What a configuration names is there.
 
@@ -183,10 +173,7 @@ def check_config(config: DictConfig) -> None:
     check_loggers(config.loggers)
     if config.evaluation_interval < 0:
         raise ValueError(f"Expected evaluation_interval >= 0, got {config.evaluation_interval}.")
-    for name in COUNTS:
-        count = OmegaConf.select(config, name)
-        if count is None or count < 1:
-            raise ValueError(f"Expected {name} to be at least 1, got {count}.")
+    check_values(config)
     steps, length = config.task.num_envs * config.task.max_steps, sequence_length(config)
     if length < 1 or steps % length:
         raise ValueError(

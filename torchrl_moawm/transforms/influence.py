@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import choice_influence, gather_others, gaussian_influence
-from torchrl_moawm.transforms.groups import who
+from torchrl_moawm.transforms.groups import Path, who
 from torchrl_moawm.transforms.intrinsic import IntrinsicReward
 
 
@@ -27,7 +27,8 @@ class SocialInfluence(IntrinsicReward):
     the policy, and the others' next action is sampled as often
     (:func:`~torchrl_moawm.functional.gaussian_influence`).
 
-    The model is asked at step t+1, whose ``previous_*`` entries hold o_t and a_t. Nothing counts
+    The model is asked at step t+1, whose ``previous_*`` entries hold o_t and a_t; where the
+    others' actions are masked there, it expects none that is forbidden. Nothing counts
     behind the last step of an episode, for who did not act, and about who does not act at t+1. No
     gradient flows: it is a reward.
 
@@ -83,7 +84,9 @@ class SocialInfluence(IntrinsicReward):
         for group, network in self.networks.items():
             read = [unravel_key(key) for key in network.in_keys]
             known = TensorDict({key: after.get(key) for key in read}, batch_size=batch.batch_size)
-            pairs = self._influence(network, known, own, alternatives, weights)  # [*B, N, M]
+            allowed = self._allowed(after, group, weights.shape[-1])
+            given = known, own, alternatives, weights
+            pairs = self._influence(network, allowed, *given)  # [*B, N, M]
             acts = who(after, group)[1]
             if acts is not None and group == self.path:
                 pairs = pairs * gather_others(acts, acts.ndim - 1)
@@ -108,18 +111,19 @@ class SocialInfluence(IntrinsicReward):
     def _influence(
         self,
         network: TensorDictModuleBase,
+        allowed: Tensor | None,
         known: TensorDictBase,
         own: tuple[str, ...],
         alternatives: Tensor,
         weights: Tensor,
     ) -> Tensor:
         """Nats about each other agent, ``[*B, N, M]``."""
-        given, agents = self._predict(network, known), known.ndim
+        given, agents = self._predict(network, known, allowed), known.ndim
         found = []
         for i in range(weights.shape[agents + 1]):
             imagined = known.expand(len(weights), *known.batch_size).clone()
             imagined.get(own).select(agents + 1, i).copy_(alternatives.select(agents + 1, i))
-            others = [x.select(agents + 1, i) for x in self._predict(network, imagined)]
+            others = [x.select(agents + 1, i) for x in self._predict(network, imagined, allowed)]
             mine = [x.select(agents, i) for x in given]  # [*B, M, ...]
             each = weights.select(agents + 1, i).unsqueeze(-1).expand(others[0].shape[:-1])
             if len(mine) == 1:
@@ -130,8 +134,24 @@ class SocialInfluence(IntrinsicReward):
             found.append(gaussian_influence(loc, scale, other_loc, other_scale, each, noise))
         return torch.stack(found, agents)
 
+    def _allowed(self, after: TensorDictBase, group: Path, n_agents: int) -> Tensor | None:
+        """The actions that are allowed to the others at t+1, ``[*B, N, M, A]``."""
+        mask = after.get((*group, "action_mask"), None)
+        if mask is None:
+            return None
+        mask = mask | ~mask.any(-1, keepdim=True)  # a row that allows nothing counts as unmasked
+        if group == self.path:
+            return gather_others(mask, mask.ndim - 2)
+        pairs = mask.unsqueeze(-3)
+        return pairs.expand(*mask.shape[:-2], n_agents, *mask.shape[-2:])
+
     @staticmethod
-    def _predict(network: TensorDictModuleBase, known: TensorDictBase) -> list[Tensor]:
-        """Logits, or mean and standard deviation."""
+    def _predict(
+        network: TensorDictModuleBase, known: TensorDictBase, allowed: Tensor | None
+    ) -> list[Tensor]:
+        """Logits of what is allowed, or mean and standard deviation."""
         outputs = network(known.clone(recurse=False))
-        return [outputs.get(key) for key in network.out_keys]
+        found = [outputs.get(key) for key in network.out_keys]
+        if len(found) > 1 or allowed is None:
+            return found
+        return [found[0].masked_fill(~allowed, torch.finfo(found[0].dtype).min)]

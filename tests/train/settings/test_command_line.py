@@ -10,6 +10,9 @@ from torchrl_moawm.train.checkpoints.files import CheckpointError
 from torchrl_moawm.train.command import job
 from torchrl_moawm.train.experiment import check_config
 from torchrl_moawm.train.settings.command_line import ADJUSTABLE, check_arguments, resumed
+from torchrl_moawm.train.settings.known import flat
+from torchrl_moawm.train.settings.places import CONF
+from torchrl_moawm.train.settings.ranges import SWITCHES
 from torchrl_moawm.train.tasks.environment import check_task, make_env
 
 # ------------------------------------------------------------------------------ no code
@@ -253,13 +256,34 @@ def test_what_contradicts_the_checkpoint_is_named(said, message):
     assert str(raised.value).endswith(f"A resumed run may change {', '.join(ADJUSTABLE)}.")
 
 
+def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
+    files = [*CONF.glob("task/**/*.yaml"), *CONF.glob("*.yaml"), *CONF.glob("algorithm/*.yaml")]
+    found = set()
+    for file in files:
+        group = "algorithm." if "algorithm" in file.parts else "task."
+        group = "" if file.stem == "config" else group
+        settings = flat(OmegaConf.to_container(OmegaConf.load(file)))
+        found |= {group + name for name, x in settings.items() if isinstance(x, bool)}
+    kwargs = {name for name in found if "scenario_kwargs" in name or "hydra" in name}
+    assert found - kwargs == set(SWITCHES)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("total_frames=0", "total_frames to be at least 1"),
-        ("minibatches=0", "minibatches to be at least 1"),
-        ("evaluation_envs=0", "evaluation_envs to be at least 1"),
-        ("task.max_steps=null", "task.max_steps to be at least 1, got None"),
+        ("total_frames=0", "total_frames to be a whole number of at least 1"),
+        ("minibatches=0", "minibatches to be a whole number of at least 1"),
+        ("evaluation_envs=0", "evaluation_envs to be a whole number of at least 1"),
+        ("task.max_steps=null", "task.max_steps to be a whole number of at least 1, got None"),
+        ("epochs=2.5", "epochs to be a whole number of at least 1, got 2.5"),
+        ("total_frames=abc", "total_frames to be a whole number of at least 1, got 'abc'"),
+        ("lr=-0.001", "lr to be a number above 0, got -0.001"),
+        ("lr=null", "lr to be a number above 0, got None"),
+        ("max_grad_norm=-1", "max_grad_norm to be a number above 0, got -1"),
+        ("task.gamma=2", "task.gamma to be a number from 0 to 1, got 2"),
+        ("task.lmbda=-0.1", "task.lmbda to be a number from 0 to 1, got -0.1"),
+        ("algorithm.recurrent=no", "algorithm.recurrent to be true or false, got 'no'"),
+        ("gif=maybe", "gif to be true or false, got 'maybe'"),
         ("minibatches=61", "minibatches to be at most the 60 rows"),
         ("algorithm.sequence_length=0", "sequence_length to divide the 60 steps"),
         ("algorithm.sequence_length=25", "sequence_length to divide the 60 steps"),
