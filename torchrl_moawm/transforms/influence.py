@@ -71,9 +71,9 @@ class SocialInfluence(IntrinsicReward):
             strange = [key for key in read if not str(key[-1]).startswith("previous_")]
             if strange or not any("moa_l" in str(key) for key in network.out_keys):
                 raise ValueError(
-                    f"Expected models of {group} that read the previous step and write moa_logits, "
-                    f"or moa_loc and moa_scale; got one that reads {read} and writes "
-                    f"{network.out_keys}."
+                    f"Influence needs models of {group} without a memory and of one choice, which "
+                    "read the previous step and write moa_logits, or moa_loc and moa_scale; got "
+                    f"one that reads {read} and writes {network.out_keys}."
                 )
 
     def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:

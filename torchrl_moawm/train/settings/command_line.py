@@ -34,6 +34,11 @@ OF_LAUNCHERS = (
     "array_parallelism",
 )
 """What may be set of these; ``setup``, for example, is a list of commands."""
+OTHERS = {
+    "task": " Any other: task=own task.suite=vmas task.scenario=transport.",
+    "algorithm": " Your own: algorithm=own algorithm.kind=module:function.",
+}
+"""How a task or an algorithm is said that has no file."""
 FLAGS = ("-m", "--multirun", "-c", "--cfg", "-h", "--help")
 ADJUSTABLE = (
     "total_frames",
@@ -107,7 +112,9 @@ def check_arguments(arguments: Sequence[str]) -> None:
             there = choices(key)
             for one in value.split(","):
                 if one not in there:
-                    raise ValueError(f"Unknown {key} {one!r}; there are {', '.join(there)}.")
+                    raise ValueError(
+                        f"Unknown {key} {one!r}; there are {', '.join(there)}.{OTHERS[key]}"
+                    )
     known = known_settings(arguments)
     for argument in arguments:
         if argument.startswith("+"):
