@@ -101,6 +101,7 @@ def judge(folder: Path, envs: int) -> dict[str, Any]:
         name: play(config, algorithm, env, ExplorationType.RANDOM) for name, env in made.items()
     }
     n_types = int(made["fit"].full_observation_spec[PARTNERS, "type"].space.n)
+    met = played["fit"][PARTNERS, "type"].unique()
     name, z = features(played["train"])
     kind = played["train"][PARTNERS, "type"][:, -1, 0]
     returns = {}
@@ -111,7 +112,7 @@ def judge(folder: Path, envs: int) -> dict[str, Any]:
     return {
         "returns": returns,
         "reads": name,
-        "chance": 1.0 / n_types,
+        "chance": 1.0 / len(met),
         "accuracy": {pool: accuracy(played["fit"], played[pool], n_types) for pool in pools},
         "moa": {pool: moa_curve(algorithm, played[pool]) for pool in pools},
         "projection": projection(z[:, -1, 0], kind),

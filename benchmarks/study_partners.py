@@ -44,7 +44,6 @@ STAGES: Stages = {
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
     "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
-    "foraging_not_acting": (FORAGING[:1], TAUGHT_ABLATIONS[:1], 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -65,11 +64,7 @@ OWN = {
     ("simple_tag", "meliba"): ("lr=8e-3",),
     ("simple_tag", "poam"): ("lr=2e-3",),
     **{(task, each): ("lr=6e-3",) for task in FORAGING for each in ("type_oracle", "nam")},
-    **{
-        (task, each): ("lr=1.5e-3",)
-        for task in FORAGING
-        for each in ("moawm_taught", "moawm_taught_not_acting")
-    },
+    **{(task, "moawm_taught"): ("lr=1.5e-3",) for task in FORAGING},
 }
 """The rate at which an agent learned most on that task, where it is another."""
 

@@ -1,5 +1,6 @@
 """The pictures of ``study_partners.py``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,13 @@ def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
                 if name in DRAWN
             }
             panels.append((with_seeds(task, runs[task]), lines))
-        heading = f"Return of the deterministic policy, {title}: mean and range over seeds"
-        units = [RETURN] * (2 if len(panels) > 4 else 1)
-        draw_lines(panels, heading, FRAMES, units, folder / f"returns_{pool}.png")
+        heading = f"Return with {title}: mean and range over seeds"
+        draw_lines(panels, heading, FRAMES, in_rows(RETURN, panels), folder / f"returns_{pool}.png")
+
+
+def in_rows(unit: str, panels: Sequence[object]) -> list[str]:
+    """The unit of each row of panels: one row, or two of more than four."""
+    return [unit] * (2 if len(panels) > 4 else 1)
 
 
 STEP = "step of the episode"
@@ -60,7 +65,7 @@ def plot_probes(probes: Runs, folder: Path) -> None:
         panels.append((with_seeds(task, agents), lines))
     title = "Linear probe for the partner's type, training partners: mean and range over seeds"
     unit = "accuracy of the probe,\nfraction of episodes"
-    draw_lines(panels, title, STEP, [unit], folder / "probe.png")
+    draw_lines(panels, title, STEP, in_rows(unit, panels), folder / "probe.png")
 
 
 def plot_partner_model(probes: Runs, folder: Path) -> None:
@@ -82,7 +87,7 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
             panels.append((with_seeds(task, {"": those}), lines))
     if panels:
         title = "Negative log-likelihood of the partner's next action: mean and range over seeds"
-        draw_lines(panels, title, STEP, [NATS], folder / "moa.png")
+        draw_lines(panels, title, STEP, in_rows(NATS, panels), folder / "moa.png")
 
 
 @styled
