@@ -71,7 +71,7 @@ def moa_curve(algorithm: Algorithm, batch: TensorDictBase) -> dict[str, list[flo
 
 
 def marginal_nll(action: Tensor) -> Tensor:
-    """That of one distribution per step, of actions ``[E, T, M]`` or ``[E, T, M, A]``: ``[T]``."""
+    """Nats of one distribution per step, for actions ``[E, T, M]`` or ``[E, T, M, A]``: ``[T]``."""
     if not action.is_floating_point():  # the entropy of the frequencies
         return torch.special.entr(one_hot(action).double().mean(0)).sum(-1).mean(-1)
     mean, scale = action.mean(0, keepdim=True), action.std(0, keepdim=True).clamp_min(0.05)

@@ -94,7 +94,8 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
 def plot_projection(probes: Runs, folder: Path) -> None:
     """Draws two principal components of z at the last step, by type, of the first seed."""
     names = ("moawm_taught", "liam_trained", "nam_recurrent")
-    probes = {task: a for task, a in probes.items() if names[1] in a} or probes
+    compared = {task: agents for task, agents in probes.items() if names[1] in agents}
+    probes = compared or probes  # a row of one agent says nothing beside others
     figure = Figure(figsize=(WIDTH, 0.9 + 2.5 * len(probes)), layout="constrained")
     axes = figure.subplots(len(probes), len(names), squeeze=False)
     for row, (task, agents) in zip(axes, probes.items(), strict=True):

@@ -91,7 +91,7 @@ def test_choices_against_a_slow_loop(kind):
 
 
 def test_actions_that_are_forbidden_to_the_others_are_not_expected_of_them():
-    """Of logits that are far up where nobody may go; a row that allows nothing has no mask."""
+    """The sums run over allowed actions alone; a row that allows nothing has no mask."""
     actor, moa = networks("categorical")
     batch = batch_of("categorical")
     allowed = torch.rand(4, 6, N, A) < 0.6
@@ -359,7 +359,7 @@ def test_curiosity_counts_in_units_and_not_who_is_not_there():
 
 
 def test_curiosity_counts_only_the_features_that_are_known():
-    """As the world model's loss does; a NaN behind the mask is no reward."""
+    """The world model's loss counts the same; a NaN behind the mask is no reward."""
     group = group_of("categorical")
     model = make_world_model(group, num_cells=(8,)).double()
     batch = batch_of("categorical")

@@ -23,6 +23,15 @@ NO_ACTION = -(2**31)
 """
 
 
+def allowed_logits(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Logits ``[*B, A]`` of the actions that are allowed, bool ``[*B, A]``; else the least number.
+
+    A row that allows nothing (an agent that cannot act) counts as unmasked.
+    """
+    allowed = allowed | ~allowed.any(-1, keepdim=True)
+    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min)
+
+
 def moa_cross_entropy(logits: Tensor, others_actions: Tensor) -> Tensor:
     """Cross entropy of the others' discrete actions.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchrl.modules import OneHotCategorical, ProbabilisticActor, TanhNormal
 
+from torchrl_moawm.functional.moa import allowed_logits
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.factorised import FactorisedCategorical
 from torchrl_moawm.modules.features import (
@@ -53,10 +54,7 @@ class ActorNet(nn.Module):
         out = self.head(self.net(torch.cat([features, *latent], -1)))
         if isinstance(out, Tensor):  # logits; a Gaussian head has done so
             (out,) = full_precision(out)
-        if not self.masked:
-            return out
-        allowed = inputs[-1] | ~inputs[-1].any(-1, keepdim=True)
-        return out.masked_fill(~allowed, torch.finfo(out.dtype).min)
+        return allowed_logits(out, inputs[-1]) if self.masked else out
 
 
 class StoredActionLogProb(TensorDictModuleBase):

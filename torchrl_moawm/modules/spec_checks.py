@@ -28,12 +28,11 @@ def check_dtype(key: NestedKey, dtype: torch.dtype) -> None:
 def check_masks(specs: Any, path: tuple[str, ...], team: torch.Size) -> None:
     """Refuses masks that are not boolean, one for each agent (and action)."""
     for name, behind in (("mask", ()), ("alive", ()), ("action_mask", ("A",))):
-        key = (*path, name)
-        spec = specs[key] if key in specs.keys(True, True) else None
-        whole = spec is None or (
-            spec.shape[: len(team)] == team and len(spec.shape) == len(team) + len(behind)
-        )
-        if spec is not None and not (whole and spec.dtype == torch.bool):
+        if (key := (*path, name)) not in specs.keys(True, True):
+            continue
+        spec = specs[key]
+        fits = spec.shape[: len(team)] == team and len(spec.shape) == len(team) + len(behind)
+        if spec.dtype != torch.bool or not fits:
             raise ValueError(
                 f"Expected {key} to be boolean of shape {[*team, *behind]}, got {spec.dtype} of "
                 f"shape {list(spec.shape)}: change it in the environment."

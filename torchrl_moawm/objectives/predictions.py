@@ -12,6 +12,7 @@ from torchrl.modules import MaskedOneHotCategorical, OneHotCategorical
 
 from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
+from torchrl_moawm.functional.moa import allowed_logits
 
 
 class Prediction:
@@ -48,10 +49,8 @@ class CategoricalPrediction(Prediction):
         Raises:
             ValueError: The mask is of another shape.
         """
-        allowed = allowed | ~allowed.any(-1, keepdim=True)
         check_shape("the others' action_mask", allowed, self.logits.shape, "as moa_logits")
-        least = torch.finfo(self.logits.dtype).min
-        return CategoricalPrediction(self.logits.masked_fill(~allowed, least))
+        return CategoricalPrediction(allowed_logits(self.logits, allowed))
 
     def nll(self, target: Tensor) -> Tensor:
         """The cross entropy."""

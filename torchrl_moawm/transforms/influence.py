@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.functional import choice_influence, gather_others, gaussian_influence
+from torchrl_moawm.functional.moa import allowed_logits
 from torchrl_moawm.transforms.groups import Path, who
 from torchrl_moawm.transforms.intrinsic import IntrinsicReward
 
@@ -84,14 +85,12 @@ class SocialInfluence(IntrinsicReward):
         for group, network in self.networks.items():
             read = [unravel_key(key) for key in network.in_keys]
             known = TensorDict({key: after.get(key) for key in read}, batch_size=batch.batch_size)
-            allowed = self._allowed(after, group, weights.shape[-1])
-            given = known, own, alternatives, weights
-            pairs = self._influence(network, allowed, *given)  # [*B, N, M]
-            acts = who(after, group)[1]
-            if acts is not None and group == self.path:
-                pairs = pairs * gather_others(acts, acts.ndim - 1)
-            elif acts is not None:
-                pairs = pairs * acts.unsqueeze(-2)
+            allowed, acts = after.get((*group, "action_mask"), None), who(after, group)[1]
+            if allowed is not None:
+                allowed = self._spread(allowed, group, allowed.ndim - 2)  # [*B, N, M, A]
+            pairs = self._influence(network, known, own, alternatives, weights, allowed)
+            if acts is not None:
+                pairs = pairs * self._spread(acts, group, acts.ndim - 1)  # [*B, N, M]
             total = total + pairs.sum(-1)
         valid = self._acted(batch, total) & ~after.get("done")
         own_end = after.get((*self.path, "done"), None)
@@ -111,11 +110,11 @@ class SocialInfluence(IntrinsicReward):
     def _influence(
         self,
         network: TensorDictModuleBase,
-        allowed: Tensor | None,
         known: TensorDictBase,
         own: tuple[str, ...],
         alternatives: Tensor,
         weights: Tensor,
+        allowed: Tensor | None,
     ) -> Tensor:
         """Nats about each other agent, ``[*B, N, M]``."""
         given, agents = self._predict(network, known, allowed), known.ndim
@@ -134,16 +133,9 @@ class SocialInfluence(IntrinsicReward):
             found.append(gaussian_influence(loc, scale, other_loc, other_scale, each, noise))
         return torch.stack(found, agents)
 
-    def _allowed(self, after: TensorDictBase, group: Path, n_agents: int) -> Tensor | None:
-        """The actions that are allowed to the others at t+1, ``[*B, N, M, A]``."""
-        mask = after.get((*group, "action_mask"), None)
-        if mask is None:
-            return None
-        mask = mask | ~mask.any(-1, keepdim=True)  # a row that allows nothing counts as unmasked
-        if group == self.path:
-            return gather_others(mask, mask.ndim - 2)
-        pairs = mask.unsqueeze(-3)
-        return pairs.expand(*mask.shape[:-2], n_agents, *mask.shape[-2:])
+    def _spread(self, x: Tensor, group: Path, agent_dim: int) -> Tensor:
+        """One entry per pair: of the others, or of every agent of another group."""
+        return gather_others(x, agent_dim) if group == self.path else x.unsqueeze(agent_dim)
 
     @staticmethod
     def _predict(
@@ -154,4 +146,4 @@ class SocialInfluence(IntrinsicReward):
         found = [outputs.get(key) for key in network.out_keys]
         if len(found) > 1 or allowed is None:
             return found
-        return [found[0].masked_fill(~allowed, torch.finfo(found[0].dtype).min)]
+        return [allowed_logits(found[0], allowed)]
