@@ -75,7 +75,15 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     latent, with ``sequential_prior`` the student is pulled to what it knew a step before.
     """
     task, algorithm = config.task, config.algorithm
-    shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
+    shared = (
+        "gamma",
+        "lmbda",
+        "clip_epsilon",
+        "clip_value",
+        "entropy_coeff",
+        "critic_coeff",
+        "initial_scale",
+    )
     own = ("latent_dim", "reconstruct", "student_kl_coeff", "teacher_kl_coeff")
     of_acting = (
         "act_on_predictions",

@@ -51,7 +51,8 @@ def networks(
     """Actor and critic that read a latent of that size."""
     group = AgentGroup.from_env(env, GROUP)
     sizes: dict[str, Any] = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
-    actor = make_actor(group, **action_settings(env, GROUP), **sizes)
+    settings = {**action_settings(env, GROUP), "initial_scale": config.task.initial_scale}
+    actor = make_actor(group, **settings, **sizes)
     critic = make_critic(group, **sizes)
     return actor, critic
 

@@ -379,12 +379,27 @@ def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
     torch.testing.assert_close(first, torch.full_like(first, 0.5), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("settings", [{}, {"initial_scale": 1.5}])
+@pytest.mark.parametrize("settings", [{}, {"initial_scale": 0.3}, {"initial_scale": 1.5}])
 def test_the_first_scale_of_an_action_is_the_one_asked_for(settings):
     actor = make_actor(agent_group("continuous"), num_cells=(8,), **settings)
     scale = actor(make_batch())["agents", "scale"]
-    expected = torch.full_like(scale, settings.get("initial_scale", 0.5))
+    expected = torch.full_like(scale, settings.get("initial_scale", 1.0))
     torch.testing.assert_close(scale, expected, rtol=0.05, atol=0.0)
+
+
+def test_the_first_scale_is_in_the_weights_so_that_trained_ones_mean_the_same_under_any_setting():
+    wide, narrow = (
+        make_actor(agent_group("continuous"), num_cells=(8,), initial_scale=scale)
+        for scale in (1.5, 0.3)
+    )
+    narrow.load_state_dict(wide.state_dict())
+    batch, there = make_batch(), ("agents", "scale")
+    torch.testing.assert_close(narrow(batch.clone())[there], wide(batch.clone())[there])
+
+
+def test_a_first_scale_that_is_not_above_the_floor_is_refused():
+    with pytest.raises(ValueError, match=r"Expected a standard deviation above 0.05, got 0.05\."):
+        make_actor(agent_group("continuous"), initial_scale=0.05)
 
 
 # -------------------------------------------------------------------------- compile, DDP

@@ -158,6 +158,16 @@ class GaussianHead(nn.Module):
         self.max_loc = max_loc
         self.bias = math.log(math.expm1(initial_scale - min_scale))
 
+    def raw(self, scale: float) -> float:
+        """The feature that gives a standard deviation.
+
+        Raises:
+            ValueError: It is not above the floor.
+        """
+        if not scale > self.min_scale:
+            raise ValueError(f"Expected a standard deviation above {self.min_scale}, got {scale}.")
+        return math.log(math.expm1(scale - self.min_scale)) - self.bias
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``[..., 2 D]`` -> ``[..., D]`` twice."""
         loc, raw = full_precision(*x.chunk(2, -1))

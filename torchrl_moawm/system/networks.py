@@ -44,7 +44,9 @@ def make_networks(
     told: Any = {"acts": teacher_acts, "privileged_only": settings.teacher_privileged_only}
     student: Any = {"recurrent": settings.recurrent, "reconstruct_groups": hidden}
     parts: dict[str, Any] = {
-        "actor": modules.make_actor(group, **own.actions, **head),
+        "actor": modules.make_actor(
+            group, **own.actions, **head, initial_scale=settings.initial_scale
+        ),
         "critic": modules.make_critic(group, **critic, **head),
         "world_model": make_world_model(group, others, settings, statistics),
         "student": modules.make_student(group, other_groups=others, **student, **coder),

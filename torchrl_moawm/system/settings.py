@@ -58,6 +58,8 @@ class NetworkSettings:
     """Head of the models of the others, see ``make_moa_network``."""
     shared_value: bool = False
     """Whether the agents of a group have one value in common, see ``make_critic``."""
+    initial_scale: float = 1.0
+    """Standard deviation of continuous actions before any training, see ``make_actor``."""
     teacher_privileged_only: bool = False
     """Whether the teacher sees the privileged groups alone, see ``make_teacher``."""
     critic_privileged: bool = False

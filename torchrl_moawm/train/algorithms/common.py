@@ -77,7 +77,8 @@ def actor_and_critic(
     own, cells = AgentGroup.from_env(env, group), list(config.num_cells)
     oracle = config.algorithm.get("oracle", False)
     reader = replace(own, obs_dim=own.n_agents * own.n_features) if oracle else own
-    actor = make_actor(reader, **action_settings(env, group), num_cells=cells)
+    settings = {**action_settings(env, group), "initial_scale": config.task.initial_scale}
+    actor = make_actor(reader, **settings, num_cells=cells)
     if oracle:
         actor[0].module.eye = Everybody()
     others = [AgentGroup.from_env(env, other) for other in groups_of(env) if other != group]

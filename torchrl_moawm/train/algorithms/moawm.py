@@ -44,6 +44,7 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
         env,
         num_cells=list(config.num_cells),
         shared_value=task.shared_value,
+        initial_scale=task.initial_scale,
         **{key: task[key] for key in shared},
         teacher_frames=int(algorithm.teacher_share * config.total_frames),
         **{key: algorithm[key] for key in own},

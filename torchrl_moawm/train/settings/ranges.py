@@ -11,7 +11,7 @@ COUNTS = (
     "task.max_steps",
 )
 """Settings that are numbers of at least 1."""
-POSITIVE = ("lr", "max_grad_norm")
+POSITIVE = ("lr", "max_grad_norm", "task.initial_scale")
 """Settings that are numbers above 0."""
 SHARES = (
     "task.gamma",
