@@ -36,7 +36,9 @@ class Pays(torch.nn.Module):
 
 def make(members=0, noise=0.0, **settings):
     env = make_world(5)
-    system = MOAWM.from_env(env, num_cells=(8,), joint_world_model=True, gamma=0.9)
+    # drawn near enough that 64 candidates come close to the target
+    team = {"num_cells": (8,), "initial_scale": 0.5}
+    system = MOAWM.from_env(env, **team, joint_world_model=True, gamma=0.9)
     names = ["predicted_observation", "predicted_reward"]
     names += ["ensemble_observation", "ensemble_reward"] * bool(members)
     for group in GROUPS:
