@@ -87,8 +87,9 @@ def small(monkeypatch, tmp_path):
     out, threads = tmp_path / "new" / "lines.jsonl", torch.get_num_threads()
 
     def call(*arguments):
+        changes = [*SMALL, "threads=1", "task.total_frames=6000"]  # whole batches of all
         cost_to_return.main(
-            ["--tasks", "navigation", "--out", str(out), "--set", *SMALL, "threads=1", *arguments]
+            ["--tasks", "navigation", "--out", str(out), "--set", *changes, *arguments]
         )
         return [json.loads(line) for line in out.read_text().splitlines()]
 
