@@ -16,14 +16,12 @@ from pathlib import Path
 from studies.runs import Run, Stages, run_study, train
 
 ALGORITHMS = ("moawm_imagined", "mappo", "mappo_more_steps", "mappo_permuted")
+INFORMED = ("moawm_known_rewards", "moawm_oracle")
 SEEDS, FEW_SEEDS = range(10, 15), range(10, 13)
 STAGES: Stages = {
     "simple_spread": (("simple_spread",), ALGORITHMS, SEEDS),
-    "navigation": (("navigation",), ALGORITHMS, FEW_SEEDS),
-    "simple_tag": (("simple_tag",), (*ALGORITHMS[1:], "moawm_known_rewards"), FEW_SEEDS),
-    "known": (("navigation",), ("moawm_known_rewards",), FEW_SEEDS),
-    "oracle": (("navigation",), ("moawm_oracle",), FEW_SEEDS),
-    "tag_oracle": (("simple_tag",), ("moawm_oracle", "moawm_imagined"), FEW_SEEDS),
+    "navigation": (("navigation",), (*ALGORITHMS, *INFORMED), FEW_SEEDS),
+    "simple_tag": (("simple_tag",), (*ALGORITHMS, *INFORMED), FEW_SEEDS),
 }
 """Tasks, algorithms, seeds."""
 SUITES = {"navigation": "vmas", "simple_spread": "pettingzoo", "simple_tag": "pettingzoo"}

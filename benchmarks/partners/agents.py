@@ -18,7 +18,7 @@ from partners.networks import (
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, GuidedPolicyLoss, LossSum
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
-from torchrl_moawm.train.algorithms.moawm import scheduled_of
+from torchrl_moawm.train.algorithms.moawm import OF_TASK, scheduled_of
 
 
 def make_ppo(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -75,15 +75,6 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
     latent, with ``sequential_prior`` the student is pulled to what it knew a step before.
     """
     task, algorithm = config.task, config.algorithm
-    shared = (
-        "gamma",
-        "lmbda",
-        "clip_epsilon",
-        "clip_value",
-        "entropy_coeff",
-        "critic_coeff",
-        "initial_scale",
-    )
     own = ("latent_dim", "reconstruct", "student_kl_coeff", "teacher_kl_coeff")
     of_acting = (
         "act_on_predictions",
@@ -102,7 +93,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         encoder_cells=list(config.num_cells),
         decoder_cells=list(config.num_cells),
         standardize=False,
-        **{key: task[key] for key in shared},
+        **{key: task[key] for key in OF_TASK},
         **{key: algorithm[key] for key in (*own, *of_acting)},
     )
     one, own_memories = system[GROUP], list[AgentGRU]()

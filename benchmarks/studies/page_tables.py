@@ -12,6 +12,8 @@ from studies.partners_numbers import returns, share
 from studies.report import final, read, read_probes, rows
 from torchrl_moawm.train.metrics.curves import Runs
 
+EVENLY = 2 * np.log(2)
+"""Nats of an even density over navigation's two actions, each from -1 to 1."""
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 ABOUT = "\n".join(
@@ -82,7 +84,7 @@ def main_job_table(runs: Runs, attained: Mapping[str, Mapping[str, float]]) -> s
             f"`_marginal`, one Gaussian per agent: {first['moa_nll_marginal']:.2f}; `_repeat`, "
             f"around the previous action: {first['moa_nll_repeat']:.2f}; `_oracle`, the acting "
             f"policy itself: {first['moa_nll_oracle']:.2f}. This team acts mostly at the bounds, "
-            "which suits no Gaussian: evenly over all actions it is 1.39",
+            f"which suits no Gaussian: evenly over all actions it is {EVENLY:.2f}",
         ],
         [
             "`world_model_skill_by_block`: 1 is perfect, 0 is copying",

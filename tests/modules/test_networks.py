@@ -379,7 +379,9 @@ def test_an_action_within_its_bounds_starts_in_their_middle(low, high):
     torch.testing.assert_close(first, torch.full_like(first, 0.5), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("settings", [{}, {"initial_scale": 0.3}, {"initial_scale": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"initial_scale": 0.3}, {"initial_scale": 1.5}, {"min_scale": 0.6}]
+)
 def test_the_first_scale_of_an_action_is_the_one_asked_for(settings):
     actor = make_actor(agent_group("continuous"), num_cells=(8,), **settings)
     scale = actor(make_batch())["agents", "scale"]

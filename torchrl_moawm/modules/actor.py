@@ -170,7 +170,8 @@ def make_actor(
     if not group.choices:
         # bounded here: TanhNormal's own tanh_loc shifts the mean where the bounds are not +-1
         parameters = ["loc", "scale"]
-        head = GaussianHead(min_scale, 0.5, max_loc=5.0)  # 0.5: what saved weights were trained by
+        at_zero = 0.5 if min_scale < 0.5 else 2 * min_scale  # 0.5: saved weights were trained by it
+        head = GaussianHead(min_scale, at_zero, max_loc=5.0)
         distribution, settings = TanhNormal, {"low": low, "high": high}
     keys = group.keys(*parameters)
     actor = ActorNet(eye, net, head, masked, initial_scale)

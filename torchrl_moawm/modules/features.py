@@ -156,7 +156,8 @@ class GaussianHead(nn.Module):
             raise ValueError(f"Expected 0 < min_scale < {initial_scale}, got {min_scale}.")
         self.min_scale = min_scale
         self.max_loc = max_loc
-        self.bias = math.log(math.expm1(initial_scale - min_scale))
+        self.bias = 0.0
+        self.bias = self.raw(initial_scale)
 
     def raw(self, scale: float) -> float:
         """The feature that gives a standard deviation.

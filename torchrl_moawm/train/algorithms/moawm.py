@@ -28,6 +28,17 @@ OF_TRAINING = (
     "imagination",
 )
 """Settings of an algorithm that are not those of ``MOAWM.from_env``."""
+OF_TASK = (
+    "gamma",
+    "lmbda",
+    "clip_epsilon",
+    "clip_value",
+    "entropy_coeff",
+    "critic_coeff",
+    "shared_value",
+    "initial_scale",
+)
+"""Settings of a task that are those of ``MOAWM.from_env``."""
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -38,14 +49,11 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
 def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
     """The system with its networks, of which each may still be replaced by one of your own."""
     task, algorithm = config.task, config.algorithm
-    shared = ("gamma", "lmbda", "clip_epsilon", "clip_value", "entropy_coeff", "critic_coeff")
     own = [key for key in algorithm if key not in OF_TRAINING]
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),
-        shared_value=task.shared_value,
-        initial_scale=task.initial_scale,
-        **{key: task[key] for key in shared},
+        **{key: task[key] for key in OF_TASK},
         teacher_frames=int(algorithm.teacher_share * config.total_frames),
         **{key: algorithm[key] for key in own},
     )
