@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from tensordict import TensorDictBase, unravel_key
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
 
@@ -14,7 +15,7 @@ from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
-from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.baselines import bounds_of, who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, moa_loss, moa_nll
 from torchrl_moawm.train.metrics.model_quality import renamed, rewards, skill, world_model_skill
 
@@ -125,7 +126,12 @@ def compare_moa(
     features = Features(network.in_keys, own, list(groups.values()))
     written = ("moa_logits", "moa_loc", "moa_scale")
     outputs = [key for key in network.out_keys if unravel_key(key)[-1].startswith(written)]
-    regression = MOARegression(features, predicted, outputs).fit(fitted, settings)
+    bounds = bounds_of(network)
+    regression: TensorDictModuleBase = MOARegression(features, predicted, outputs, bounds).fit(
+        fitted, settings
+    )
+    if bounds is not None:  # the same distribution behind it
+        regression = ProbabilisticTensorDictSequential(regression, network[-1])
     plain = MOALoss(regression, group=own.group, target_group=predicted.group)
     run, best = (moa_nll(each, held_out, pairs) for each in (loss, plain))
     return {"moa_nll": {"run": run, "attainable": best, "difference": run - best}}

@@ -12,7 +12,7 @@ from metrics.regression import FitSettings, LeastSquares, Standardised, fit
 from torchrl_moawm.functional import diagonal_gaussian_nll, gather_others, moa_cross_entropy
 from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView
-from torchrl_moawm.train.metrics.baselines import who
+from torchrl_moawm.train.metrics.baselines import Bounds, before_tanh, who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, without_self
 from torchrl_moawm.train.metrics.model_quality import rewards
 
@@ -57,14 +57,20 @@ class MOARegression(TensorDictModuleBase):
         features: What it reads.
         target: The group whose actions it predicts.
         out_keys: ``moa_logits``, or ``moa_loc`` and ``moa_scale``, as the loss calls them.
+        bounds: Of the actions of each pair, where the Gaussian is one before a tanh.
     """
 
     def __init__(
-        self, features: Features, target: AgentGroup, out_keys: Sequence[NestedKey]
+        self,
+        features: Features,
+        target: AgentGroup,
+        out_keys: Sequence[NestedKey],
+        bounds: Bounds | None = None,
     ) -> None:
         super().__init__()
         self.features = features
         self.target = target
+        self.bounds = bounds
         self.in_keys, self.out_keys = features.in_keys, list(out_keys)
         self.is_own = path_of(target.group) == path_of(features.own.group)
         self.n_others = target.n_agents - self.is_own
@@ -80,7 +86,10 @@ class MOARegression(TensorDictModuleBase):
         action = batch[(*target, "action")]
         if self.target.n_actions is not None and action.ndim == 3:  # one-hot
             action = action.long().argmax(-1)
-        action = self._others(action)[rows]
+        action = self._others(action)
+        if self.bounds is not None:
+            action, _ = before_tanh(action, *self.bounds)
+        action = action[rows]
         allowed = batch.get((*target, "action_mask"), None)
         if self.target.n_actions is None:
             self.unit = Standardised(action, valid)
@@ -103,7 +112,7 @@ class MOARegression(TensorDictModuleBase):
         return self
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Writes the prediction, in the unit of the action."""
+        """Writes the prediction, in the unit of the action, be it before a tanh."""
         out: tuple[Tensor, ...] = (self._outputs(self.network(self.features(tensordict))),)
         if self.target.n_actions is None:
             loc, scale = gaussian(*out)

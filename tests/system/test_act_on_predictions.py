@@ -110,7 +110,7 @@ def test_nothing_privileged_is_read_when_acting(world):
 
 def test_it_is_what_they_expect_of_this_step():
     _, one, batch = played("continuous", standardize=False)
-    expected = one.moa_network(batch.clone())["agents", "moa_loc"].flatten(-2)
+    expected = one.moa_network.get_dist(batch.clone()).deterministic_sample.flatten(-2)
     assert_close(batch["agents", "predicted_actions"], expected)
     stored = sorted(batch["agents"].keys())
     assert not [key for key in stored if key.startswith("moa")]

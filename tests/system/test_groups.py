@@ -228,7 +228,7 @@ def test_the_target_is_what_the_other_group_does_now(played):
         network = played.system[observers].moa_networks[target]
         with torch.no_grad():
             written = network(batch.clone())
-        out = [written.get(key) for key in network.out_keys]
+        out = [written.get(key) for key in network.out_keys if "moa_action" not in key[-1]]
         losses = []
         for i, j in itertools.product(
             range(n_agents(played, observers)), range(n_agents(played, target))
@@ -240,7 +240,11 @@ def test_the_target_is_what_the_other_group_does_now(played):
             )
             about = [x[..., i, j, :] for x in out]
             if len(out) == 2:
-                nll = -Normal(*about).log_prob(action).sum(-1)
+                spec = played.env.full_action_spec[target, "action"].space
+                half = ((spec.high - spec.low) / 2)[0, j]
+                inside = ((action - spec.low[0, j]) / half - 1).clamp(-1 + 1e-6, 1 - 1e-6)
+                nll = (half * (1 - inside**2)).log() - Normal(*about).log_prob(inside.atanh())
+                nll = nll.sum(-1)
             else:
                 nll = -Categorical(logits=about[0]).log_prob(action)
             losses.append(nll[batch[observers, "previous_mask"][..., i]])

@@ -369,7 +369,7 @@ def test_the_estimator_takes_the_batch_into_the_statistics_and_they_reach_every_
     statistics, observation = system["agents"].statistics, batch["agents", "observation"]
     torch.testing.assert_close(statistics.observation.mean, observation.flatten(0, -2).mean(0))
     assert system.world_model.module.statistics is statistics
-    assert system.moa_network.module.previous.eye.norm is statistics.observation
+    assert system.moa_network[0].module.previous.eye.norm is statistics.observation
     world_model = system.loss_module["moawm"]["world_model"]
     assert world_model.statistics is statistics
     assert world_model.reward_delta == 2.0

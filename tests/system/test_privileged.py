@@ -115,7 +115,9 @@ def test_an_unseen_group_is_predicted_without_being_read():
 
 def test_the_pairwise_head_serves_the_groups_that_are_seen():
     system, batch = make(moa_head="pairwise")
-    kinds = {name: type(net.module) for name, net in system["adversary"].moa_networks.items()}
+    networks = system["adversary"].moa_networks
+    kinds = {"adversary": type(networks["adversary"][0].module)}  # behind it a distribution
+    kinds["agent"] = type(networks["agent"].module)
     assert kinds == {"adversary": PairwiseMOANet, "agent": MOANet}
     system.value_estimator(batch)
     assert system.loss_module(batch)["loss_moa_agent"].isfinite()

@@ -1,6 +1,7 @@
 """A system as one file: it acts alike elsewhere; what is not whole or does not fit is refused."""
 
 import hashlib
+import io
 import subprocess
 import sys
 from collections import UserList
@@ -15,7 +16,7 @@ from torchrl.modules import PopArtValueNorm
 
 from tests.modules.test_choices import make_env as make_choices
 from tests.system.test_privileged import environment
-from torchrl_moawm import MOAWM
+from torchrl_moawm import MOAWM, MOALoss
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.system import SavedSystemError
@@ -63,11 +64,11 @@ WORLDS = {
 }
 
 
-def make(world):
+def make(world, **more):
     """An environment and a system that has seen something of it."""
     create, settings = WORLDS[world]
     env = create()
-    system = MOAWM.from_env(env, **SMALL, **settings)
+    system = MOAWM.from_env(env, **SMALL, **settings, **more)
     for parameter in system.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
@@ -164,7 +165,7 @@ def spoilt(data, how):
         ("text", "was not written by MOAWM.save"),
         ("nothing", "was not written by MOAWM.save"),
         ("other weights", "was not written by MOAWM.save"),
-        ("another form", "has form 9, and this version reads 1"),
+        ("another form", "has form 9, and this version reads 2"),
         ("cut short", "is not as it was written: cut short, or altered"),
         ("one bit", "is not as it was written: cut short, or altered"),
     ],
@@ -227,7 +228,7 @@ def test_the_file_says_by_what_it_was_written(tmp_path):
     _, system, _ = make("continuous")
     system.save(tmp_path / "system")
     first, digest, body = (tmp_path / "system").read_bytes().split(b"\n", 2)
-    assert first == b"torchrl_moawm.MOAWM 1"
+    assert first == b"torchrl_moawm.MOAWM 2"
     assert digest.decode() == hashlib.sha256(body).hexdigest()
     (tmp_path / "body").write_bytes(body)
     content = torch.load(tmp_path / "body", weights_only=True)
@@ -263,14 +264,32 @@ def test_a_file_of_the_first_version_is_read():
     torch.testing.assert_close(out["agents", "action"], noted["action"])
 
 
+def test_models_of_a_file_of_before_mean_what_they_meant(tmp_path):
+    """A file of form 1 says nothing of bounds, and its models of others are Gaussians."""
+    _, system, batch = make("continuous", moa_bounded=False)
+    system.save(tmp_path / "now")
+    magic, _, body = (tmp_path / "now").read_bytes().split(b"\n", 2)
+    content = torch.load(io.BytesIO(body), weights_only=True)
+    del content["settings"]["moa_bounded"]
+    torch.save(content, written := io.BytesIO())
+    digest = hashlib.sha256(written.getvalue()).hexdigest().encode()
+    lines = magic.replace(b"2", b"1"), digest, written.getvalue()
+    (tmp_path / "then").write_bytes(b"\n".join(lines))
+    network = MOAWM.load(tmp_path / "then").moa_network
+    assert network.out_keys == [("agents", "moa_loc"), ("agents", "moa_scale")]
+    wanted = system.loss_module["moawm"]["moa"](batch)["loss_moa"]
+    torch.testing.assert_close(MOALoss(network)(batch)["loss_moa"], wanted)
+
+
 def test_everything_moves_to_a_device():
     """Weights, counts, losses, and the bounds of the actions."""
     _, system, _ = make("other bounds")
     _ = system.loss_module
-    bounds = system.actor[-1].distribution_kwargs
-    assert bounds["high"].device.type == "cpu"
+    both = [net[-1].distribution_kwargs for net in (system.actor, system.moa_network)]
+    assert {bounds["high"].device.type for bounds in both} == {"cpu"}
     system.to("meta")
-    tensors = [*system.parameters(), *system.state_dict().values(), *bounds.values()]
+    tensors = [*system.parameters(), *system.state_dict().values()]
+    tensors += [bound for bounds in both for bound in bounds.values()]
     tensors += [*system.loss_module.parameters(), *system.loss_module.buffers()]
     assert {x.device.type for x in tensors} == {"meta"}
 

@@ -13,6 +13,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import Tensor, nn
+from torchrl.modules import TanhNormal
 
 from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import name_of
@@ -27,6 +28,9 @@ from torchrl_moawm.modules.features import (
 from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.memory import AgentGRU
 from torchrl_moawm.modules.statistics import GroupStatistics
+
+Bounds = tuple[Tensor | float, Tensor | float]
+"""Lowest and highest action, numbers or ``[N, D]`` each."""
 
 
 class MOANet(nn.Module):
@@ -148,6 +152,7 @@ def make_moa_network(
     head: Literal["slots", "pairwise"] = "slots",
     recurrent: bool = False,
     statistics: GroupStatistics | None = None,
+    bounds: Bounds | None = None,
 ) -> TensorDictModuleBase:
     """A model of the other agents, for :class:`~torchrl_moawm.objectives.MOALoss`.
 
@@ -163,22 +168,25 @@ def make_moa_network(
             ``other_groups`` or ``unseen_groups``.
         unseen_groups: Groups whose previous actions it does not read, but may have to predict.
         num_cells: Widths of the hidden layers.
-        min_scale: Floor of the standard deviation, in the unit of the action. A trained team often
-            acts at its bounds, where a floor costs nats: 0.25 of them in ``give_way``, if it is
-            0.05.
+        min_scale: Floor of the standard deviation.
         head: ``"slots"`` has outputs of their own for each other agent: it costs least, tells
             agents apart that do the same, and is bound to their number and order. ``"pairwise"``
             has one head for all pairs, which reads what the other did: permuting the agents
             permutes its predictions.
         recurrent: Whether it also reads an ``AgentGRU`` over all earlier steps.
         statistics: Units in which it reads ``previous_observation``.
+        bounds: Between which a continuous action lies, the lowest and the highest: numbers, or
+            ``[N, D]`` of the group that is predicted. The prediction is then of the kind that the
+            default actor has, a ``TanhNormal``. ``None`` predicts by a Gaussian, which knows of no
+            bounds: right for who is not squashed, poor for a team that acts at them.
 
     Returns:
         A module that writes ``moa_logits`` ``[*B, N, M, A]``, or ``moa_loc`` and ``moa_scale``
         ``[*B, N, M, D]``; with ``_<target_group>`` behind their names where that is another group.
-        Of several choices at once a probabilistic one, whose distribution is a
-        :class:`~torchrl_moawm.modules.FactorisedCategorical` of ``moa_choice_logits``
-        ``[*B, N, M, sum_f A_f]``.
+        With bounds a probabilistic one: these two are of the action before its tanh, and its
+        distribution a ``TanhNormal``. Of several choices at once a probabilistic one too, whose
+        distribution is a :class:`~torchrl_moawm.modules.FactorisedCategorical` of
+        ``moa_choice_logits`` ``[*B, N, M, sum_f A_f]``.
 
     Raises:
         ValueError: The head is unknown, or ``target_group`` is none of the groups, or it is unseen
@@ -203,21 +211,42 @@ def make_moa_network(
     make = {"slots": MOANet, "pairwise": PairwiseMOANet}[head]
     memory_dim = num_cells[-1] if recurrent else 0
     net = make(group, other_groups, target, memory_dim, num_cells, min_scale, unseen_groups, norm)
-    if len(net.target_group.choices) > 1:
-        return ProbabilisticTensorDictSequential(*memory, *choosing_modules(net, in_keys, suffix))
-    written = ["moa_logits"] if net.target_group.choices else ["moa_loc", "moa_scale"]
-    module = TensorDictModule(net, in_keys, group.keys(*(f"{name}{suffix}" for name in written)))
+    names = [f"{name}{suffix}" for name in names_written(net.target_group.choices)]
+    module = TensorDictModule(net, in_keys, group.keys(*names))
+    drawn = distribution_of(net, module.out_keys, group.keys(f"moa_action{suffix}"), bounds)
+    if drawn is not None:
+        return ProbabilisticTensorDictSequential(*memory, module, drawn)
     return TensorDictSequential(*memory, module) if memory else module
 
 
-def choosing_modules(
-    net: MOANet, in_keys: Sequence[NestedKey], suffix: str
-) -> tuple[TensorDictModule, ProbabilisticTensorDictModule]:
-    """The network of several choices at once, and the distribution of its logits."""
-    keys = net.previous.groups[0].keys(f"moa_choice_logits{suffix}", f"moa_action{suffix}")
-    return TensorDictModule(net, in_keys, keys[:1]), ProbabilisticTensorDictModule(
-        in_keys={"logits": keys[0]},
-        out_keys=keys[1:],
-        distribution_class=FactorisedCategorical,
-        distribution_kwargs={"n_actions": net.target_group.choices},
+def names_written(choices: Sequence[int]) -> tuple[str, ...]:
+    """What a network writes about an action of so many choices; of none about a continuous one."""
+    if not choices:
+        return "moa_loc", "moa_scale"
+    return ("moa_logits",) if len(choices) == 1 else ("moa_choice_logits",)
+
+
+def distribution_of(
+    net: MOANet, written: Sequence[NestedKey], drawn: list[NestedKey], bounds: Bounds | None
+) -> ProbabilisticTensorDictModule | None:
+    """The distribution behind a network, where MOALoss has none of its own for what is written."""
+    choices = net.target_group.choices
+    if len(choices) > 1:
+        kind: type = FactorisedCategorical
+        settings: dict[str, Any] = {"n_actions": choices}
+    elif bounds is not None and not choices and net.n_others:
+        kind, settings = TanhNormal, dict(zip(("low", "high"), bounds, strict=True))
+        if not net.target:  # [N, D] -> [N, M, D]
+            settings = {
+                name: gather_others(bound, agent_dim=0) if isinstance(bound, Tensor) else bound
+                for name, bound in settings.items()
+            }
+    else:
+        return None
+    parameters = ("logits",) if choices else ("loc", "scale")
+    return ProbabilisticTensorDictModule(
+        in_keys=dict(zip(parameters, written, strict=True)),
+        out_keys=drawn,
+        distribution_class=kind,
+        distribution_kwargs=settings,
     )

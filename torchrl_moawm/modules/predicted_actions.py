@@ -1,6 +1,6 @@
 """What the models of the others expect, as an entry that actor and critic read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ class PredictedActions(TensorDictModuleBase):
     """The models of the others as a part of acting: what they expect, for actor and critic.
 
     Of discrete actions the probabilities ``q(a^j_t = a | tau^i_{t-1})``, of continuous ones the
-    means: of step t, from what the agent knows of step t-1. It is stored when acting, and losses
-    read what is stored: no gradient of theirs reaches the models from here.
+    means (with bounds those before the tanh, squashed): of step t, from what the agent knows of
+    step t-1. It is stored when acting, and losses read what is stored: no gradient of theirs
+    reaches the models from here.
 
     Writes ``predicted_actions`` ``[*B, N, F]``, F the sum of M A over what is predicted, and the
     states of the networks' memories.
@@ -42,7 +43,7 @@ class PredictedActions(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList()
-        self.predictions: list[tuple[NestedKey, Sequence[int] | None]] = []
+        self.predictions: list[tuple[NestedKey, list[ProbabilisticTensorDictModule]]] = []
         in_keys: list[NestedKey] = []
         states: list[NestedKey] = []
         for network in networks:
@@ -51,7 +52,7 @@ class PredictedActions(TensorDictModuleBase):
             model = TensorDictSequential(*(part for part in parts if part not in drawn))
             key = unravel_key(parts[-1 - len(drawn)].out_keys[0])  # logits or means
             self.networks.append(model)
-            self.predictions.append((key, choices_of(key, drawn)))
+            self.predictions.append((key, drawn))
             in_keys += model.in_keys
             states += [k for part in parts if isinstance(part, AgentGRU) for k in part.out_keys[1:]]
         self.in_keys = list(dict.fromkeys(in_keys))
@@ -60,9 +61,13 @@ class PredictedActions(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Writes what is expected; what the networks write beside that is not kept."""
         found, outputs = [], tensordict.copy()
-        for network, (key, choices) in zip(self.networks, self.predictions, strict=True):
+        for network, (key, drawn) in zip(self.networks, self.predictions, strict=True):
             outputs = network(outputs)
-            found.append(action_features(outputs.get(key), choices))
+            settings = drawn[0].distribution_kwargs if drawn else {}
+            predicted = outputs.get(key)
+            if "low" in settings:
+                predicted = squashed(predicted, settings["low"], settings["high"])
+            found.append(action_features(predicted, choices_of(key, settings)))
         for state in self.out_keys[:-1]:
             tensordict.set(state, outputs.get(state))
         return tensordict.set(self.out_keys[-1], torch.cat(found, -1))
@@ -81,8 +86,13 @@ def action_features(predicted: Tensor, choices: Sequence[int] | None) -> Tensor:
     return torch.cat([part.softmax(-1) for part in parts], -1).flatten(-2)
 
 
-def choices_of(written: NestedKey, drawn: Sequence[Any]) -> Sequence[int] | None:
-    """Sizes of the choices that are predicted, by the entry and the distribution behind it."""
-    if drawn:
-        return tuple(drawn[0].distribution_kwargs["n_actions"])
+def squashed(loc: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Means before the tanh as actions between their bounds."""
+    return low + (high - low) * (loc.tanh() + 1.0) / 2.0
+
+
+def choices_of(written: NestedKey, settings: Mapping[str, Any]) -> Sequence[int] | None:
+    """Sizes of the choices that are predicted, by the entry and the distribution's settings."""
+    if "n_actions" in settings:
+        return tuple(settings["n_actions"])
     return None if path_of(written)[-1].startswith("moa_loc") else ()

@@ -48,7 +48,8 @@ class MOALoss(MultiAgentLoss):
         moa_network: Reads the previous step and writes, for every observer i and other j (by
             ascending index), one of: ``moa_logits`` ``[*B, N, M, A]`` (discrete); ``moa_loc`` and
             ``moa_scale`` ``[*B, N, M, D]`` (continuous, a diagonal Gaussian); or it is a
-            probabilistic module whose distribution has batch shape ``[*B, N, M]``.
+            probabilistic module whose distribution has batch shape ``[*B, N, M]`` (the default of
+            continuous actions: a ``TanhNormal`` between their bounds).
 
     Keyword Args:
         group: The observers.
@@ -161,6 +162,8 @@ class MOALoss(MultiAgentLoss):
                 self._check_kind(view, discrete=True)
             return CategoricalPrediction(logits)
         if hasattr(network, "get_dist"):
+            if self._writes("moa_loc"):
+                self._check_kind(view, discrete=False)
             return DistributionPrediction(network.get_dist(inputs))
         if not self._writes("moa_loc"):
             logits, loc, scale = (self._key(f"moa_{x}") for x in ("logits", "loc", "scale"))

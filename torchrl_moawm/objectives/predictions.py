@@ -92,4 +92,7 @@ class DistributionPrediction(Prediction):
         """The distribution's own; one of one-hot actions gets them back from their index."""
         if isinstance(self.dist, (OneHotCategorical, MaskedOneHotCategorical)):
             target = one_hot(target, self.n_actions or -1)
+        elif self.dist.event_shape:
+            expected = (*self.shape, *self.dist.event_shape)
+            check_shape("the others' action", target, expected, "as moa_network predicts them")
         return -self.dist.log_prob(target)

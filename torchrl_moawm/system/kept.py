@@ -47,7 +47,8 @@ class KeptSystem(ABC):
             if "loss_module" in made.__dict__:  # made already: it holds coefficients of its own
                 made.__dict__["loss_module"].to(device)
         for system in self.groups.values():
-            move_bounds(system.actor, device)
+            for network in system.networks.values():
+                move_bounds(network, device)
         return self
 
     def parameters(self) -> Iterator[nn.Parameter]:

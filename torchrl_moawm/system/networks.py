@@ -54,8 +54,7 @@ def make_networks(
             group, other_groups=others, privileged_groups=privileged, **told, **coder
         ),
     }
-    units = statistics.get(group.group)
-    models = make_moa_networks(group, others, privileged, settings, units)
+    models = make_moa_networks(layout, own, settings, statistics.get(group.group))
     return {**parts, "moa_networks": models}
 
 
@@ -111,23 +110,27 @@ def make_world_model(
 
 
 def make_moa_networks(
-    group: AgentGroup,
-    others: Sequence[AgentGroup],
-    privileged: Sequence[AgentGroup],
+    layout: Layout,
+    own: GroupLayout,
     settings: NetworkSettings,
     statistics: GroupStatistics | None,
 ) -> dict[NestedKey, TensorDictModuleBase]:
     """The models of the others of a group, by the group that they predict."""
+    others = [other.group for other in layout.groups if other is not own]
+    bounds = {
+        each.group.group: (each.actions["low"], each.actions["high"]) for each in layout.groups
+    }
     return {
         target.group: modules.make_moa_network(
-            group,
+            own.group,
             other_groups=others,
-            unseen_groups=privileged,
+            unseen_groups=layout.privileged,
             target_group=target.group,
-            head="slots" if target in privileged else settings.moa_head,
+            head="slots" if target in layout.privileged else settings.moa_head,
             recurrent=settings.recurrent,
             num_cells=settings.model_cells,
             statistics=statistics,
+            bounds=bounds.get(target.group) if settings.moa_bounded else None,
         )
-        for target in (group, *others, *privileged)
+        for target in (own.group, *others, *layout.privileged)
     }

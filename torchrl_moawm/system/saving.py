@@ -12,8 +12,10 @@ import torch
 
 from torchrl_moawm._files import versions, write_whole
 
-MAGIC = b"torchrl_moawm.MOAWM 1\n"
+MAGIC = b"torchrl_moawm.MOAWM 2\n"
 """First line of a file, with the number of its form; the second is the SHA-256 of the rest."""
+BEFORE = {b"torchrl_moawm.MOAWM 1\n": {"moa_bounded": False}}
+"""Earlier forms that are read as well, and what their systems were, which they do not say."""
 
 
 class SavedSystemError(ValueError):
@@ -40,7 +42,7 @@ def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
     name, _, form = MAGIC.strip().rpartition(b" ")
     if not magic.startswith(name):
         raise SavedSystemError(f"{path} was not written by MOAWM.save.")
-    if magic + b"\n" != MAGIC:
+    if magic + b"\n" not in (MAGIC, *BEFORE):
         found = magic.removeprefix(name).strip().decode(errors="replace")
         raise SavedSystemError(
             f"{path} has form {found}, and this version reads {form.decode()}: it was written by "
@@ -49,7 +51,8 @@ def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
     digest, _, body = rest.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise SavedSystemError(f"{path} is not as it was written: cut short, or altered.")
-    return torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    content = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+    return {**content, "settings": {**BEFORE.get(magic + b"\n", {}), **content["settings"]}}
 
 
 def plain_setting(value: Any) -> Any:

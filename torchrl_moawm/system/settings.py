@@ -56,6 +56,10 @@ class NetworkSettings:
     ``PredictedActions``."""
     moa_head: Literal["slots", "pairwise"] = "slots"
     """Head of the models of the others, see ``make_moa_network``."""
+    moa_bounded: bool = True
+    """Whether the models of the others predict continuous actions of who acts by a ``TanhNormal``
+    between the bounds, the actor's own kind, see ``make_moa_network``; else by a Gaussian. Actions
+    of privileged groups, which nobody has to squash, are predicted by a Gaussian."""
     shared_value: bool = False
     """Whether the agents of a group have one value in common, see ``make_critic``."""
     initial_scale: float = 1.0

@@ -141,9 +141,13 @@ class SocialInfluence(IntrinsicReward):
     def _predict(
         network: TensorDictModuleBase, known: TensorDictBase, allowed: Tensor | None
     ) -> list[Tensor]:
-        """Logits of what is allowed, or mean and standard deviation."""
-        outputs = network(known.clone(recurse=False))
-        found = [outputs.get(key) for key in network.out_keys]
+        """Logits of what is allowed, or mean and standard deviation.
+
+        Those before a tanh do as well: no divergence changes by what both sides go through.
+        """
+        run = getattr(network, "get_dist_params", network)  # of a probabilistic one, nothing drawn
+        outputs = run(known.clone(recurse=False))
+        found = [outputs.get(key) for key in network.out_keys if "moa_action" not in str(key)]
         if len(found) > 1 or allowed is None:
             return found
         return [allowed_logits(found[0], allowed)]

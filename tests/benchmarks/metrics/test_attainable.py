@@ -24,9 +24,9 @@ NOISE = 0.3
 AGENTS = 3
 
 
-def made(num_envs=20):
+def made(num_envs=20, moa_bounded=False):
     env = with_transforms(Teams((9,) * num_envs), None)
-    return env, MOAWM.from_env(env, num_cells=(8,))
+    return env, MOAWM.from_env(env, num_cells=(8,), moa_bounded=moa_bounded)
 
 
 def linear_world(env, system, seed, steps=60):
@@ -79,6 +79,20 @@ def test_a_linear_world_is_predicted_as_far_as_its_inputs_say(world):
     entropy = FEATURES * (0.5 * math.log(2 * math.pi * math.e) + math.log(NOISE))
     moa = table["moa_nll"]
     assert moa["attainable"] == pytest.approx(entropy, abs=0.1)
+    assert moa["difference"] == moa["run"] - moa["attainable"] > 0.5
+
+
+def test_actions_between_bounds_are_predicted_before_their_tanh(world):
+    """The entropy of the noise, and what the tanh takes from it."""
+    env, system = made(moa_bounded=True)
+    fitted, held_out = (batch.clone() for batch in world[2:])
+    for batch in (fitted, held_out):
+        batch["agents", "action"] = (0.3 * batch["agents", "action"]).tanh()
+    moa = compare(system, env, fitted, held_out, {}, QUICK)["moa_nll"]
+    noise = FEATURES * (0.5 * math.log(2 * math.pi * math.e) + math.log(0.3 * NOISE))
+    slope = (1 - held_out["agents", "action"].double().square()).log().sum(-1).mean().item()
+    assert slope < -0.3
+    assert moa["attainable"] == pytest.approx(noise + slope, abs=0.1)
     assert moa["difference"] == moa["run"] - moa["attainable"] > 0.5
 
 

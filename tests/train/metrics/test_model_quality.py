@@ -12,15 +12,23 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 from torch.distributions import Normal
 from torch.testing import assert_close
+from torchrl.modules import TanhNormal
 
 from tests import kinds
 from tests.kinds import KINDS, make_kind
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env, with_transforms
+from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules import AgentGroup, make_moa_network, path_of
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
-from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, has_choices
+from torchrl_moawm.train.metrics.baselines import (
+    ActionBaselines,
+    acted,
+    before_tanh,
+    bounds_by_agent,
+    has_choices,
+)
 from torchrl_moawm.train.metrics.model_quality import (
     head_figures,
     judge,
@@ -40,6 +48,38 @@ def test_the_continuous_baselines_are_gaussians(normal):
     around = Normal(before, (action - previous).std(0))
     torch.testing.assert_close(marginal, -by_agent.log_prob(new).sum(-1))
     torch.testing.assert_close(repeat, -around.log_prob(new).sum(-1))
+
+
+def test_the_baselines_between_bounds_are_gaussians_before_a_tanh(normal):
+    """Each agent has bounds of its own; beside TorchRL's density of the same Gaussian."""
+    low, high = torch.tensor([[-1.0, 0.0], [-2.0, -3.0]]), torch.tensor([[1.0, 4.0], [0.5, 3.0]])
+    before = [normal(50, 2, 2), normal(50, 2, 2)]
+    action, previous = (low + (high - low) * (x.tanh() + 1) / 2 for x in before)
+    fitted = ActionBaselines.fit(action, previous, None, bounds=(low, high))
+    marginal, repeat = fitted.nll(action, previous, None)
+    by_agent = before[0].mean(0).expand(50, -1, -1), before[0].std(0).expand(50, -1, -1)
+    around = before[1], (before[0] - before[1]).std(0).expand(50, -1, -1)
+    for found, parameters in ((marginal, by_agent), (repeat, around)):
+        expected = -TanhNormal(*parameters, low=low, high=high).log_prob(action)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_actions_at_their_bounds_are_next_to_them():
+    at, _ = before_tanh(torch.tensor([[-1.0, 1.0]]), -1.0, 1.0)
+    torch.testing.assert_close(at, torch.tensor([[-7.254, 7.254]]), rtol=1e-2, atol=0)
+    _, stretch = before_tanh(torch.tensor([[0.5]]), 0.0, 2.0)  # half of the way down: u = -atanh .5
+    assert stretch.item() == pytest.approx(math.log(0.75))
+
+
+def test_the_bounds_of_each_agent_are_those_of_the_pairs():
+    low = torch.arange(6.0).view(3, 2)
+    pairs = gather_others(low, agent_dim=0), gather_others(low + 9, agent_dim=0)
+    found = bounds_by_agent(pairs, own_group=True)
+    assert torch.equal(found[0], low)
+    assert torch.equal(found[1], low + 9)
+    assert bounds_by_agent((-1.0, low), own_group=False) == (-1.0, low)
+    assert bounds_by_agent((-1.0, 1.0), own_group=True) == (-1.0, 1.0)
+    assert bounds_by_agent(None, own_group=True) is None
 
 
 @pytest.mark.parametrize("n_actions", [None, 4])
@@ -125,7 +165,7 @@ def test_all_four_likelihoods_count_the_same_pairs(generator):
         with_masks = system[observers].loss_module["moawm"]["moa"][target]
         out = network(with_masks._view(batch).inputs(network))[observers]
         action, previous, valid, _ = acted(batches[1], target)
-        fitted = ActionBaselines.fit(action, previous, None, valid)
+        fitted = ActionBaselines.fit(action, previous, None, valid, (-1.0, 1.0))
         action, previous = (batch[target, name] for name in ("action", "previous_action"))
         marginal, repeat = fitted.nll(action, previous, None)
         expected = {"": [], "_marginal": [], "_repeat": [], "_oracle": []}
@@ -139,7 +179,8 @@ def test_all_four_likelihoods_count_the_same_pairs(generator):
                 continue
             slot = j - (j > i) if observers == target else j
             loc, scale = (out[f"moa_{x}{suffix}"][s, i, slot] for x in ("loc", "scale"))
-            expected[""].append(-Normal(loc, scale).log_prob(action[s, j]).sum())
+            before_tanh = Normal(loc, scale).log_prob(action[s, j].atanh())
+            expected[""].append((1 - action[s, j].square()).log().sum() - before_tanh.sum())
             expected["_marginal"].append(marginal[s, j])
             expected["_repeat"].append(repeat[s, j])
             expected["_oracle"].append(-batch[target, "action_log_prob"][s, j])

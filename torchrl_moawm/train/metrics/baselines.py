@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -12,25 +13,37 @@ from torchrl_moawm.functional import diagonal_gaussian_nll
 from torchrl_moawm.modules import FactorisedCategorical, path_of
 from torchrl_moawm.objectives import BatchView
 
+Bounds = tuple[Tensor | float, Tensor | float]
+"""Lowest and highest action: numbers, or tensors that broadcast with the actions."""
+
 
 @dataclass
 class ActionBaselines:
     """Likelihoods of an action that need no model, fitted to other data.
 
     Continuous actions: ``marginal`` is one Gaussian per agent, ``repeat`` one around the agent's
-    previous action; unbounded, as the prediction they are compared with. Discrete actions:
+    previous action; with ``bounds`` both before a tanh, as the prediction they are compared with,
+    else unbounded, as it is. Discrete actions:
     ``marginal`` are frequencies, ``repeat`` gives the previous action the probability with which
     it is repeated and the rest to the others in proportion.
     """
 
     marginal: tuple[Tensor, ...]
     repeat: tuple[Tensor, ...]
+    bounds: Bounds | None = None
 
     @classmethod
     def fit(
-        cls, action: Tensor, previous: Tensor, n_actions: int | None, valid: Tensor | None = None
+        cls,
+        action: Tensor,
+        previous: Tensor,
+        n_actions: int | None,
+        valid: Tensor | None = None,
+        bounds: Bounds | None = None,
     ) -> ActionBaselines:
         """Fits to samples ``[S, N, ...]`` where ``valid`` ``[S, N]``: who acted at both steps."""
+        if bounds is not None:
+            action, previous = (before_tanh(x, *bounds)[0] for x in (action, previous))
         if valid is None:
             valid = torch.ones(action.shape[:2], dtype=torch.bool, device=action.device)
         if n_actions is not None and action.ndim == 3:  # each choice as if of an agent of its own
@@ -46,7 +59,7 @@ class ActionBaselines:
                 squares = torch.where(valid.unsqueeze(-1), (x - mean(x)).square(), 0.0).sum(0)
                 return (squares / (count - 1).clamp_min(1).unsqueeze(-1)).sqrt().clamp_min(1e-3)
 
-            return cls((mean(action), deviation(action)), (deviation(action - previous),))
+            return cls((mean(action), deviation(action)), (deviation(action - previous),), bounds)
         hot = torch.nn.functional.one_hot(action, n_actions) * valid.unsqueeze(-1)
         counts = hot.sum(0) + 1.0
         same = (((action == previous) & valid).sum(0) + 1.0) / (count + 2.0)
@@ -55,11 +68,15 @@ class ActionBaselines:
     def nll(self, action: Tensor, previous: Tensor, n_actions: int | None) -> tuple[Tensor, Tensor]:
         """Negative log-likelihoods ``[S, N]`` (nats) under ``marginal`` and ``repeat``."""
         if n_actions is None:
+            stretch: Tensor | float = 0.0
+            if self.bounds is not None:
+                previous, _ = before_tanh(previous, *self.bounds)
+                action, stretch = before_tanh(action, *self.bounds)
             mean, scale = (x.expand_as(action) for x in self.marginal)
             around = self.repeat[0].expand_as(action)
             return (
-                diagonal_gaussian_nll(mean, scale, action),
-                diagonal_gaussian_nll(previous, around, action),
+                diagonal_gaussian_nll(mean, scale, action) + stretch,
+                diagonal_gaussian_nll(previous, around, action) + stretch,
             )
         if action.ndim == 3:
             each = self.nll(action.flatten(1), previous.flatten(1), n_actions)
@@ -98,6 +115,34 @@ def has_choices(network: nn.Module) -> bool:
     """Whether a model of others predicts several choices at once."""
     kinds = (getattr(part, "distribution_class", None) for part in network.modules())
     return FactorisedCategorical in kinds
+
+
+def bounds_of(network: nn.Module) -> Bounds | None:
+    """Bounds of each pair between which a model of others predicts actions, if it does."""
+    for part in network.modules():
+        settings: dict[str, Any] = getattr(part, "distribution_kwargs", {})
+        if "low" in settings:
+            return settings["low"], settings["high"]
+    return None
+
+
+def bounds_by_agent(bounds: Bounds | None, own_group: bool) -> Bounds | None:
+    """``[N, D]`` of ``[N, M, D]``: the first observer sees all but itself, the second sees it."""
+    if bounds is None or not own_group:
+        return bounds
+    low, high = (torch.cat([x[1, :1], x[0]]) if isinstance(x, Tensor) else x for x in bounds)
+    return low, high
+
+
+def before_tanh(action: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Actions before their tanh, and ``sum_d log |da_d / du_d|``: what a density loses by it.
+
+    Actions at their bounds are taken for those next to them, as ``TanhNormal`` does.
+    """
+    half = (high - low) / 2.0
+    limit = 1.0 - torch.finfo(action.dtype).resolution
+    squashed = ((action - low) / half - 1.0).clamp(-limit, limit)
+    return squashed.atanh(), (half * (1.0 - squashed.square())).log().sum(-1)
 
 
 def acted(

@@ -10,7 +10,14 @@ from torchrl_moawm.functional import masked_mean
 from torchrl_moawm.modules import path_of
 from torchrl_moawm.objectives import MOALoss
 from torchrl_moawm.system import GroupSystem
-from torchrl_moawm.train.metrics.baselines import ActionBaselines, acted, has_choices, who
+from torchrl_moawm.train.metrics.baselines import (
+    ActionBaselines,
+    acted,
+    bounds_by_agent,
+    bounds_of,
+    has_choices,
+    who,
+)
 
 
 def judge_moa(
@@ -23,7 +30,8 @@ def judge_moa(
     where nobody acts twice in a row, in games of two in turns, there are no figures.
     """
     predicted_group = path_of(system.targets[target])
-    several = has_choices(system.moa_networks[target])
+    network = system.moa_networks[target]
+    several = has_choices(network)
     fitted, fitted_previous, fitted_valid, n_fitted = acted(
         training_batch, predicted_group, several
     )
@@ -31,8 +39,9 @@ def judge_moa(
     pairs = judged_pairs(batch, system.group, predicted_group)
     if not pairs.any():
         return {}
+    bounds = bounds_by_agent(bounds_of(network), predicted_group == path_of(system.group))
     n_actions = n_actions and max(n_actions, n_fitted or 0)
-    baselines = ActionBaselines.fit(fitted, fitted_previous, n_actions, fitted_valid)
+    baselines = ActionBaselines.fit(fitted, fitted_previous, n_actions, fitted_valid, bounds)
     marginal, repeat = baselines.nll(action, previous, n_actions)
     oracle = -batch.reshape(-1)[(*predicted_group, "action_log_prob")]
 
