@@ -18,6 +18,12 @@ def gaussian_nll(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
     return (((x - loc) / scale) ** 2 / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1)
 
 
+def squashed_nll(loc: Tensor, scale: Tensor, action: Tensor) -> Tensor:
+    """That of a Gaussian before a tanh, for actions between -1 and 1."""
+    action = action.clamp(-1 + 1e-6, 1 - 1e-6)
+    return gaussian_nll(loc, scale, action.atanh()) + (1 - action**2).log().sum(-1)
+
+
 def gaussian_kl(loc: Tensor, scale: Tensor, loc_q: Tensor, scale_q: Tensor) -> Tensor:
     """KL divergence of two diagonal Gaussians, summed."""
     ratio, distance = scale / scale_q, (loc - loc_q) / scale_q
@@ -28,7 +34,7 @@ class ByHand:
     """Every loss of the system on a flat batch."""
 
     def __init__(self, system: MOAWM, batch: TensorDict) -> None:
-        self.moa_net = system.moa_network.module
+        self.moa_net = system.moa_network[0].module  # behind it a distribution
         self.world_net = system.world_model.module
         self.student, _, self.student_decoder = (getattr(m, "module", m) for m in system.student)
         teacher = [getattr(m, "module", m) for m in system.teacher]
@@ -52,7 +58,7 @@ class ByHand:
         """Loss of the model of other agents."""
         loc, scale = self.moa_net(*self.previous)
         valid = self.previous[2].unsqueeze(-1) & self.previous[2][:, self.others].new_ones(())
-        nll = gaussian_nll(loc, scale, self.action[:, self.others])
+        nll = squashed_nll(loc, scale, self.action[:, self.others])
         return nll.where(valid, 0).sum() / valid.expand_as(nll).sum()
 
     def world_model(self) -> Tensor:

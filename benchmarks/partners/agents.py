@@ -93,6 +93,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         encoder_cells=list(config.num_cells),
         decoder_cells=list(config.num_cells),
         standardize=False,
+        moa_bounded=False,  # as when the study was made
         **{key: task[key] for key in OF_TASK},
         **{key: algorithm[key] for key in (*own, *of_acting)},
     )

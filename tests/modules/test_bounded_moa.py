@@ -121,7 +121,7 @@ def test_what_is_expected_lies_between_the_bounds(target):
 @torch.no_grad()
 def test_influence_is_that_of_the_gaussians_before_the_tanh(monkeypatch):
     """Both sides of a divergence go through the same tanh; and nothing is drawn for it."""
-    network, _, batch = make("foes")
+    network, _, batch = make("foes", bounds=(-1.0, 1.0))
     plain = make_moa_network(OWN, other_groups=[OTHER], target_group="foes", **CELLS).double()
     plain.load_state_dict(network[0].state_dict())
     found = SocialInfluence._predict(network, batch, None)
@@ -149,6 +149,72 @@ def test_errors(action, error, message):
     _, loss, batch = make("foes")
     batch["foes", "action"] = action
     with pytest.raises(error, match=message):
+        loss(batch)
+
+
+@torch.no_grad()
+def test_what_the_other_did_is_brought_to_its_bounds():
+    """At the middle nothing is added, at the bounds the factor itself; where it did not act, 0."""
+    network, _, batch = make("agents")
+    net, (low, high) = network[0].module, between("agents")
+    factor = torch.tensor([2.0, 3.0]).double()
+    for did, expected in ((low, -1.0), ((low + high) / 2, 0.0), (high, 1.0)):
+        batch["agents", "previous_action"] = did.expand(6, -1, -1).clone()
+        net.persistence.zero_()
+        without = network.get_dist_params(batch.clone())["agents", "moa_loc"]
+        net.persistence.copy_(factor)
+        added = network.get_dist_params(batch.clone())["agents", "moa_loc"] - without
+        acted = batch["agents", "previous_mask"][:, torch.tensor([[1, 2], [0, 2], [0, 1]])]
+        assert_close(added, expected * factor * acted.unsqueeze(-1).expand_as(added))
+    names = list(network.state_dict())
+    assert names
+    assert not any("centre" in name or "half_range" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ((-1.0, math.inf), "finite bounds"),
+        ((1.0, -1.0), "the lower ones below"),
+        ((torch.zeros(N + 1, D), 1.0), r"broadcast to \[3, 2\]"),
+        ((torch.zeros(1, N, D), 1.0), r"broadcast to \[3, 2\]"),
+    ],
+)
+def test_bounds_that_cannot_be(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        make_moa_network(OWN, bounds=bounds, **CELLS)
+
+
+@pytest.mark.parametrize("low", [torch.tensor(-3.0), torch.tensor([-3.0, -3.0]), -3])
+@torch.no_grad()
+def test_bounds_of_every_agent_alike(low):
+    """A number, one for each feature, and ``[N, D]`` are the same bounds."""
+    batch = make_batch((6,), n_agents=N, obs_dim=OBS, action_dim=D, action_type="continuous")
+    found = []
+    for each in (low, torch.full((N, D), -3.0)):
+        torch.manual_seed(0)
+        network = make_moa_network(OWN, bounds=(each, 2.0), **CELLS)
+        found.append(MOALoss(network)(batch)["loss_moa"])
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_actions_of_half_precision_are_taken_as_they_are():
+    _, loss, batch = make("foes", bounds=(-1.0, 1.0))
+    loss.float()
+    batch = batch.apply(lambda x: x.float() if x.is_floating_point() else x)
+    action = batch["foes", "action"].clamp(-0.99, 0.99).bfloat16()
+    batch["foes", "action"] = action.float()
+    expected = loss(batch)["loss_moa"]
+    batch["foes", "action"] = action
+    assert torch.equal(loss(batch)["loss_moa"], expected)
+
+
+@torch.no_grad()
+def test_an_infinite_deviation_is_refused_by_name():
+    network, loss, batch = make("foes")
+    [p for name, p in network.named_parameters() if name.endswith("bias")][-1].fill_(torch.inf)
+    with pytest.raises(ValueError, match="moa_scale_foes"):
         loss(batch)
 
 

@@ -165,7 +165,7 @@ def spoilt(data, how):
         ("text", "was not written by MOAWM.save"),
         ("nothing", "was not written by MOAWM.save"),
         ("other weights", "was not written by MOAWM.save"),
-        ("another form", "has form 9, and this version reads 2"),
+        ("another form", "has form 9, and this version reads up to 2"),
         ("cut short", "is not as it was written: cut short, or altered"),
         ("one bit", "is not as it was written: cut short, or altered"),
     ],
@@ -279,6 +279,15 @@ def test_models_of_a_file_of_before_mean_what_they_meant(tmp_path):
     assert network.out_keys == [("agents", "moa_loc"), ("agents", "moa_scale")]
     wanted = system.loss_module["moawm"]["moa"](batch)["loss_moa"]
     torch.testing.assert_close(MOALoss(network)(batch)["loss_moa"], wanted)
+
+
+def test_models_of_before_are_not_put_into_those_between_bounds(tmp_path):
+    """With a memory their weights have the same names, and would mean something else."""
+    system = MOAWM.from_env(vmas(), **SMALL, recurrent=True, moa_bounded=False)
+    system.save(tmp_path / "team.moawm")
+    other = MOAWM.from_env(vmas(), **SMALL, recurrent=True)
+    with pytest.raises(SavedSystemError, match=r"moa_bounded=False, .* has moa_bounded=True"):
+        MOAWM.load(tmp_path / "team.moawm", into=other)
 
 
 def test_everything_moves_to_a_device():

@@ -6,19 +6,17 @@ from typing import Any, Literal
 import torch
 from tensordict import NestedKey
 from tensordict.nn import (
-    ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
     TensorDictModuleBase,
     TensorDictSequential,
 )
 from torch import Tensor, nn
-from torchrl.modules import TanhNormal
 
 from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import gather_others
-from torchrl_moawm.modules.factorised import FactorisedCategorical
+from torchrl_moawm.modules.action_density import Bounds, distribution_of
 from torchrl_moawm.modules.features import (
     GaussianHead,
     PreviousStepFeatures,
@@ -29,9 +27,6 @@ from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
 from torchrl_moawm.modules.memory import AgentGRU
 from torchrl_moawm.modules.statistics import GroupStatistics
 
-Bounds = tuple[Tensor | float, Tensor | float]
-"""Lowest and highest action, numbers or ``[N, D]`` each."""
-
 
 class MOANet(nn.Module):
     """Predicts every other agent's action from one encoding of the observer.
@@ -39,6 +34,7 @@ class MOANet(nn.Module):
     The encoder runs once per observer, so its cost is linear in N; a linear head has one slot per
     other agent, by ascending index. To the mean (or the logits) of a slot is added what that agent
     did before, times a learned factor per feature that starts at 0: agents often go on as they did.
+    Where an action has bounds, what it did is brought to -1 to 1 by them.
 
     Args:
         group: The observers.
@@ -75,6 +71,10 @@ class MOANet(nn.Module):
         self.outputs = predicted.action_dim if discrete else 2 * predicted.action_dim
         if self.seen:
             self.persistence = nn.Parameter(torch.zeros(predicted.action_dim))
+        self.centre: Tensor | None
+        self.half_range: Tensor | None
+        for name in ("centre", "half_range"):  # not saved: it is built again with the same bounds
+            self.register_buffer(name, None, persistent=False)
         self.head = nn.Identity() if discrete else GaussianHead(min_scale)
         self._build(memory_dim, num_cells)
 
@@ -97,7 +97,10 @@ class MOANet(nn.Module):
         others = self._pairs(acted[self.target], features.shape[-2])
         slots = self._slots(features, acted, others)
         width = self.target_group.action_dim
-        mean = slots[..., :width] + self.persistence * others[..., :width]
+        did, acts = others[..., :width], others[..., width:]
+        if self.centre is not None and self.half_range is not None:  # bounds other than -1 and 1
+            did = (did - self.centre) / self.half_range * acts
+        mean = slots[..., :width] + self.persistence * did
         return self.head(torch.cat([mean, slots[..., width:]], -1))
 
     def _pairs(self, acted: Tensor, n_observers: int) -> Tensor:
@@ -224,29 +227,3 @@ def names_written(choices: Sequence[int]) -> tuple[str, ...]:
     if not choices:
         return "moa_loc", "moa_scale"
     return ("moa_logits",) if len(choices) == 1 else ("moa_choice_logits",)
-
-
-def distribution_of(
-    net: MOANet, written: Sequence[NestedKey], drawn: list[NestedKey], bounds: Bounds | None
-) -> ProbabilisticTensorDictModule | None:
-    """The distribution behind a network, where MOALoss has none of its own for what is written."""
-    choices = net.target_group.choices
-    if len(choices) > 1:
-        kind: type = FactorisedCategorical
-        settings: dict[str, Any] = {"n_actions": choices}
-    elif bounds is not None and not choices and net.n_others:
-        kind, settings = TanhNormal, dict(zip(("low", "high"), bounds, strict=True))
-        if not net.target:  # [N, D] -> [N, M, D]
-            settings = {
-                name: gather_others(bound, agent_dim=0) if isinstance(bound, Tensor) else bound
-                for name, bound in settings.items()
-            }
-    else:
-        return None
-    parameters = ("logits",) if choices else ("loc", "scale")
-    return ProbabilisticTensorDictModule(
-        in_keys=dict(zip(parameters, written, strict=True)),
-        out_keys=drawn,
-        distribution_class=kind,
-        distribution_kwargs=settings,
-    )

@@ -16,9 +16,9 @@ class PredictedActions(TensorDictModuleBase):
     """The models of the others as a part of acting: what they expect, for actor and critic.
 
     Of discrete actions the probabilities ``q(a^j_t = a | tau^i_{t-1})``, of continuous ones the
-    means (with bounds those before the tanh, squashed): of step t, from what the agent knows of
-    step t-1. It is stored when acting, and losses read what is stored: no gradient of theirs
-    reaches the models from here.
+    means (with bounds the medians, means before the tanh that are squashed): of step t, from what
+    the agent knows of step t-1. It is stored when acting, and losses read what is stored: no
+    gradient of theirs reaches the models from here.
 
     Writes ``predicted_actions`` ``[*B, N, F]``, F the sum of M A over what is predicted, and the
     states of the networks' memories.
@@ -87,7 +87,8 @@ def action_features(predicted: Tensor, choices: Sequence[int] | None) -> Tensor:
 
 
 def squashed(loc: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """Means before the tanh as actions between their bounds."""
+    """Means before the tanh as actions between their bounds: medians there."""
+    low, high = (torch.as_tensor(bound).to(loc) for bound in (low, high))
     return low + (high - low) * (loc.tanh() + 1.0) / 2.0
 
 

@@ -48,8 +48,8 @@ class MOALoss(MultiAgentLoss):
         moa_network: Reads the previous step and writes, for every observer i and other j (by
             ascending index), one of: ``moa_logits`` ``[*B, N, M, A]`` (discrete); ``moa_loc`` and
             ``moa_scale`` ``[*B, N, M, D]`` (continuous, a diagonal Gaussian); or it is a
-            probabilistic module whose distribution has batch shape ``[*B, N, M]`` (the default of
-            continuous actions: a ``TanhNormal`` between their bounds).
+            probabilistic module whose distribution has batch shape ``[*B, N, M]`` (with
+            ``make_moa_network(bounds=)``, as in ``MOAWM.from_env``, a ``TanhNormal``).
 
     Keyword Args:
         group: The observers.
@@ -161,17 +161,16 @@ class MOALoss(MultiAgentLoss):
             if view.get("action").ndim == logits.ndim - 2:  # else one-hot
                 self._check_kind(view, discrete=True)
             return CategoricalPrediction(logits)
-        if hasattr(network, "get_dist"):
-            if self._writes("moa_loc"):
-                self._check_kind(view, discrete=False)
-            return DistributionPrediction(network.get_dist(inputs))
-        if not self._writes("moa_loc"):
+        if self._writes("moa_loc"):
+            self._check_kind(view, discrete=False)
+        elif not hasattr(network, "get_dist"):
             logits, loc, scale = (self._key(f"moa_{x}") for x in ("logits", "loc", "scale"))
             raise KeyError(
                 f"MOALoss expected moa_network to write {logits!r}, or {loc!r} and {scale!r}, "
                 f"or to be probabilistic; it writes {network.out_keys}."
             )
-        self._check_kind(view, discrete=False)
+        if hasattr(network, "get_dist"):
+            return DistributionPrediction.of(network, inputs, self._key("moa_scale"))
         outputs = network(inputs)
         loc, scale = (self._written(view, outputs, name) for name in ("moa_loc", "moa_scale"))
         check_scale(self._key("moa_scale"), scale)

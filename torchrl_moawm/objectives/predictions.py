@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 from torchrl.modules import MaskedOneHotCategorical, OneHotCategorical
 
 from torchrl_moawm._checks.tensors import check_shape
+from torchrl_moawm._checks.values import check_scale
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
 from torchrl_moawm.functional.moa import allowed_logits
+from torchrl_moawm.functional.reduction import full_precision
 
 
 class Prediction:
@@ -83,6 +87,17 @@ class DistributionPrediction(Prediction):
 
     dist: Distribution
 
+    @classmethod
+    def of(
+        cls, network: Any, inputs: TensorDictBase, scale_key: NestedKey
+    ) -> DistributionPrediction:
+        """That of a network, whose standard deviation is checked if it writes one."""
+        if scale_key not in map(unravel_key, network.out_keys):
+            return cls(network.get_dist(inputs))
+        outputs = network.get_dist_params(inputs)
+        check_scale(scale_key, outputs.get(scale_key))
+        return cls(network.build_dist_from_params(outputs))
+
     def __post_init__(self) -> None:
         self.shape = self.dist.batch_shape
         if hasattr(self.dist, "logits") and not self.dist.event_shape:
@@ -95,4 +110,5 @@ class DistributionPrediction(Prediction):
         elif self.dist.event_shape:
             expected = (*self.shape, *self.dist.event_shape)
             check_shape("the others' action", target, expected, "as moa_network predicts them")
+        (target,) = full_precision(target)
         return -self.dist.log_prob(target)

@@ -19,6 +19,23 @@ from torchrl_moawm.system.layout import Layout
 from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
 
 
+def check_same_models(
+    path: str | Path, content: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Refuses weights of models of others that mean something else by the same names.
+
+    Raises:
+        SavedSystemError: Those of one side predict between bounds, those of the other do not.
+    """
+    groups = Layout.from_plain(content["layout"]).groups
+    found, wanted = (each.get("moa_bounded", True) for each in (content["settings"], settings))
+    if found != wanted and any(one.group.n_actions is None for one in groups):
+        raise SavedSystemError(
+            f"{path} has models of others with moa_bounded={found}, and this system has "
+            f"moa_bounded={wanted}: their weights mean something else there."
+        )
+
+
 class KeptSystem(ABC):
     """The part of :class:`MOAWM` that keeps what was built: state, files, deployment.
 
@@ -110,6 +127,8 @@ class KeptSystem(ABC):
         if into is not None and modules:
             raise TypeError(f"{sorted(modules)} would do nothing: the system given has its own.")
         content = read_saved(Path(path), device)
+        if into is not None and into.made_from is not None:
+            check_same_models(path, content, into.made_from[1])
         system = into
         if system is None:
             settings = {**content["settings"], **modules}

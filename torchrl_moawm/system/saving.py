@@ -45,8 +45,8 @@ def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
     if magic + b"\n" not in (MAGIC, *BEFORE):
         found = magic.removeprefix(name).strip().decode(errors="replace")
         raise SavedSystemError(
-            f"{path} has form {found}, and this version reads {form.decode()}: it was written by "
-            "another version of torchrl_moawm."
+            f"{path} has form {found}, and this version reads up to {form.decode()}: it was "
+            "written by another version of torchrl_moawm."
         )
     digest, _, body = rest.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:

@@ -147,7 +147,9 @@ class SocialInfluence(IntrinsicReward):
         """
         run = getattr(network, "get_dist_params", network)  # of a probabilistic one, nothing drawn
         outputs = run(known.clone(recurse=False))
-        found = [outputs.get(key) for key in network.out_keys if "moa_action" not in str(key)]
+        names = ("moa_logits", "moa_loc", "moa_scale")
+        written = [key for key in network.out_keys if path_of(key)[-1].startswith(names)]
+        found = [outputs.get(key) for key in written]
         if len(found) > 1 or allowed is None:
             return found
         return [allowed_logits(found[0], allowed)]

@@ -77,7 +77,9 @@ def test_the_bounds_of_each_agent_are_those_of_the_pairs():
     found = bounds_by_agent(pairs, own_group=True)
     assert torch.equal(found[0], low)
     assert torch.equal(found[1], low + 9)
-    assert bounds_by_agent((-1.0, low), own_group=False) == (-1.0, low)
+    others = low.unsqueeze(0).expand(2, -1, -1)  # of another group: every observer sees all
+    assert torch.equal(bounds_by_agent((-1.0, others), own_group=False)[1], low)
+    assert bounds_by_agent((-1.0, low), own_group=True) == (-1.0, low)
     assert bounds_by_agent((-1.0, 1.0), own_group=True) == (-1.0, 1.0)
     assert bounds_by_agent(None, own_group=True) is None
 

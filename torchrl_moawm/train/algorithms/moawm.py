@@ -55,7 +55,7 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
         num_cells=list(config.num_cells),
         **{key: task[key] for key in OF_TASK},
         teacher_frames=int(algorithm.teacher_share * config.total_frames),
-        **{key: algorithm[key] for key in own},
+        **{"moa_bounded": False, **{key: algorithm[key] for key in own}},  # not said: as before it
     )
     for group, one in system.groups.items():
         if algorithm.ablation == "zero_latent":  # weights on z = 0 do nothing: leave them out

@@ -127,11 +127,19 @@ def bounds_of(network: nn.Module) -> Bounds | None:
 
 
 def bounds_by_agent(bounds: Bounds | None, own_group: bool) -> Bounds | None:
-    """``[N, D]`` of ``[N, M, D]``: the first observer sees all but itself, the second sees it."""
-    if bounds is None or not own_group:
-        return bounds
-    low, high = (torch.cat([x[1, :1], x[0]]) if isinstance(x, Tensor) else x for x in bounds)
-    return low, high
+    """``[N, D]`` of ``[N, M, D]``: the first observer sees all but itself, the second sees it.
+
+    Numbers, and bounds of every agent alike, stay as they are.
+    """
+    if bounds is None:
+        return None
+
+    def of_agents(bound: Tensor | float) -> Tensor | float:
+        if not isinstance(bound, Tensor) or bound.ndim < 3:
+            return bound
+        return torch.cat([bound[1, :1], bound[0]]) if own_group else bound[0]
+
+    return of_agents(bounds[0]), of_agents(bounds[1])
 
 
 def before_tanh(action: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
