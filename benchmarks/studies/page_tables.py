@@ -81,10 +81,10 @@ def main_job_table(runs: Runs, attained: Mapping[str, Mapping[str, float]]) -> s
         [
             "`moa_nll`, nats per predicted agent",
             f"{first['moa_nll']:.2f}",
-            f"`_marginal`, one Gaussian per agent: {first['moa_nll_marginal']:.2f}; `_repeat`, "
-            f"around the previous action: {first['moa_nll_repeat']:.2f}; `_oracle`, the acting "
-            f"policy itself: {first['moa_nll_oracle']:.2f}. This team acts mostly at the bounds, "
-            f"which suits no Gaussian: evenly over all actions it is {EVENLY:.2f}",
+            f"`_oracle`, the acting policy itself, which no other agent can know: "
+            f"{first['moa_nll_oracle']:.2f}; `_marginal`, one distribution per agent: "
+            f"{first['moa_nll_marginal']:.2f}; `_repeat`, around the previous action: "
+            f"{first['moa_nll_repeat']:.2f}; evenly over all actions: {EVENLY:.2f}",
         ],
         [
             "`world_model_skill_by_block`: 1 is perfect, 0 is copying",
