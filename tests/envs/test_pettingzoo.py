@@ -85,7 +85,7 @@ def test_several_groups_are_several_systems():
         system.loss_module["value"].value_estimator(batch)
     out = losses(batch)
     assert out["loss_moa_agent"] == 0
-    assert out["loss_moa_adversary"] > 0
+    assert out["loss_moa_adversary"] != 0  # of a density between 0 and 1: of either sign
     assert all(value.isfinite() for value in out.values())
 
 
