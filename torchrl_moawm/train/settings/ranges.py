@@ -37,6 +37,7 @@ SWITCHES = (
     "algorithm.policy_trains_student",
     "algorithm.act_on_predictions",
     "algorithm.joint_world_model",
+    "algorithm.moa_bounded",
 )
 """Settings that are true or false; other words, ``no`` too, would count as true."""
 
