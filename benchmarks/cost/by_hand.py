@@ -19,7 +19,7 @@ def gaussian_nll(loc: Tensor, scale: Tensor, x: Tensor) -> Tensor:
 
 
 def squashed_nll(loc: Tensor, scale: Tensor, action: Tensor) -> Tensor:
-    """That of a Gaussian before a tanh, for actions between -1 and 1."""
+    """Negative log-likelihood of a Gaussian before a tanh, for actions between -1 and 1."""
     action = action.clamp(-1 + 1e-6, 1 - 1e-6)
     return gaussian_nll(loc, scale, action.atanh()) + (1 - action**2).log().sum(-1)
 

@@ -91,7 +91,7 @@ class DistributionPrediction(Prediction):
     def of(
         cls, network: Any, inputs: TensorDictBase, scale_key: NestedKey
     ) -> DistributionPrediction:
-        """That of a network, whose standard deviation is checked if it writes one."""
+        """The distribution of a network; a standard deviation that it writes is checked."""
         if scale_key not in map(unravel_key, network.out_keys):
             return cls(network.get_dist(inputs))
         outputs = network.get_dist_params(inputs)
