@@ -8,7 +8,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm import MOAWM, PreviousStep
 from torchrl_moawm.modules import AgentGroup, make_moa_network, make_student
-from torchrl_moawm.modules.moa import MOANet, PairwiseMOANet
+from torchrl_moawm.modules.moa_nets import MOANet, PairwiseMOANet
 from torchrl_moawm.transforms import Partner, PartnerPool
 
 OWN = AgentGroup("agents", 2, 5, 3, 3)

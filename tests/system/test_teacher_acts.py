@@ -11,7 +11,13 @@ from tests.objectives.factory import ACTION_TYPES, N, Z, actor, agent_group, sha
 from tests.system.test_privileged import environment, make
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss
 from torchrl_moawm.envs import make_vmas_env
-from torchrl_moawm.modules import ScheduledLatent, make_teacher, path_of
+from torchrl_moawm.modules import (
+    AgentGroup,
+    ScheduledLatent,
+    make_actor,
+    make_teacher,
+    path_of,
+)
 from torchrl_moawm.objectives import split_at
 from torchrl_moawm.testing import make_batch
 
@@ -216,6 +222,21 @@ def test_what_does_not_go_together_is_refused():
     for setting in ({"teacher_frames": 10}, {"policy_trains_student": True}):
         with pytest.raises(ValueError, match="need act_on='mean'"):
             MOAWM.from_env(env, act_on="sample", **setting)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_policy_trains_a_student_that_it_reads(reads):
+    env = make_vmas_env("navigation", num_envs=4, max_steps=5, seed=0)
+    system = MOAWM.from_env(env, num_cells=(16,), act_on="mean", policy_trains_student=True)
+    if not reads:
+        group = AgentGroup(n_agents=3, obs_dim=18, action_dim=2)
+        system.actor = make_actor(group, num_cells=(16,))
+    shaken(system.actor)  # the weights on z begin at 0
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(5, system.policy)
+    system.value_estimator(batch)
+    system.loss_module["policy"](batch)["loss_objective"].backward()
+    assert reads == any(p.grad is not None for p in system.student.parameters())
 
 
 def test_without_hidden_partners_the_teacher_sees_the_team():

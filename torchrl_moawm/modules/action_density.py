@@ -15,10 +15,17 @@ from torchrl_moawm.functional import gather_others
 from torchrl_moawm.modules.factorised import FactorisedCategorical
 
 if TYPE_CHECKING:
-    from torchrl_moawm.modules.moa import MOANet
+    from torchrl_moawm.modules.moa_nets import MOANet
 
 Bounds = tuple[Tensor | float, Tensor | float]
 """Lowest and highest action: numbers, or what broadcasts to ``[N, D]``."""
+
+
+def names_written(choices: Sequence[int]) -> tuple[str, ...]:
+    """What a network writes about an action of so many choices; of none about a continuous one."""
+    if not choices:
+        return "moa_loc", "moa_scale"
+    return ("moa_logits",) if len(choices) == 1 else ("moa_choice_logits",)
 
 
 def distribution_of(

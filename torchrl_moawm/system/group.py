@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tensordict import NestedKey
+from tensordict import NestedKey, unravel_key
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
@@ -177,9 +177,11 @@ class GroupSystem:
 
     def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
         """The actor's loss, which may train the student too."""
+        reads = (*path_of(self.group), "latent") in map(unravel_key, self.actor.in_keys)
+        trains = reads and self.settings.policy_trains_student
         return objectives.ClipPPOPolicyLoss(
             self.actor,
-            latent_network=self.student_encoder if self.settings.policy_trains_student else None,
+            latent_network=self.student_encoder if trains else None,
             group=self.group,
             **self._chosen("clip_epsilon", "entropy_coeff"),
         )
