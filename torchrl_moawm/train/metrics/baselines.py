@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from torchrl_moawm.functional import diagonal_gaussian_nll
 from torchrl_moawm.modules import FactorisedCategorical, path_of
+from torchrl_moawm.modules.action_density import Bounds
 from torchrl_moawm.objectives import BatchView
-
-Bounds = tuple[Tensor | float, Tensor | float]
-"""Lowest and highest action: numbers, or tensors that broadcast with the actions."""
 
 
 @dataclass
