@@ -11,9 +11,8 @@ from metrics.features import Features
 from metrics.regression import FitSettings, LeastSquares, Standardised, fit
 from torchrl_moawm.functional import diagonal_gaussian_nll, gather_others, moa_cross_entropy
 from torchrl_moawm.modules import AgentGroup, path_of
-from torchrl_moawm.modules.action_density import Bounds
 from torchrl_moawm.objectives import BatchView
-from torchrl_moawm.train.metrics.baselines import before_tanh, who
+from torchrl_moawm.train.metrics.baselines import Bounds, before_tanh, who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, without_self
 from torchrl_moawm.train.metrics.model_quality import rewards
 

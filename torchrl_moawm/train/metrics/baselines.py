@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchrl_moawm.functional import diagonal_gaussian_nll
 from torchrl_moawm.modules import FactorisedCategorical, path_of
-from torchrl_moawm.modules.action_density import Bounds
+from torchrl_moawm.modules.action_density import Bounds as Bounds  # the benchmarks read it here
 from torchrl_moawm.objectives import BatchView
 
 
