@@ -9,14 +9,15 @@ taken up again. Each leaves one JSON in the schema of marl-eval under ``--out``,
 nothing else.
 """
 
-from studies.runs import ABLATIONS, VARIANTS, Stages, run_study, train
+from studies.runs import ABLATIONS, Stages, run_study, train
 
 CONTROLS = ("mappo_oracle", *ABLATIONS)
 TASKS = ("navigation", "balance", "dispersion", "give_way", "simple_spread_hidden")
 STAGES: Stages = {
     "main": (TASKS, ("mappo", "moawm"), 5),
     "controls": (("navigation", "give_way"), CONTROLS, 3),
-    "taught": (TASKS, VARIANTS, 2),
+    "taught": (TASKS, ("moawm_teacher_first",), 2),
+    "detached": (TASKS, ("moawm_detached",), 5),
 }
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 

@@ -51,6 +51,27 @@ def test_the_controls_do_what_they_say(control):
     assert reads_z == (("agents", "latent") in made.system.critic.in_keys) == frozen
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "trained"),
+    [("moawm", True), ("moawm_detached", False), ("moawm_zero_latent", False)],
+)
+def test_whether_the_policy_trains_the_student(algorithm, trained):
+    """By default it does, so that the ratio bounds how far z moves; but where z is not read."""
+    config = compose_config(f"algorithm={algorithm}", *TINY)
+    env = make_env(config, 4, 0)
+    made = make_algorithm(config, env)
+    with torch.no_grad():
+        batch = env.rollout(5, made.policy)
+    made.advantage(batch)
+    for parameter in made.networks["actor"].parameters():  # weights on z begin at 0
+        parameter.data += 0.1
+    made.loss_module["policy"](batch)["loss_objective"].backward()
+    reached = [
+        p.grad is not None and bool(p.grad.any()) for p in made.networks["student"].parameters()
+    ]
+    assert any(reached) == trained
+
+
 def test_the_oracle_reads_what_everybody_sees():
     config = compose_config("algorithm=mappo_oracle", *TINY)
     env = make_env(config, 4, 0)

@@ -75,7 +75,7 @@ LOOKS = {
     "poam": Look(ORANGE, ":"),
     "meliba": Look(PURPLE),
     "moawm_teacher_first": Look(ORANGE, "-"),
-    "moawm_trained_student": Look(GREEN, ":"),
+    "moawm_detached": Look(GREEN, ":"),
     "moawm_taught_plain_critic": Look(GREY, "-."),
     "moawm_taught_predicting": Look(SKY, "--"),
     "moawm_oracle": Look(BLACK, "-."),
