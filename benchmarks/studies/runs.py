@@ -18,7 +18,7 @@ Stages = dict[str, tuple[tuple[str, ...], tuple[str, ...], int | range]]
 """By the name of a stage: tasks, algorithms, seeds or their number."""
 ABLATIONS = ("moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
 VARIANTS = ("moawm_teacher_first", "moawm_detached")
-"""The framework with parts taken away, and variants of few seeds that no picture has."""
+"""The framework with parts taken away, and variants that no picture has."""
 
 
 class Run(NamedTuple):

@@ -61,10 +61,14 @@ def mean_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     return [*system.student_encoder, TensorDictModule(nn.Identity(), [loc], [z])]
 
 
+def acts_on(system: GroupSystem, name: str) -> bool:
+    """Whether the actor reads an entry of its group."""
+    return (*path_of(system.group), name) in map(unravel_key, system.actor.in_keys)
+
+
 def predictions(system: GroupSystem) -> list[TensorDictModuleBase]:
     """What the models of the others expect, where the actor reads it."""
-    key = (*path_of(system.group), "predicted_actions")
-    if key not in map(unravel_key, system.actor.in_keys):
+    if not acts_on(system, "predicted_actions"):
         return []
     from torchrl_moawm.modules import PredictedActions
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tensordict import NestedKey, unravel_key
+from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
@@ -14,7 +14,7 @@ from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
 from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
-from torchrl_moawm.system.acting import make_policy, predictions
+from torchrl_moawm.system.acting import acts_on, make_policy, predictions
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
 
@@ -177,8 +177,7 @@ class GroupSystem:
 
     def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
         """The actor's loss, which may train the student too."""
-        reads = (*path_of(self.group), "latent") in map(unravel_key, self.actor.in_keys)
-        trains = reads and self.settings.policy_trains_student
+        trains = self.settings.policy_trains_student and acts_on(self, "latent")
         return objectives.ClipPPOPolicyLoss(
             self.actor,
             latent_network=self.student_encoder if trains else None,

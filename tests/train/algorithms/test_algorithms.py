@@ -33,14 +33,20 @@ def test_the_advantage_is_learned_from_as_it_was_computed(algorithm):
     trainer.collector.shutdown()
 
 
-@pytest.mark.parametrize("control", ["zero_latent", "frozen_encoder"])
-def test_the_controls_do_what_they_say(control):
-    config = compose_config(f"algorithm=moawm_{control}", *TINY)
+def played(algorithm):
+    """An algorithm, and a batch of what its team does, with the advantage."""
+    config = compose_config(f"algorithm={algorithm}", *TINY)
     env = make_env(config, 4, 0)
     made = make_algorithm(config, env)
     with torch.no_grad():
         batch = env.rollout(5, made.policy)
     made.advantage(batch)
+    return made, batch
+
+
+@pytest.mark.parametrize("control", ["zero_latent", "frozen_encoder"])
+def test_the_controls_do_what_they_say(control):
+    made, batch = played(f"moawm_{control}")
     sum(v for k, v in made.loss_module(batch).items() if k.startswith("loss")).backward()
     reached = {
         name: any(p.grad is not None for p in n.parameters()) for name, n in made.networks.items()
@@ -57,12 +63,7 @@ def test_the_controls_do_what_they_say(control):
 )
 def test_whether_the_policy_trains_the_student(algorithm, trained):
     """By default it does, so that the ratio bounds how far z moves; but where z is not read."""
-    config = compose_config(f"algorithm={algorithm}", *TINY)
-    env = make_env(config, 4, 0)
-    made = make_algorithm(config, env)
-    with torch.no_grad():
-        batch = env.rollout(5, made.policy)
-    made.advantage(batch)
+    made, batch = played(algorithm)
     for parameter in made.networks["actor"].parameters():  # weights on z begin at 0
         parameter.data += 0.1
     made.loss_module["policy"](batch)["loss_objective"].backward()
