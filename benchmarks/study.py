@@ -18,6 +18,7 @@ STAGES: Stages = {
     "controls": (("navigation", "give_way"), CONTROLS, 3),
     "taught": (TASKS, ("moawm_teacher_first",), 2),
     "detached": (TASKS, ("moawm_detached",), 5),
+    "gradient": (TASKS, ("moawm_gradient",), 5),
 }
 """Tasks, algorithms, number of seeds; in this order, so that a study cut short is still one."""
 

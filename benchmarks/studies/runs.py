@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[1]
 Stages = dict[str, tuple[tuple[str, ...], tuple[str, ...], int | range]]
 """By the name of a stage: tasks, algorithms, seeds or their number."""
 ABLATIONS = ("moawm_zero_latent", "moawm_frozen_encoder", "moawm_no_teacher")
-VARIANTS = ("moawm_teacher_first", "moawm_detached")
+VARIANTS = ("moawm_teacher_first", "moawm_detached", "moawm_gradient")
 """The framework with parts taken away, and variants that no picture has."""
 
 

@@ -181,12 +181,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         encoded = self.latent_network(view.inputs(self.latent_network))
         latent = get_required(encoded, self._key("latent_loc"), "latent_network")
         stored = inputs.get(self._key("latent"))
-        check_same_shape(latent=stored, latent_loc=latent)
-        latent = latent.to(stored.dtype)
-        if by_teacher is not None:
-            check_mask(teacher_acts=by_teacher)
-            latent = torch.where(by_teacher.unsqueeze(-1), stored, latent)
-        inputs.set(self._key("latent"), latent)
+        inputs.set(self._key("latent"), acting_latent(stored, latent, by_teacher))
 
     def _reach(self) -> tuple[Tensor, Tensor]:
         """The distance that the ratio may have from 1, below and above."""
@@ -223,3 +218,13 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             return dist.entropy().unsqueeze(-1)
         log_prob = sample_and_log_prob(dist, reparameterize=dist.has_rsample)[1]
         return -log_prob.unsqueeze(-1)
+
+
+def acting_latent(stored: Tensor, encoded: Tensor, by_teacher: Tensor | None) -> Tensor:
+    """z_t ``[*B, N, Z]`` of the student as it is now; where the teacher acted, the stored one."""
+    check_same_shape(latent=stored, latent_loc=encoded)
+    encoded = encoded.to(stored.dtype)
+    if by_teacher is None:
+        return encoded
+    check_mask(teacher_acts=by_teacher)
+    return torch.where(by_teacher.unsqueeze(-1), stored, encoded)

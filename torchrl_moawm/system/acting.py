@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from tensordict import TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
+from torchrl.modules import set_recurrent_mode
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import StoredActionLogProb
-from torchrl_moawm.objectives import split_at
+from torchrl_moawm.objectives import BatchView, split_at
+from torchrl_moawm.objectives.policy import acting_latent
 from torchrl_moawm.transforms.groups import real_inputs
 
 if TYPE_CHECKING:
@@ -59,6 +61,17 @@ def mean_modules(system: GroupSystem) -> list[TensorDictModuleBase]:
     """The student's encoder, whose mean is z."""
     loc, z = ((*path_of(system.group), name) for name in ("latent_loc", "latent"))
     return [*system.student_encoder, TensorDictModule(nn.Identity(), [loc], [z])]
+
+
+def encode_latent(system: GroupSystem, batch: TensorDictBase) -> None:
+    """Writes z_t as the student would infer it now, where it acted."""
+    latent, loc, taught = (
+        (*path_of(system.group), name) for name in ("latent", "latent_loc", "teacher_acts")
+    )
+    encoder = system.student_encoder
+    with set_recurrent_mode(True):  # over the sequence, as a loss does
+        encoded = encoder(BatchView.of_group(batch, system.group).inputs(encoder))
+    batch[latent] = acting_latent(batch[latent], encoded[loc], batch.get(taught, None))
 
 
 def acts_on(system: GroupSystem, name: str) -> bool:

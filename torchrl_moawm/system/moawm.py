@@ -15,6 +15,7 @@ from torchrl.envs import EnvBase
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.modules import GroupStatistics, append_memory_transforms
 from torchrl_moawm.objectives import LossSum
+from torchrl_moawm.system.acting import encode_latent
 from torchrl_moawm.system.description import describe
 from torchrl_moawm.system.group import PARTS, GroupSystem
 from torchrl_moawm.system.kept import KeptSystem
@@ -219,4 +220,30 @@ class MOAWM(KeptSystem):
         for system in self.groups.values():
             estimate(system.loss_module["value"], batch)
             system.loss_module["moawm"]["world_model"].update_statistics(batch)
+        return batch
+
+    @torch.no_grad()
+    def encode_latent(self, batch: TensorDictBase) -> TensorDictBase:
+        """Writes z_t as the students would infer it now: what acting will read, learning reads.
+
+        To be called when the students have learned from a batch and actor and critic still do. To
+        actor and critic z_t is data, and as it was stored it is that of the students before. PPO's
+        ratio then counts how far z_t has moved, as it counts how far the actor has. Where a teacher
+        acted z_t stays the stored one.
+
+        Args:
+            batch: What was collected, ``[*B, T]``; with a memory, sequences.
+
+        Returns:
+            The batch.
+
+        Raises:
+            ValueError: A sample of the posterior acts (``act_on="sample"``), not its mean.
+        """
+        for system in self.groups.values():
+            if system.settings.act_on != "mean":
+                raise ValueError(
+                    "encode_latent needs act_on='mean': z has to be the one that acts."
+                )
+            encode_latent(system, batch)
         return batch

@@ -52,6 +52,8 @@ class Algorithm:
     """Recurrent modules whose states an environment has to carry."""
     moa: LossModule | None = None
     """A model of partners that no system here acts for."""
+    encode_latent: Callable[[TensorDictBase], TensorDictBase] | None = None
+    """Writes z anew when the epochs of the part ``latent`` are over: what is then learned from."""
 
 
 def one_or_sum(losses: Mapping[str, LossModule]) -> LossModule:

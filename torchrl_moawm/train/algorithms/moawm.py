@@ -23,6 +23,7 @@ OF_TRAINING = (
     "model_max_grad_norm",
     "latent_epochs",
     "latent_rows",
+    "encode_anew",
     "teacher_lr",
     "student_lr",
     "imagination",
@@ -68,6 +69,11 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
 def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
     """The system as the training loop sees it."""
     algorithm = config.algorithm
+    if algorithm.encode_anew and algorithm.act_on != "mean":
+        raise ValueError(
+            "algorithm.encode_anew needs algorithm.act_on=mean: z has to be the one that acts. "
+            "Say algorithm.encode_anew=false."
+        )
     parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
     core, models, beside, latent = (
         one_or_sum({group: part[name] for group, part in parts.items()})
@@ -81,6 +87,7 @@ def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
             "models": (beside, algorithm.model_epochs),
             "latent": (latent, algorithm.latent_epochs),
         },
+        encode_latent=system.encode_latent if algorithm.encode_anew else None,
         models=models,
         advantage=system.value_estimator,
         networks=system.networks,

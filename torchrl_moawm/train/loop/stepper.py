@@ -69,6 +69,11 @@ class PerNetworkStepper(OptimizationStepper):
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
+    @property
+    def epoch(self) -> int:
+        """Passes over the batch that are done."""
+        return self.count // self.steps_per_epoch % len(self.losses)
+
     def set_rates(self, done: float) -> None:
         """Sets the rates for when a share of the way is done; they fall linearly to 0."""
         left = max(1.0 - done, 0.0)
@@ -78,9 +83,9 @@ class PerNetworkStepper(OptimizationStepper):
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch of the batch: what is minimised in this pass over it."""
-        epoch = self.count // self.steps_per_epoch % len(self.losses)
+        loss = self.losses[self.epoch]
         self.count += 1
-        return self.minimise(self.losses[epoch], sub_batch, trainer)
+        return self.minimise(loss, sub_batch, trainer)
 
     def minimise(
         self, loss: LossModule, sub_batch: TensorDictBase, trainer: Trainer

@@ -78,6 +78,7 @@ def make_trainer(
         **checkpoints,
     )
     register_hooks(trainer, own, algorithm, buffer, quality)
+    register_encoding(trainer, own, algorithm, buffer)
     if imagination is not None:
         register_imagination(trainer, imagination, quality)
     return trainer
@@ -164,3 +165,20 @@ def register_hooks(
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
     trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())
+
+
+def register_encoding(
+    trainer: Trainer, config: DictConfig, algorithm: Algorithm, buffer: TensorDictReplayBuffer
+) -> None:
+    """Registers what happens when the student has learned: actor and critic read its new z."""
+    encode, stepper = algorithm.encode_latent, trainer.optimization_stepper
+    if encode is None:
+        return
+
+    def encode_anew(batch: TensorDictBase) -> TensorDictBase:
+        if stepper.epoch == algorithm.auxiliary["latent"][1]:
+            encoded = encode(batch.copy())
+            buffer.extend(rows(config, algorithm.loss_module, encoded))
+        return batch
+
+    trainer.register_op("pre_epoch", encode_anew)

@@ -76,6 +76,7 @@ LOOKS = {
     "meliba": Look(PURPLE),
     "moawm_teacher_first": Look(ORANGE, "-"),
     "moawm_detached": Look(GREEN, ":"),
+    "moawm_gradient": Look(BLUE, "-."),
     "moawm_taught_plain_critic": Look(GREY, "-."),
     "moawm_taught_predicting": Look(SKY, "--"),
     "moawm_oracle": Look(BLACK, "-."),

@@ -34,6 +34,7 @@ SWITCHES = (
     "algorithm.standardize",
     "algorithm.continuation",
     "algorithm.recurrent",
+    "algorithm.encode_anew",
     "algorithm.policy_trains_student",
     "algorithm.act_on_predictions",
     "algorithm.joint_world_model",

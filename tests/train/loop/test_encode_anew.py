@@ -1,0 +1,51 @@
+"""Behind the student's epochs actor and critic learn from z as acting will read it."""
+
+import pytest
+import torch
+from torchrl.modules import set_recurrent_mode
+
+from tests.benchmarks.runs import TINY, compose_config
+from torchrl_moawm.train.algorithms.make import make_algorithm
+from torchrl_moawm.train.loop.trainer import make_trainer
+from torchrl_moawm.train.tasks.environment import make_env
+
+EPOCHS, LATENT_EPOCHS = 4, 2
+
+
+def distances(*overrides):
+    """By epoch of a batch, how far z in its minibatches is from that of the student by then."""
+    settings = [f"epochs={EPOCHS}", f"algorithm.latent_epochs={LATENT_EPOCHS}", "total_frames=200"]
+    config = compose_config(*TINY, *settings, "algorithm.student_lr=0.01", *overrides)
+    env = make_env(config, 4, 0)
+    made = make_algorithm(config, env)
+    trainer = make_trainer(config, made, env, lambda _: None)
+    stepper, found = trainer.optimization_stepper, []
+    step, encoder = stepper.step, made.system.student_encoder
+
+    def watched(trainer, sub_batch):
+        with torch.no_grad(), set_recurrent_mode(True):
+            now = encoder(sub_batch.select(*encoder.in_keys))["agents", "latent_loc"]
+        found.append(float((now - sub_batch["agents", "latent"]).abs().max()))
+        return step(trainer, sub_batch)
+
+    stepper.step = watched
+    trainer.train()
+    assert len(found) == EPOCHS * config.minibatches
+    return [max(found[i : i + config.minibatches]) for i in range(0, len(found), 2)]
+
+
+@pytest.mark.parametrize(
+    "memory", [[], ["algorithm.recurrent=true", "algorithm.sequence_length=50"]]
+)
+def test_the_z_of_later_epochs_is_the_students(memory):
+    by_epoch = distances("algorithm=moawm", *memory)
+    assert by_epoch[1] > 0.01
+    assert max(by_epoch[LATENT_EPOCHS:]) < 1e-6
+
+
+def test_or_it_stays_what_it_was():
+    assert min(distances("algorithm=moawm_detached")[1:]) > 0.01
+
+
+def test_a_student_that_is_never_trained_has_nothing_new():
+    assert max(distances("algorithm=moawm_frozen_encoder", "algorithm.encode_anew=true")) < 1e-6
