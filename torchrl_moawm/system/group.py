@@ -10,11 +10,11 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
-from torchrl_moawm import objectives
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.modules import AgentGRU, GroupStatistics, ScheduledLatent
-from torchrl_moawm.objectives import ClipPPOValueLoss, LossSum, split_at
-from torchrl_moawm.system.acting import acts_on, make_policy, predictions
+from torchrl_moawm.objectives import LossSum, split_at
+from torchrl_moawm.system.acting import make_policy
+from torchrl_moawm.system.losses import make_losses
 from torchrl_moawm.system.rewards import make_rewards
 from torchrl_moawm.system.settings import LossSettings
 
@@ -132,74 +132,9 @@ class GroupSystem:
     @cached_property
     def loss_module(self) -> LossSum:
         """Every loss, weighted, sharing the networks."""
-        s, group = self.settings, {"group": self.group}
-        moa = {
-            target: objectives.MOALoss(network, target_group=self.targets[target], **group)
-            for target, network in self.moa_networks.items()
-        }
-        world_model = objectives.WorldModelLoss(
-            self.world_model,
-            statistics=self.statistics,
-            horizon=s.world_horizon,
-            **self._chosen("reward_delta"),
-            **group,
-        )
-        world_model.set_keys(terminated=s.terminated_key, reward=s.reward_key)
-        cvae = objectives.TeacherCVAELoss(
-            self.student,
-            self.teacher,
-            kl_coeff=s.student_kl_coeff,
-            free_nats=s.student_free_nats,
-            **group,
-        )
-        return LossSum(
-            {
-                "policy": self._policy_loss(),
-                "value": self._value_loss(),
-                "moawm": objectives.MOAWMLoss(
-                    LossSum(moa) if len(moa) > 1 else moa[name_of(self.group)],
-                    world_model,
-                    cvae,
-                    **self._chosen("moa_coeff", "obs_coeff", "reward_coeff"),
-                    **self._chosen("continue_coeff", "cvae_coeff"),
-                ),
-                "teacher": objectives.TeacherVAELoss(
-                    self.teacher, kl_coeff=s.teacher_kl_coeff, **group
-                ),
-            },
-            rows=dict.fromkeys(("moawm", "teacher"), s.auxiliary_rows),
-        )
+        return make_losses(self)
 
     @cached_property
     def rewards(self) -> list[IntrinsicReward]:
         """Intrinsic rewards beside the task's."""
         return make_rewards(self)
-
-    def _policy_loss(self) -> objectives.ClipPPOPolicyLoss:
-        """The actor's loss, which may train the student too."""
-        trains = self.settings.policy_trains_student and acts_on(self, "latent")
-        return objectives.ClipPPOPolicyLoss(
-            self.actor,
-            latent_network=self.student_encoder if trains else None,
-            group=self.group,
-            **self._chosen("clip_epsilon", "entropy_coeff"),
-        )
-
-    def _value_loss(self) -> ClipPPOValueLoss:
-        """The critic's loss, with the estimator of the advantage."""
-        s = self.settings
-        loss = ClipPPOValueLoss(
-            self.critic,
-            latent_network=TensorDictSequential(self.student_encoder, *predictions(self)),
-            teacher_network=None if self.scheduled is None else self.teacher_encoder,
-            group=self.group,
-            **self._chosen("clip_value", "critic_coeff", "value_norm"),
-        )
-        loss.set_keys(done=s.done_key, terminated=s.terminated_key, reward=s.reward_key)
-        loss.make_value_estimator(**self._chosen("gamma", "lmbda"))
-        loss.intrinsic = nn.ModuleList(self.rewards)  # so that the loss saves and moves their units
-        return loss
-
-    def _chosen(self, *names: str) -> dict[str, Any]:
-        """Some of the settings as keywords."""
-        return {name: getattr(self.settings, name) for name in names}
