@@ -34,7 +34,7 @@ def test_a_student_that_has_not_learned_infers_what_it_inferred(recurrent, teach
 
 
 def test_a_memory_runs_over_the_sequence():
-    """As after the next reset: not one step from each state that the student before has left."""
+    """The new student has a new state at each step; it does not go on from those of the old one."""
     system, batch = played(recurrent=True)
     shaken(system.student)
     z = [system.encode_latent(batch[:, :n].clone())[LATENT] for n in (1, 5)]

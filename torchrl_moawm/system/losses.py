@@ -51,7 +51,7 @@ def make_losses(system: GroupSystem) -> LossSum:
 
 
 def policy_loss(system: GroupSystem) -> ClipPPOPolicyLoss:
-    """The actor's, which may train the student too."""
+    """The actor's loss, which may train the student too."""
     trains = system.settings.policy_trains_student and acts_on(system, "latent")
     return ClipPPOPolicyLoss(
         system.actor,
@@ -62,7 +62,7 @@ def policy_loss(system: GroupSystem) -> ClipPPOPolicyLoss:
 
 
 def value_loss(system: GroupSystem) -> ClipPPOValueLoss:
-    """The critic's, with the estimator of the advantage."""
+    """The critic's loss, with the estimator of the advantage."""
     s = system.settings
     loss = ClipPPOValueLoss(
         system.critic,
@@ -78,7 +78,7 @@ def value_loss(system: GroupSystem) -> ClipPPOValueLoss:
 
 
 def moa_loss(system: GroupSystem) -> MOALoss | LossSum:
-    """That of the only model of others, or the sum over the groups that are predicted."""
+    """The loss of the only model of others, or the sum over the groups that are predicted."""
     losses = {
         target: MOALoss(network, target_group=system.targets[target], group=system.group)
         for target, network in system.moa_networks.items()
@@ -87,7 +87,7 @@ def moa_loss(system: GroupSystem) -> MOALoss | LossSum:
 
 
 def world_model_loss(system: GroupSystem) -> WorldModelLoss:
-    """The world model's."""
+    """The world model's loss, with the environment's names of its entries."""
     s = system.settings
     loss = WorldModelLoss(
         system.world_model,

@@ -30,8 +30,9 @@ def distances(*overrides):
 
     stepper.step = watched
     trainer.train()
-    assert len(found) == EPOCHS * config.minibatches
-    return [max(found[i : i + config.minibatches]) for i in range(0, len(found), 2)]
+    n = config.minibatches
+    assert len(found) == EPOCHS * n
+    return [max(found[i : i + n]) for i in range(0, len(found), n)]
 
 
 @pytest.mark.parametrize(
