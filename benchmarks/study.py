@@ -16,7 +16,7 @@ TASKS = ("navigation", "balance", "dispersion", "give_way", "simple_spread_hidde
 STAGES: Stages = {
     "main": (TASKS, ("mappo", "moawm"), 5),
     "controls": (("navigation", "give_way"), CONTROLS, 3),
-    "taught": (TASKS, ("moawm_teacher_first",), 2),
+    "taught": (TASKS, ("moawm_teacher_first",), 5),
     "detached": (TASKS, ("moawm_detached",), 5),
     "gradient": (TASKS, ("moawm_gradient",), 5),
 }

@@ -71,13 +71,15 @@ def active_units(loc: Tensor, mask: Tensor | None = None, threshold: float = 0.0
         tensor(1.)
     """
     flat = loc.reshape(-1, loc.shape[-1])
-    if mask is None:
-        valid = torch.ones_like(flat[..., :1], dtype=torch.bool)
-    else:
+    count: Tensor | int = max(len(flat), 1)
+    if mask is not None:
         check_shape("mask", mask, loc.shape[:-1], "loc without features")
         check_mask(mask=mask)
-        valid = mask.reshape(-1, 1)
-    count = valid.sum().clamp_min(1)
-    mean = torch.where(valid, flat, 0.0).sum(0) / count
-    variance = torch.where(valid, flat - mean, 0.0).square().sum(0) / count
+        count = mask.sum().clamp_min(1)
+
+    def kept(x: Tensor) -> Tensor:
+        return x if mask is None else torch.where(mask.reshape(-1, 1), x, 0.0)
+
+    mean = kept(flat).sum(0) / count
+    variance = kept(flat - mean).square().sum(0) / count
     return (variance > threshold).sum().to(loc.dtype)

@@ -92,18 +92,20 @@ def normalized_advantage(
     """
     check_floating(advantage=advantage)
     (advantage,) = full_precision(advantage)  # squares of 300 overflow in float16
-    if mask is None:
-        mask = torch.ones_like(advantage, dtype=torch.bool)
-    check_same_shape(advantage=advantage, mask=mask)
-    check_mask(mask=mask)
+    if mask is not None:
+        check_same_shape(advantage=advantage, mask=mask)
+        check_mask(mask=mask)
     dims = [*range(advantage.ndim - 2), advantage.ndim - 1]  # all but the agents
 
     def total(x: Tensor) -> Tensor:
         here = x.sum(dims, keepdim=True)
         return here if across is None else across(here)
 
-    count = total(mask)
-    mean = total(torch.where(mask, advantage, 0.0)) / count.clamp_min(1)
-    centred = torch.where(mask, advantage - mean, 0.0)
+    def kept(x: Tensor) -> Tensor:
+        return x if mask is None else torch.where(mask, x, 0.0)
+
+    count = total(torch.ones_like(advantage) if mask is None else mask)
+    mean = total(kept(advantage)) / count.clamp_min(1)
+    centred = kept(advantage - mean)
     variance = total(centred.square()) / (count - 1).clamp_min(1)
     return centred / variance.clamp_min(1e-12).sqrt()  # the root of 0 has no finite gradient

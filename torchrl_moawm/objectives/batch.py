@@ -14,8 +14,6 @@ An agent that waits for its turn, or pauses, is there and does not act.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -31,6 +29,7 @@ from torchrl_moawm.objectives.masks import (
     mask_and,
     mask_and_detach,
 )
+from torchrl_moawm.objectives.reader import reader_of
 
 
 class BatchView:
@@ -195,15 +194,16 @@ class BatchView:
         is carried (the network writes it under ``next``) is read as it was stored. One entry may be
         left out, for whoever writes it anew.
         """
+        reader = reader_of(network, self.keys.readers)
         carried = {unravel_key(key) for key in network.out_keys}
-        keys = [unravel_key(key) for key in (*network.in_keys, *optional_keys(network))]
+        keys = [unravel_key(key) for key in (*network.in_keys, *reader.optional)]
         keys = [key for key in keys if key != without]
-        inputs = self.tensordict.select(*keys, strict=False)  # each entry is replaced below
-        like = next((p for p in network.parameters() if p.is_floating_point()), None)
+        inputs = self.tensordict.select(*keys, strict=False)
+        like = reader.parameter()
         for key in keys:
             entry = self.tensordict.get(key, None)
             if entry is None:
-                if key not in optional_keys(network) and leaf_name(key).startswith("previous_"):
+                if key not in reader.optional and leaf_name(key).startswith("previous_"):
                     get_required(self.tensordict, key, self.keys.owner)
                 continue
             name = key if self.before is None else unravel_key(("next", key))
@@ -219,7 +219,9 @@ class BatchView:
             if mask is not None and unravel_key(("next", key)) in carried:
                 finite = entry.isfinite().flatten(mask.ndim).all(-1)
                 mask = mask | finite
-            inputs.set(key, mask_and_detach(name, entry, mask, fill))
+            kept = mask_and_detach(name, entry, mask, fill)
+            if kept is not entry:
+                inputs.set(key, kept)
         return inputs
 
     def _acting(self, key: Key, mask: Tensor) -> Tensor:
@@ -232,8 +234,3 @@ class BatchView:
         done = get_flag(self.tensordict, (*key[:-1], "done"))
         done = get_flag(self.tensordict, "done") if done is None else done
         return mask if done is None else mask | broadcast_mask(done, mask.shape, key)
-
-
-def optional_keys(network: TensorDictModuleBase) -> list[Any]:
-    """Entries that modules of a network read where they are there: a memory's mask."""
-    return [key for module in network.modules() for key in getattr(module, "optional_keys", ())]

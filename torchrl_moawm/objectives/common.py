@@ -13,9 +13,10 @@ from torch import Tensor
 from torchrl_moawm._keys import leaf_name, path_of
 from torchrl_moawm._ranks import n_ranks, rank_share
 from torchrl_moawm.functional import masked_mean
-from torchrl_moawm.objectives.batch import BatchView, optional_keys
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.keys import GROUP_MASKS, OWN_MASKS, Keys
 from torchrl_moawm.objectives.masks import broadcast_mask, sample_mask
+from torchrl_moawm.objectives.reader import optional_keys
 from torchrl_moawm.objectives.scheduled import ScheduledLoss
 
 Reduction = Literal["mean", "sum", "none"]

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from torchrl_moawm._keys import TRAJECTORY, leaf_name
 from torchrl_moawm.objectives.advantage import seams
-from torchrl_moawm.objectives.batch import BatchView, optional_keys
+from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.keys import Key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
@@ -18,6 +18,7 @@ from torchrl_moawm.objectives.masks import (
     get_required,
     zero_behind,
 )
+from torchrl_moawm.objectives.reader import optional_keys
 
 
 def imagined(

@@ -49,3 +49,5 @@ class Keys:
     """Fields whose entries may be absent."""
     masks: dict[Group, dict[str, str]] = field(default_factory=dict)
     """By group: the fields that stand for its masks."""
+    readers: dict[Any, Any] = field(default_factory=dict)
+    """By network: what a walk through its modules has found."""

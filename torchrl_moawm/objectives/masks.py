@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from torchrl_moawm._checks.tensors import check_mask
 from torchrl_moawm._checks.values import check_finite
@@ -82,7 +83,9 @@ def mask_and_detach(name: object, entry: Any, mask: Tensor | None, fill: bool = 
     """
     if isinstance(entry, TensorDictBase):
         return entry.apply(lambda x: mask_and_detach(name, x, mask, fill))
-    kept = entry.detach()
+    kept = (
+        entry.detach() if entry.requires_grad or unpack_dual(entry).tangent is not None else entry
+    )
     if mask is not None:
         if mask.device != entry.device:
             raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
