@@ -117,3 +117,10 @@ def test_active_units_refuse_a_mask_of_another_shape_or_dtype():
         active_units(torch.ones(4, 3, 2), torch.ones(4, dtype=torch.bool))
     with pytest.raises(TypeError, match=r"Expected mask of dtype torch.bool"):
         active_units(torch.ones(4, 3, 2), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_sums_of_halves_are_of_full_precision(half):
+    loc = torch.full((100_000, 1, 3), 3.14, dtype=half)  # their sum overflows in float16
+    assert active_units(loc) == 0
+    assert active_units(loc, torch.ones(100_000, 1, dtype=torch.bool)) == 0

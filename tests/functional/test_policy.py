@@ -141,3 +141,19 @@ def test_advantage_refuses_wrong_masks_and_dtypes(advantage):
         normalized_advantage(advantage, torch.ones_like(advantage))
     with pytest.raises(TypeError, match="Expected advantage of a floating dtype"):
         normalized_advantage(advantage.long())
+
+
+def test_ranks_with_and_without_a_mask_add_up_the_same(normal):
+    """An all-reduce takes tensors of one type; all valid is as no mask."""
+    advantage, sums = normal(8, 3, 1), []
+
+    def across(x):
+        sums[-1].append((x.shape, x.dtype))
+        return 2 * x
+
+    found = []
+    for mask in (None, torch.ones(8, 3, 1, dtype=torch.bool)):
+        sums.append([])
+        found.append(normalized_advantage(advantage, mask, across=across))
+    assert sums[0] == sums[1]
+    assert torch.equal(*found)

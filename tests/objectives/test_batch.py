@@ -245,6 +245,17 @@ def test_a_batch_stacked_lazily_is_the_batch(time, generator):
         assert_close(loss(lazy).to_dict(), loss(batch).to_dict())
 
 
+@pytest.mark.parametrize("samples", [N, N + 1])  # as many as agents: nothing fails by its shape
+def test_a_group_stacked_lazily_is_the_group(samples, generator):
+    batch = batch64((samples,), dead_fraction=0.2, generator=generator)
+    lazy = batch.clone()
+    lazy["agents"].batch_size = [samples, N]
+    lazy["agents"] = lazy_stack(list(lazy["agents"].unbind(1)), 1)
+    for make in (make_policy, make_value, make_moa, make_world):
+        loss = make().double()
+        assert_close(loss(lazy).to_dict(), loss(batch).to_dict())
+
+
 # ------------------------------------------------------------------------- nested groups
 
 

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from tests.objectives.factory import (
     LOSSES,
+    double,
     gradients,
     make_cvae,
     make_moa,
@@ -251,3 +252,28 @@ def test_a_part_of_the_models_has_their_four_weights(batch):
     whole = make_moawm(moa_coeff=0.5, reward_coeff=2.0)
     part = whole.part("moa", "world_model")(batch).to_dict()
     assert_close(part, {key: whole(batch)[key] for key in part})
+
+
+def test_the_weights_of_a_part_are_those_of_the_whole_when_both_are_moved(batch):
+    """``double()`` and ``to()`` put other tensors in the place of buffers."""
+    total = LossSum({"world": make_world()}, coeffs={"loss_obs": 0.5})
+    part = total.part("world")
+    for moved, other in ((total, part), (part, total)):
+        moved.double()
+        total.loss_obs_coeff = 0.5
+        one, two = (each(double(batch))["loss_obs"] for each in (moved, other))
+        assert_close(one, two)
+        assert one > 0
+        total.loss_obs_coeff = 0.0
+        assert part(double(batch))["loss_obs"] == total(double(batch))["loss_obs"] == 0
+
+
+def test_what_a_replaced_network_writes_more_is_returned(batch):
+    total = LossSum({"world": make_world(), "moa": make_moa()})
+    before = total(batch).keys()
+    batch["next", "agents", "terminated"] = batch["next", "agents", "reward"] > 0
+    total["world"].world_model = make_world(continuation=True).world_model
+    found = total(batch)
+    assert set(found.keys()) - set(before) == {"loss_continue"}
+    assert "loss_continue" in total.out_keys
+    assert_close(found["loss_continue"], total["world"](batch)["loss_continue"])

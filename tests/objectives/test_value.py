@@ -97,6 +97,21 @@ def test_without_a_clip_the_old_value_is_not_needed(generator):
     loss(batch)
 
 
+def test_a_clip_that_is_set_later_is_checked_and_saved(generator):
+    batch, loss = batch64((9,), generator=generator), make(clip_value=None)
+    for bad in (-3.0, torch.nan):
+        with pytest.raises(ValueError, match="clip_value"):
+            loss.clip_value = bad
+    assert loss.clip_value is None
+    loss.clip_value = EPS
+    network, found = loss.critic_network, loss(batch).to_dict()
+    assert_close(found, ClipPPOValueLoss(network, clip_value=EPS).double()(batch).to_dict())
+    assert float(loss.state_dict()["clip_value"]) == pytest.approx(EPS)
+    loss.clip_value = None
+    found = loss(batch).to_dict()
+    assert_close(found, ClipPPOValueLoss(network, clip_value=None).double()(batch).to_dict())
+
+
 def test_the_stored_old_value_survives(generator):
     batch, loss = batch64((9,), generator=generator), make()
     before = batch["agents", "state_value"].clone()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torchrl.collectors.utils import split_trajectories
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from tests.objectives.factory import shaken
@@ -98,3 +99,22 @@ def test_where_a_sample_acts_it_is_refused():
         batch = env.rollout(5, system.policy)
     with pytest.raises(ValueError, match="needs act_on='mean'"):
         system.encode_latent(batch)
+
+
+def test_padding_is_not_read():
+    """Of trajectories that were split, as every loss takes them: a NaN there is harmless."""
+    env = make_vmas_env("navigation", num_envs=4, max_steps=5, seed=0)
+    system = MOAWM.from_env(env, num_cells=(8,), act_on="mean")
+    with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
+        batch = env.rollout(8, system.policy, break_when_any_done=False)
+    steps = torch.arange(8) >= 5
+    batch["collector", "traj_ids"] = 2 * torch.arange(4)[:, None].expand(4, 8) + steps
+    batch = split_trajectories(batch)
+    padding = ~batch["collector", "mask"]
+    assert padding.any()
+    for entry in batch.values(True, True):
+        if entry.is_floating_point():
+            entry[padding] = torch.nan
+    stored = batch["agents", "latent"].clone()
+    latent = system.encode_latent(batch)["agents", "latent"]
+    torch.testing.assert_close(latent[~padding], stored[~padding], atol=1e-6, rtol=0)

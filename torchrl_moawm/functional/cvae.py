@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_mask, check_shape
+from torchrl_moawm.functional.reduction import full_precision
 
 
 def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -55,7 +56,7 @@ def active_units(loc: Tensor, mask: Tensor | None = None, threshold: float = 0.0
         threshold: In squared units of z.
 
     Returns:
-        A scalar count between 0 and ``Z``, of the dtype of ``loc``.
+        A scalar count between 0 and ``Z``, of the dtype of ``loc`` (float32 for a half precision).
 
     Raises:
         ValueError: The mask has not the shape of ``loc`` without features.
@@ -70,6 +71,7 @@ def active_units(loc: Tensor, mask: Tensor | None = None, threshold: float = 0.0
         >>> active_units(loc)
         tensor(1.)
     """
+    (loc,) = full_precision(loc)
     flat = loc.reshape(-1, loc.shape[-1])
     count: Tensor | int = max(len(flat), 1)
     if mask is not None:

@@ -104,7 +104,7 @@ def normalized_advantage(
     def kept(x: Tensor) -> Tensor:
         return x if mask is None else torch.where(mask, x, 0.0)
 
-    count = total(torch.ones_like(advantage) if mask is None else mask)
+    count = total(torch.ones_like(advantage, dtype=torch.bool) if mask is None else mask)
     mean = total(kept(advantage)) / count.clamp_min(1)
     centred = kept(advantage - mean)
     variance = total(centred.square()) / (count - 1).clamp_min(1)

@@ -29,7 +29,7 @@ from torchrl_moawm.objectives.masks import (
     mask_and,
     mask_and_detach,
 )
-from torchrl_moawm.objectives.reader import reader_of
+from torchrl_moawm.objectives.reader import optional_keys, parameter_of
 
 
 class BatchView:
@@ -194,16 +194,16 @@ class BatchView:
         is carried (the network writes it under ``next``) is read as it was stored. One entry may be
         left out, for whoever writes it anew.
         """
-        reader = reader_of(network, self.keys.readers)
+        optional = optional_keys(network)
         carried = {unravel_key(key) for key in network.out_keys}
-        keys = [unravel_key(key) for key in (*network.in_keys, *reader.optional)]
+        keys = [unravel_key(key) for key in (*network.in_keys, *optional)]
         keys = [key for key in keys if key != without]
         inputs = self.tensordict.select(*keys, strict=False)
-        like = reader.parameter()
+        like = parameter_of(network, self.keys.parameters)
         for key in keys:
             entry = self.tensordict.get(key, None)
             if entry is None:
-                if key not in reader.optional and leaf_name(key).startswith("previous_"):
+                if key not in optional and leaf_name(key).startswith("previous_"):
                     get_required(self.tensordict, key, self.keys.owner)
                 continue
             name = key if self.before is None else unravel_key(("next", key))

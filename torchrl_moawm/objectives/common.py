@@ -175,7 +175,8 @@ class MultiAgentLoss(ScheduledLoss):
 
     def _view(self, tensordict: TensorDictBase) -> BatchView:
         """The batch as this loss reads it."""
-        if isinstance(tensordict, LazyStackedTensorDict):  # TorchRL's select would turn it around
+        lazy = LazyStackedTensorDict  # TorchRL's select and get would turn it around
+        if isinstance(tensordict, lazy) or isinstance(tensordict.get(self._keys.group, None), lazy):
             tensordict = tensordict.contiguous()
         role = "" if self.loss_mask_key == "auto" else f"{self._keys.owner} (loss_mask_key)"
         samples = sample_mask(tensordict, self._loss_mask_keys(), role)

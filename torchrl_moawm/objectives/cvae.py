@@ -84,6 +84,7 @@ class TeacherCVAELoss(AutoencoderLoss):
     _reconstruction = "reconstruction"
     _logs = ("z_gap", "active_units")
     free_nats: Any
+    _switchable = ("free_nats",)
 
     def __init__(
         self,

@@ -49,5 +49,5 @@ class Keys:
     """Fields whose entries may be absent."""
     masks: dict[Group, dict[str, str]] = field(default_factory=dict)
     """By group: the fields that stand for its masks."""
-    readers: dict[Any, Any] = field(default_factory=dict)
-    """By network: what a walk through its modules has found."""
+    parameters: dict[Any, list[str]] = field(default_factory=dict)
+    """By network: where its first floating parameter is, which has its device and dtype."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
@@ -69,7 +70,8 @@ class LossSum(ScheduledLoss):
         check_names(losses)
         self.rows = check_rows(rows or {}, losses)
         self.losses: Any = nn.ModuleDict(losses)
-        self.__dict__["_family"] = dict(losses)  # whose outputs get names beside each other
+        # those whose outputs get names beside each other; the sum and its parts, of one weight each
+        self.__dict__.update(_family=dict(losses), _kin=WeakSet([self]))
         self._name_outputs()
         self._coeff_names: dict[str, str] = {}
         terms = [key for key in self._written_keys() if key.startswith("loss")]
@@ -100,13 +102,24 @@ class LossSum(ScheduledLoss):
         """
         rows = {name: self.rows[name] for name in names if name in self.rows}
         part = LossSum({name: self.losses[name] for name in names}, rows=rows)
-        part.__dict__["_family"] = self._family
+        part.__dict__.update(_family=self._family, _kin=self._kin)
+        self._kin.add(part)
         part._name_outputs()
         for term, coeff in self._coeff_names.items():
             if term in part._written_keys():
                 part.register_buffer(coeff, self._buffers[coeff])
                 part._coeff_names[term] = coeff
         return part
+
+    def _apply(self, fn: Any) -> LossSum:
+        """Moves or casts, as torch's; the weights go on being those of the sum and of its parts."""
+        super()._apply(fn)
+        for other in self._kin:
+            shared = {
+                x: self._buffers[x] for x in other._coeff_names.values() if x in self._buffers
+            }
+            other._buffers.update(shared)
+        return self
 
     def _name_outputs(self) -> None:
         """Names every output, beside those of the losses that a part was taken from."""
@@ -121,6 +134,7 @@ class LossSum(ScheduledLoss):
         return [leaf for part in parts for leaf in part]
 
     def _written_keys(self) -> list[str]:
+        self._name_outputs()
         return [
             new
             for name, names in self._names.items()
@@ -179,9 +193,11 @@ class LossSum(ScheduledLoss):
         out, shares = {}, dict.fromkeys((1.0, *self.rows.values()))
         batches = {share: first_rows(tensordict, share) for share in shares}
         with checked_once():
-            for name, outputs in self._names.items():
+            for name in self._names:
                 losses = self.losses[name](batches[self.rows.get(name, 1.0)])
-                for key, new in outputs.items():
+                if set(losses.keys()) - self._names[name].keys():
+                    self._name_outputs()  # a network was replaced by one that writes more
+                for key, new in self._names[name].items():
                     value = losses.get(key, None)
                     if value is None:  # of a loss whose out_keys were selected
                         continue

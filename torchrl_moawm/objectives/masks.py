@@ -83,15 +83,26 @@ def mask_and_detach(name: object, entry: Any, mask: Tensor | None, fill: bool = 
     """
     if isinstance(entry, TensorDictBase):
         return entry.apply(lambda x: mask_and_detach(name, x, mask, fill))
-    kept = (
-        entry.detach() if entry.requires_grad or unpack_dual(entry).tangent is not None else entry
-    )
+    kept = entry if is_plain(entry) else entry.detach()
     if mask is not None:
         if mask.device != entry.device:
             raise ValueError(f"Expected the mask of {name!r} on {entry.device}, got {mask.device}.")
         kept = torch.where(broadcast_mask(mask, entry.shape, name), kept, fill)
     check_finite(name, entry, kept)
     return kept
+
+
+def is_plain(entry: Tensor) -> bool:
+    """Whether an entry surely carries no gradient, and no tangent; under a transform nobody knows.
+
+    A batched tensor of ``torch.vmap`` does not tell of the gradient that it wraps.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._functorch.maybe_current_level() is None
+        and not entry.requires_grad
+        and unpack_dual(entry).tangent is None
+    )
 
 
 def zero_behind(mask: Tensor | None, entry: Tensor, name: object) -> Tensor:

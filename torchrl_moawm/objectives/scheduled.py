@@ -20,6 +20,8 @@ class ScheduledLoss(LossModule):
     """
 
     tensor_keys: Any
+    _switchable: tuple[str, ...] = ()
+    """Coefficients that may be ``None``: there is no such term then, until a number is assigned."""
     _selected_out_keys: list[str] | None = None
 
     def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
@@ -31,6 +33,11 @@ class ScheduledLoss(LossModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffer = self.__dict__.get("_buffers", {}).get(name)
+        if name in self._switchable and isinstance(value, (int, float, Tensor)) and buffer is None:
+            check_coefficient(name, value)
+            self.__dict__.pop(name, None)
+            self._register_coeff(name, value)
+            return
         if name == "reduction":
             check_option("reduction", value, ("mean", "sum", "none"))
         if buffer is not None and isinstance(value, (int, float, Tensor)):
@@ -44,6 +51,8 @@ class ScheduledLoss(LossModule):
             )
         else:
             self.__dict__["_lists"] = None  # of entries, which follow the networks and the options
+            if "_keys" in self.__dict__:
+                self._keys.parameters.clear()  # of networks that may be gone
             super().__setattr__(name, value)
 
     def _written_keys(self) -> list[str]:

@@ -107,6 +107,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
         teacher_acts: NestedKey = "teacher_acts"
 
     clip_value: Any
+    _switchable = ("clip_value",)
     default_value_estimator = ValueEstimators.MAGAE
 
     def __init__(

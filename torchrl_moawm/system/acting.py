@@ -11,7 +11,7 @@ from torchrl.modules import set_recurrent_mode
 
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.modules import StoredActionLogProb
-from torchrl_moawm.objectives import BatchView, split_at
+from torchrl_moawm.objectives import split_at
 from torchrl_moawm.objectives.policy import acting_latent
 from torchrl_moawm.transforms.groups import real_inputs
 
@@ -68,9 +68,9 @@ def encode_latent(system: GroupSystem, batch: TensorDictBase) -> None:
     latent, loc, taught = (
         (*path_of(system.group), name) for name in ("latent", "latent_loc", "teacher_acts")
     )
-    encoder = system.student_encoder
+    encoder, view = system.student_encoder, system.loss_module["policy"]._view(batch)
     with set_recurrent_mode(True):  # over the sequence, as a loss does
-        encoded = encoder(BatchView.of_group(batch, system.group).inputs(encoder))
+        encoded = encoder(view.inputs(encoder))
     batch[latent] = acting_latent(batch[latent], encoded[loc], batch.get(taught, None))
 
 

@@ -50,3 +50,18 @@ def test_or_it_stays_what_it_was():
 
 def test_a_student_that_is_never_trained_has_nothing_new():
     assert max(distances("algorithm=moawm_frozen_encoder", "algorithm.encode_anew=true")) < 1e-6
+
+
+def test_the_batch_of_one_environment_has_time_alone():
+    """A memory needs sequences ``[*B, T]``, and this one is ``[T]``."""
+    settings = [f"epochs={EPOCHS}", "minibatches=2", "total_frames=40", "progress_bar=false"]
+    task = ["task=pettingzoo/simple_spread", "task.num_envs=1", "task.max_steps=20"]
+    memory = ["algorithm.recurrent=true", "algorithm.sequence_length=10"]
+    config = compose_config(*settings, *task, *memory, "algorithm=moawm")
+    env = make_env(config, 1, 0)
+    made, read = make_algorithm(config, env), []
+    encode = made.encode_latent
+    made.encode_latent = lambda batch: read.append(batch.shape) or encode(batch)
+    make_trainer(config, made, env, lambda _: None).train()
+    assert env.batch_size == ()
+    assert read == [(1, 20), (1, 20)]

@@ -177,7 +177,8 @@ def register_encoding(
 
     def encode_anew(batch: TensorDictBase) -> TensorDictBase:
         if stepper.epoch == algorithm.auxiliary["latent"][1]:
-            encoded = encode(batch.copy())
+            episodes = batch.reshape(-1, config.task.max_steps).copy()  # one environment gives [T]
+            encoded = encode(episodes)
             buffer.extend(rows(config, algorithm.loss_module, encoded))
         return batch
 
