@@ -1,6 +1,8 @@
 """LossSum, and coefficients that are scheduled."""
 
+import copy
 import math
+import pickle
 
 import pytest
 from tensordict import TensorDict
@@ -277,3 +279,15 @@ def test_what_a_replaced_network_writes_more_is_returned(batch):
     assert set(found.keys()) - set(before) == {"loss_continue"}
     assert "loss_continue" in total.out_keys
     assert_close(found["loss_continue"], total["world"](batch)["loss_continue"])
+
+
+def test_a_sum_with_a_part_is_copied_and_saved(batch):
+    """Their copies have a weight in common again, and not with these."""
+    total = LossSum({"world": make_world(), "moa": make_moa()}, coeffs={"loss_obs": 0.5})
+    part = total.part("world")
+    pairs = [copy.deepcopy((total, part)), pickle.loads(pickle.dumps((total, part)))]
+    for whole, of_it in pairs:
+        whole.double()
+        whole.loss_obs_coeff = 0.0
+        assert of_it(double(batch))["loss_obs"] == 0
+    assert total(batch)["loss_obs"] == part(batch)["loss_obs"] > 0

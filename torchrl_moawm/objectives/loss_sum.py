@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import dispatch
@@ -71,7 +70,7 @@ class LossSum(ScheduledLoss):
         self.rows = check_rows(rows or {}, losses)
         self.losses: Any = nn.ModuleDict(losses)
         # those whose outputs get names beside each other; the sum and its parts, of one weight each
-        self.__dict__.update(_family=dict(losses), _kin=WeakSet([self]))
+        self.__dict__.update(_family=dict(losses), _kin=[self])
         self._name_outputs()
         self._coeff_names: dict[str, str] = {}
         terms = [key for key in self._written_keys() if key.startswith("loss")]
@@ -103,7 +102,7 @@ class LossSum(ScheduledLoss):
         rows = {name: self.rows[name] for name in names if name in self.rows}
         part = LossSum({name: self.losses[name] for name in names}, rows=rows)
         part.__dict__.update(_family=self._family, _kin=self._kin)
-        self._kin.add(part)
+        self._kin.append(part)
         part._name_outputs()
         for term, coeff in self._coeff_names.items():
             if term in part._written_keys():
