@@ -102,7 +102,7 @@ def test_where_a_sample_acts_it_is_refused():
 
 
 def test_padding_is_not_read():
-    """Of trajectories that were split, as every loss takes them: a NaN there is harmless."""
+    """A NaN in the padding of trajectories that were split is harmless, as it is to every loss."""
     env = make_vmas_env("navigation", num_envs=4, max_steps=5, seed=0)
     system = MOAWM.from_env(env, num_cells=(8,), act_on="mean")
     with torch.no_grad(), set_exploration_type(ExplorationType.RANDOM):
