@@ -118,7 +118,7 @@ def record_gif(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, pa
     try:
         import pyglet
 
-        pyglet.options["headless"] = True
+        pyglet.options |= {"headless": True, "debug_gl": False}  # no check behind every call
         with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
             played = env.rollout(steps, policy, callback=draw, break_when_any_done=False)
     except Exception as error:  # whatever a missing or broken GL library raises
