@@ -92,6 +92,13 @@ def test_explained_variance_where_all_returns_are_the_same_is_finite():
     assert explained_variance(torch.tensor([0.0, 1.0, 2.0]), same).isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_explained_variance_of_large_returns_in_half_precision(dtype, normal):
+    value, target = 300.0 * normal(1000).to(dtype), 300.0 * normal(1000).to(dtype)
+    expected = explained_variance(value.float(), target.float())
+    torch.testing.assert_close(explained_variance(value, target), expected)
+
+
 def test_explained_variance_of_other_shapes_is_refused():
     with pytest.raises(ValueError, match=r"got value \[3\], value_target \[3, 1\]"):
         explained_variance(torch.ones(3), torch.ones(3, 1))

@@ -5,7 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from tests.objectives.factory import OBS, N, agent_group, batch64
-from torchrl_moawm.modules import GroupStatistics, RunningNorm, make_moa_network, make_world_model
+from torchrl_moawm import WorldModelLoss
+from torchrl_moawm.modules import (
+    AgentGroup,
+    GroupStatistics,
+    RunningNorm,
+    make_moa_network,
+    make_world_model,
+)
+from torchrl_moawm.testing import make_batch
 
 
 def filled(group, normal):
@@ -97,3 +105,29 @@ def test_a_model_of_others_reads_in_standard_deviations(recurrent, normal, gener
         net(b)["agents", "moa_logits"] for net, b in zip(networks, (batch, standard), strict=True)
     ]
     assert_close(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_counts_in_full(dtype, normal):
+    """A count of float16 ends at 65,504; one of bfloat16 stands still before."""
+    group = AgentGroup(n_agents=3, obs_dim=5, action_dim=2)
+    made = []
+    for kind in (torch.float32, dtype):
+        statistics = GroupStatistics(group)
+        world = make_world_model(group, statistics=statistics)
+        loss = WorldModelLoss(world, statistics=statistics).to(kind)
+        made.append((statistics, loss))
+    for _ in range(40):
+        batch = make_batch((64, 20), action_type="continuous").apply(
+            lambda x: x.to(dtype) if x.is_floating_point() else x
+        )
+        for kind, (_, loss) in zip((torch.float32, dtype), made, strict=True):
+            loss.update_statistics(
+                batch.apply(lambda x, k=kind: x.to(k) if x.dtype == dtype else x)
+            )
+    (full, _), (half, loss) = made
+    assert half.observation.count == full.observation.count > 65_504
+    torch.testing.assert_close(half.change.scale(), full.change.scale(), rtol=1e-3, atol=0)
+    found = loss(batch)
+    assert all(found[name].isfinite() for name in ("loss_obs", "loss_reward"))
+    assert loss.world_model(batch)["agents", "predicted_observation"].dtype == dtype

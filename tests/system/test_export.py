@@ -59,6 +59,23 @@ def test_a_memory_stays_where_an_agent_does_not_act(generator):
     assert (after[acts] != before[acts]).any(-1).all()
 
 
+def test_a_memory_begins_where_its_agent_does(generator):
+    """Where ``is_init`` is each agent's own, and there is none for all."""
+    env, system, _ = make("predictions, with a memory")
+    example = env.reset()
+    begins = example.pop("is_init").unsqueeze(-1)
+    for name in system.groups:
+        example[name, "is_init"] = begins.expand(*example[name].shape, 1).clone()
+    exported = system.export_policy(example)
+    entries = {n: random_like(x, generator) for n, x in exported.example_inputs[0][0].items()}
+    assert {"agent_is_init", "adversary_is_init"} <= entries.keys()
+    assert "is_init" not in entries
+    after = exported.module()(entries)["adversary_student_state"]
+    entries["adversary_student_state"] += 1.0
+    moved = (exported.module()(entries)["adversary_student_state"] != after).any(-1)
+    assert torch.equal(moved, ~entries["adversary_is_init"].squeeze(-1))
+
+
 def test_nothing_privileged_is_in_it(generator):
     """The names of what it reads say so, and so does the number of its weights."""
     env, system, _ = make("privileged")

@@ -7,6 +7,7 @@ import sys
 from collections import UserList
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -131,6 +132,32 @@ def test_lists_of_any_kind_are_settings(tmp_path):
     MOAWM.from_env(vmas(), **sizes).save(tmp_path / "system")
     _, settings = MOAWM.load(tmp_path / "system").made_from
     assert (settings["num_cells"], settings["model_cells"]) == ((8,), (8,))
+
+
+def test_numbers_of_numpy_are_settings_and_what_could_not_be_read_is_refused(tmp_path):
+    given = {"gamma": np.float64(0.9), "lmbda": np.float32(0.5), "num_cells": np.array([8])}
+    MOAWM.from_env(vmas(), **{**SMALL, **given}).save(tmp_path / "system")
+    _, settings = MOAWM.load(tmp_path / "system").made_from
+    assert [settings[name] for name in given] == [0.9, 0.5, (8,)]
+    system = MOAWM.from_env(vmas(), **SMALL)
+    system.made_from[1]["gamma"] = object()
+    with pytest.raises(TypeError, match="a number, a word or a list"):
+        system.save(tmp_path / "other")
+
+
+def test_double_precision_comes_back_double(tmp_path):
+    layout = Layout.from_env(vmas())
+    torch.set_default_dtype(torch.float64)
+    try:
+        system = MOAWM.from_layout(layout, **SMALL)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    system.save(tmp_path / "system")
+    found = MOAWM.load(tmp_path / "system").state_dict()
+    assert torch.get_default_dtype() == torch.float32
+    for name, weight in system.state_dict().items():
+        assert found[name].dtype == weight.dtype
+        assert torch.equal(found[name], weight), name
 
 
 def test_nothing_of_the_file_is_unpickled(tmp_path, monkeypatch):
@@ -287,6 +314,21 @@ def test_models_of_before_are_not_put_into_those_between_bounds(tmp_path):
     system.save(tmp_path / "team.moawm")
     other = MOAWM.from_env(vmas(), **SMALL, recurrent=True)
     with pytest.raises(SavedSystemError, match=r"moa_bounded=False, .* has moa_bounded=True"):
+        MOAWM.load(tmp_path / "team.moawm", into=other)
+
+
+def test_values_of_one_kind_are_not_put_into_critics_of_another(tmp_path):
+    """Of the same shapes, and another order of what they read."""
+    MOAWM.from_env(vmas(), **SMALL, shared_value=True).save(tmp_path / "team.moawm")
+    with pytest.raises(SavedSystemError, match=r"shared_value=True, .* has shared_value=False"):
+        MOAWM.load(tmp_path / "team.moawm", into=MOAWM.from_env(vmas(), **SMALL))
+
+
+@pytest.mark.parametrize("there", [vmas, scaled])
+def test_an_actor_is_not_put_between_other_bounds(there, tmp_path):
+    MOAWM.from_env(there(), **SMALL).save(tmp_path / "team.moawm")
+    other = MOAWM.from_env((scaled if there is vmas else vmas)(), **SMALL)
+    with pytest.raises(SavedSystemError, match="actions of 'agents' with low="):
         MOAWM.load(tmp_path / "team.moawm", into=other)
 
 

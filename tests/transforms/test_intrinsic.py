@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from tests.functional.test_influence import of_choices, of_gaussians
 from torchrl_moawm import MOALoss, WorldModelLoss
+from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.modules import (
     AgentGroup,
     GroupStatistics,
@@ -369,3 +370,81 @@ def test_curiosity_counts_only_the_features_that_are_known():
     batch["next", "agents", "observation"][~known] = torch.nan
     found = Curiosity(model, normalize=False)(batch)["next", "agents", "curiosity"][..., 0]
     assert_close(found, (error.square() * known).sum(-1))
+
+
+@pytest.mark.parametrize("spread", [1.0, 1000.0])
+def test_curiosity_has_one_unit_from_the_first_batch_on(spread, normal):
+    """Noise stays worth its coefficient, whatever the scale, and once a feature at rest moves."""
+    group = group_of("continuous")
+    statistics = GroupStatistics(group)
+    world = make_world_model(group, num_cells=(8,), statistics=statistics)
+    loss = WorldModelLoss(world, statistics=statistics)
+    curiosity = Curiosity(world, statistics=statistics, coeff=0.1)
+    for k in range(12):
+        batch = make_batch((64, 20), **SIZES, action_type="continuous")
+        agents, after = batch["agents"], batch["next", "agents"]
+        for entry in (agents, after):
+            entry["observation"] = spread * normal(64, 20, N, OBS).float()
+            entry["observation"][..., 0] = 7.0
+        if k == 1:
+            after["observation"][0, 0, 0, 0] += spread
+        added = -after["reward"].clone()
+        added += curiosity(batch)["next", "agents", "reward"]
+        assert 0.07 < added.std() < 0.13, k
+        loss.update_statistics(batch)
+
+
+@pytest.mark.parametrize("level", [1e-9, 1.0, 1e4])
+def test_a_reward_that_does_not_vary_is_not_scaled_up(level):
+    """Nothing tells what it is worth, so at most ten of its coefficients."""
+
+    class Off(torch.nn.Module):
+        def forward(self, observation):
+            return observation + math.sqrt(level / OBS), observation[..., :1]
+
+    read = [("agents", "observation")]
+    written = [("agents", "predicted_observation"), ("agents", "predicted_reward")]
+    curiosity = Curiosity(TensorDictModule(Off(), read, written), coeff=0.1)
+    for update in (False, True):
+        batch = make_batch((4, 6), **SIZES)
+        batch["next", "agents", "observation"] = batch["agents", "observation"].clone()
+        before = batch["next", "agents", "reward"].clone()
+        added = curiosity(batch, update=update)["next", "agents", "reward"] - before
+        assert (added.abs() <= max(1.001, 0.1 * level)).all()
+        assert not update or (added.abs() <= 1.001).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("categorical", torch.int32),
+        ("one-hot", torch.int32),
+        ("one-hot", torch.float32),
+        ("one-hot", torch.bool),
+    ],
+)
+def test_choices_of_any_dtype_have_the_same_influence(kind, dtype):
+    actor, moa = networks(kind)
+    batch = batch_of(kind)
+    other = batch.clone()
+    for key in (("agents", "action"), ("next", "agents", "previous_action")):
+        other[key] = other[key].to(dtype)
+    found = [SocialInfluence(actor, {"agents": moa})(each) for each in (batch, other)]
+    assert_close(*(each["next", "agents", "influence"] for each in found))
+
+
+def test_in_an_environment_they_are_refused():
+    """They would do nothing there, and nobody would notice."""
+    env = make_vmas_env("navigation", 2, max_steps=3, seed=0)
+    env.append_transform(Curiosity(make_world_model(AgentGroup.from_env(env))))
+    with pytest.raises(RuntimeError, match="Curiosity belongs to collected batches"):
+        env.rollout(2)
+
+
+@pytest.mark.parametrize("missing", ["observation", "reward"])
+def test_what_is_missing_is_named(missing):
+    curiosity = Curiosity(make_world_model(group_of("categorical")))
+    batch = make_batch((4, 6), **SIZES, n_actions=A)
+    del batch["next", "agents", missing]
+    with pytest.raises(KeyError, match=rf"Curiosity needs the entry .*'agents', '{missing}'"):
+        curiosity(batch)

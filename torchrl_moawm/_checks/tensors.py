@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -147,10 +148,22 @@ def check_coefficient(name: str, value: float | Tensor) -> None:
         TypeError: The value is not a number.
         ValueError: The value is negative, NaN or infinite, or a tensor of several elements.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+    if isinstance(value, bool) or not isinstance(value, Real | Tensor):
         raise TypeError(f"Expected {name} to be a number, got {type(value).__name__}.")
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"Expected {name} to be one number, got shape {list(value.shape)}.")
     number = float(value)
     if not math.isfinite(number) or number < 0.0:
         raise ValueError(f"Expected {name} to be finite and at least 0, got {number}.")
+
+
+def check_share(name: str, value: float | Tensor) -> None:
+    """Refuses a discount or share that is not one number from 0 to 1.
+
+    Raises:
+        TypeError: The value is not a number.
+        ValueError: The value is negative, NaN or above 1, or a tensor of several elements.
+    """
+    check_coefficient(name, value)
+    if float(value) > 1.0:
+        raise ValueError(f"Expected {name} to be from 0 to 1, got {float(value)}.")

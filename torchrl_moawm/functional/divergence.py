@@ -22,7 +22,7 @@ def diagonal_gaussian_kl(loc_p: Tensor, scale_p: Tensor, loc_q: Tensor, scale_q:
         scale_q: Standard deviation of q, ``[..., D]``, above 0.
 
     All four carry gradient. A scale below 1e-6, be it 0, counts as 1e-6 and has no gradient, so
-    that divergence and gradient stay finite; an infinite one gives infinity.
+    that divergence and gradient stay finite; an infinite one gives infinity or NaN.
 
     Returns:
         ``[...]`` in nats, at least 0, and 0 only where p equals q.

@@ -96,6 +96,7 @@ def explained_variance(value: Tensor, value_target: Tensor, mask: Tensor | None 
         (tensor(1.), tensor(0.))
     """
     check_same_shape(value=value, value_target=value_target)
+    value, value_target = full_precision(value, value_target)
 
     def variance(x: Tensor) -> Tensor:
         return masked_mean((x - masked_mean(x, mask)).square(), mask)

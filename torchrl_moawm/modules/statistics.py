@@ -1,9 +1,13 @@
 """Running statistics of a group: the units in which its models read and predict."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torchrl.modules import PopArtValueNorm, RunningValueNorm
 
+from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.group import AgentGroup
 
 LIMIT = 100.0
@@ -13,7 +17,26 @@ Far out, for features such as a lidar's rest almost always and mean most where t
 """
 
 
-class RunningNorm(RunningValueNorm):
+class FullPrecision(nn.Module):
+    """Of a normaliser: what it counts stays in float32 where a module is cast to half precision.
+
+    A count of float16 ends at 65,504, one of bfloat16 stands still long before.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        counted = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer is not None and buffer.dtype in (torch.float16, torch.bfloat16):
+                self._buffers[name] = counted[name].to(buffer.device)
+        return self
+
+    def update(self, value_target: Tensor) -> None:
+        """Takes in rows ``[R, *shape]``."""
+        super().update(full_precision(value_target)[0])
+
+
+class RunningNorm(FullPrecision, RunningValueNorm):
     """Standardises by the running mean and standard deviation of everything seen so far.
 
     ``x' = (x - mean) / std``, population moments by Chan's update. TorchRL's ``RunningValueNorm``
@@ -44,7 +67,7 @@ class RunningNorm(RunningValueNorm):
         return self.normalize(x).clamp(-LIMIT, LIMIT).to(x.dtype)
 
 
-class RecentNorm(PopArtValueNorm):
+class RecentNorm(FullPrecision, PopArtValueNorm):
     """The standard deviation of the last few batches: an exponential moving average.
 
     TorchRL's ``PopArtValueNorm``, whose scale is 1 before the first update.

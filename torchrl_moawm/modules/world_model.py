@@ -98,8 +98,9 @@ class WorldModelNet(nn.Module):
         outputs = torch.cat([net(inputs) for net in self.nets], -1) + self.linear(inputs)
         change, reward, *rest = outputs.split(self.widths, -1)  # each [*B, N, (K,) F]
         if self.statistics is not None:
-            change = self.statistics.change.denormalize(change)
-            reward = self.statistics.reward.denormalize(reward)
+            dtype = observation.dtype  # half precision's, where the statistics are not
+            change = self.statistics.change.denormalize(change).to(dtype)
+            reward = self.statistics.reward.denormalize(reward).to(dtype)
         now = group.flat(observation)
         if self.ensemble == 1:
             return now + change, reward, *rest

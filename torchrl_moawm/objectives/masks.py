@@ -1,4 +1,4 @@
-"""Entries that are there or named as missing; masks brought to shape; masked values zeroed."""
+"""Masks brought to shape; masked values zeroed."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,9 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_mask
 from torchrl_moawm._checks.values import check_finite
-from torchrl_moawm._keys import leaf_name
-
-
-def get_required(tensordict: TensorDictBase, key: NestedKey, role: str) -> Tensor:
-    """An entry that must be there.
-
-    Raises:
-        KeyError: The message names the entry, who asks for it, and the entries that are there.
-    """
-    entry = tensordict.get(key, None)
-    if entry is None:
-        there = ", ".join(sorted(str(k) for k in tensordict.keys(True, True)))
-        previous = leaf_name(key).startswith("previous_")
-        how = "Append PreviousStep()" if previous else "Name another with set_keys()"
-        raise KeyError(
-            f"{role} needs the entry {key!r}, which is missing. {how}, or write it first. Entries "
-            f"there: {there or 'none'}."
-        )
-    return entry
 
 
 def get_mask(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:

@@ -9,6 +9,7 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.values import check_scale
 from torchrl_moawm.functional import (
     active_units,
@@ -22,7 +23,6 @@ from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
-    get_required,
     mask_and_detach,
     zero_behind,
 )

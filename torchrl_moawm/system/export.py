@@ -25,7 +25,8 @@ class DeployedPolicy(nn.Module):
 
     Args:
         groups: Whose policies.
-        there: Entries that can be given. A memory reads the mask of its group if it is one.
+        there: Entries that can be given. A memory reads the mask of its group if it is one, and
+            its group's own ``is_init`` where there is none for all.
     """
 
     def __init__(self, groups: Iterable[GroupSystem], there: Iterable[NestedKey]) -> None:
@@ -33,7 +34,11 @@ class DeployedPolicy(nn.Module):
         groups, there = list(groups), set(map(unravel_key, there))
         self.policy = TensorDictSequential(*(m for one in groups for m in modules_of(one)))
         read = dict.fromkeys(map(unravel_key, self.policy.in_keys))
-        masks = [(*path_of(one.group), "mask") for one in groups if one.memories]
+        paths = [path_of(one.group) for one in groups if one.memories]
+        if "is_init" not in there:  # each agent begins by itself
+            own = [(*path, "is_init") for path in paths if (*path, "is_init") in there]
+            read = dict.fromkeys([key for key in read if key != "is_init" or not own] + own)
+        masks = [(*path, "mask") for path in paths]
         self.in_keys = {name_of(key): key for key in (*read, *masks) if key in there or key in read}
         self.out_keys = {
             name_of(key[1:] if key[0] == "next" else key): key

@@ -16,24 +16,45 @@ from torchrl_moawm.modules.actor import move_bounds
 from torchrl_moawm.system.export import export_policy
 from torchrl_moawm.system.group import GroupSystem
 from torchrl_moawm.system.layout import Layout
-from torchrl_moawm.system.saving import SavedSystemError, plain_setting, read_saved, write_saved
+from torchrl_moawm.system.saving import (
+    SavedSystemError,
+    default_dtype_of,
+    plain_setting,
+    read_saved,
+    write_saved,
+)
 
 
 def check_same_models(
-    path: str | Path, content: Mapping[str, Any], settings: Mapping[str, Any]
+    path: str | Path, content: Mapping[str, Any], layout: Layout, settings: Mapping[str, Any]
 ) -> None:
-    """Refuses weights of models of others that mean something else by the same names.
+    """Refuses weights that fit and mean something else by the same names.
 
     Raises:
-        SavedSystemError: Those of one side predict between bounds, those of the other do not.
+        SavedSystemError: Models of others predict between bounds on one side alone, agents have one
+            value in common on one side alone, or their actions have other bounds.
     """
-    groups = Layout.from_plain(content["layout"]).groups
-    found, wanted = (each.get("moa_bounded", True) for each in (content["settings"], settings))
-    if found != wanted and any(one.group.n_actions is None for one in groups):
-        raise SavedSystemError(
-            f"{path} has models of others with moa_bounded={found}, and this system has "
-            f"moa_bounded={wanted}: their weights mean something else there."
-        )
+    saved = Layout.from_plain(content["layout"])
+    continuous = any(one.group.n_actions is None for one in saved.groups)
+    for name, default, matters in (
+        ("moa_bounded", True, continuous),
+        ("shared_value", False, True),
+    ):
+        found, wanted = (each.get(name, default) for each in (content["settings"], settings))
+        if found != wanted and matters:
+            raise SavedSystemError(
+                f"{path} is of a system with {name}={found}, and this one has {name}={wanted}: "
+                "the weights mean something else there."
+            )
+    for one, other in zip(saved.groups, layout.groups, strict=False):
+        for name in ("low", "high"):
+            found, wanted = (torch.as_tensor(each.actions[name]).cpu() for each in (one, other))
+            alike = found.shape == wanted.shape or 0 in (found.ndim, wanted.ndim)
+            if alike and (found != wanted).any():
+                raise SavedSystemError(
+                    f"{path} is of actions of {one.group.group!r} with {name}={found.tolist()}, "
+                    f"here it is {wanted.tolist()}: the weights mean something else there."
+                )
 
 
 class KeptSystem(ABC):
@@ -87,6 +108,7 @@ class KeptSystem(ABC):
 
         Raises:
             ValueError: It was not made by :meth:`from_env`; its ``state_dict`` can be saved.
+            TypeError: A setting is neither a number nor a word, nor a list of such.
         """
         if self.made_from is None:
             raise ValueError(
@@ -128,11 +150,13 @@ class KeptSystem(ABC):
             raise TypeError(f"{sorted(modules)} would do nothing: the system given has its own.")
         content = read_saved(Path(path), device)
         if into is not None and into.made_from is not None:
-            check_same_models(path, content, into.made_from[1])
+            check_same_models(path, content, *into.made_from)
         system = into
         if system is None:
             settings = {**content["settings"], **modules}
-            system = cls.from_layout(Layout.from_plain(content["layout"]), **settings).to(device)
+            with default_dtype_of(content["weights"]):
+                system = cls.from_layout(Layout.from_plain(content["layout"]), **settings)
+            system.to(device)
         try:
             system.load_state_dict(content["weights"])
         except RuntimeError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,29 @@ def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:
 
 
 def plain_setting(value: Any) -> Any:
-    """A setting as numbers and words: lists of whatever kind are tuples, modules are left out."""
+    """A setting as numbers and words: lists of whatever kind are tuples, modules are left out.
+
+    Raises:
+        TypeError: It is none that :func:`read_saved` could read.
+    """
+    if isinstance(value, torch.nn.Module):
+        return None
+    if hasattr(value, "tolist") and not isinstance(value, torch.Tensor):  # of numpy
+        value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(plain_setting, value))
-    return None if isinstance(value, torch.nn.Module) else value
+    if value is None or isinstance(value, bool | int | float | str | torch.Tensor):
+        return value
+    raise TypeError(f"A setting of a saved system is a number, a word or a list, not {value!r}.")
+
+
+@contextmanager
+def default_dtype_of(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """While it lasts, what is made has the precision of saved weights, single or double."""
+    kept = torch.get_default_dtype()
+    double = any(each.dtype == torch.float64 for each in weights.values())
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)

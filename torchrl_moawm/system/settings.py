@@ -9,7 +9,15 @@ from typing import Any, Literal
 from tensordict import NestedKey
 from torchrl.modules import ValueNorm
 
-from torchrl_moawm._checks.tensors import check_option, check_size
+from torchrl_moawm._checks.tensors import (
+    check_coefficient,
+    check_option,
+    check_share,
+    check_size,
+)
+
+COEFFICIENTS = ("influence_coeff", "curiosity_coeff", "reward_delta")
+"""Settings that no loss checks when it is made."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,11 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         check_option("act_on", self.act_on, ("sample", "mean"))
+        for name in COEFFICIENTS:
+            if (value := getattr(self, name)) is not None:
+                check_coefficient(name, value)
+        for name in ("gamma", "lmbda"):
+            check_share(name, getattr(self, name))
         if self.act_on != "mean" and (self.teacher_frames or self.policy_trains_student):
             raise ValueError(
                 "teacher_frames and policy_trains_student need act_on='mean': z is encoded again, "

@@ -80,7 +80,7 @@ class SocialInfluence(IntrinsicReward):
     def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Nats ``[*B, N]``, summed over the others."""
         after, own = batch.get("next"), (*self.path, "previous_action")
-        alternatives, weights = self._alternatives(batch, after.get(own))
+        alternatives, weights = self._alternatives(batch, self._after(batch, own))
         total = torch.zeros_like(weights[0])
         for group, network in self.networks.items():
             read = [unravel_key(key) for key in network.in_keys]
@@ -92,14 +92,14 @@ class SocialInfluence(IntrinsicReward):
             if acts is not None:
                 pairs = pairs * self._spread(acts, group, acts.ndim - 1)  # [*B, N, M]
             total = total + pairs.sum(-1)
-        valid = self._acted(batch, total) & ~after.get("done")
+        valid = self._acted(batch, total) & ~self._after(batch, "done")
         own_end = after.get((*self.path, "done"), None)
         return total, valid if own_end is None else valid & ~own_end.squeeze(-1)
 
     def _alternatives(self, batch: TensorDictBase, done: Tensor) -> tuple[Tensor, Tensor]:
         """What the agents might have done ``[K, *B, N, ...]``, and weights ``[K, *B, N]``."""
         dist: Distribution = self.actor.get_dist(batch.select(*self.actor.in_keys))
-        if hasattr(dist, "probs") and done.dtype in (torch.int64, torch.bool):
+        if hasattr(dist, "probs"):
             weights, one_hot = dist.probs.movedim(-1, 0), done.ndim == dist.probs.ndim
             every = torch.eye(len(weights)) if one_hot else torch.arange(len(weights))
             every = every.to(done).view(-1, *[1] * (done.ndim - one_hot), *every.shape[1:])

@@ -1,5 +1,6 @@
 """Intrinsic rewards, added to a collected batch."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchrl.envs import Transform
 from torchrl.modules import RunningValueNorm
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._keys import SAMPLES, path_of
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, squared_error_norm
@@ -16,6 +18,10 @@ from torchrl_moawm.transforms.groups import real_inputs, who
 
 FLOOR = 1e-12
 """Floor of the variance of a reward: one that varies less is not scaled up to something."""
+LEVEL = 0.1
+"""Share of its mean that the deviation of a reward is at least: one that hardly varies, neither."""
+OUTLIER = 10.0
+"""Standard deviations of its change at which the error of a feature is cut off."""
 
 
 class IntrinsicReward(Transform):
@@ -24,7 +30,8 @@ class IntrinsicReward(Transform):
     Called with a collected batch, once, before its advantage. It writes the reward as it is,
     ``("next", group, name)`` ``[*B, N, 1]``, and adds ``coeff`` times it to the reward that is
     learned from, in standard deviations of all that it has seen (as in Burda et al., 2019: divided,
-    not centred). Where there is one reward for the whole group it adds the mean over the agents.
+    not centred; one of less than a tenth of the mean counts as that). Where there is one reward for
+    the whole group it adds the mean over the agents.
     Returns that are reported stay those of the task: ``RewardSum`` has run before. Padding, where
     ``("collector", "mask")`` is False, is worth nothing and is not taken into the deviation; under
     :func:`~torchrl_moawm.set_data_parallel` that is of the batches of all ranks.
@@ -63,9 +70,7 @@ class IntrinsicReward(Transform):
     def forward(self, tensordict: TensorDictBase, update: bool = True) -> TensorDictBase:
         """Adds the reward to a batch, which the deviation takes in unless ``update`` is False."""
         found, valid = self.intrinsic(tensordict)
-        samples = tensordict.get(SAMPLES, None)
-        if samples is not None:
-            valid = valid & samples.unsqueeze(-1)
+        valid = valid & samples(tensordict, valid)
         found = torch.where(valid, found, 0.0).unsqueeze(-1)  # [*B, N, 1]
         tensordict.set(("next", *self.path, self.name), found)
         if self.norm is not None:
@@ -73,11 +78,27 @@ class IntrinsicReward(Transform):
                 rows = gather_rows(found[valid]) if self.data_parallel else found[valid]
                 if len(rows):
                     self.norm.update(rows)
-            found = found / self.norm.scale()
-        reward = tensordict.get(("next", self.reward_key))
+            found = found / self._scale()
+        reward = self._after(tensordict, self.reward_key, "Name another with reward_key")
         if reward.ndim < found.ndim:
             found = found.mean(-2)
         return tensordict.set(("next", self.reward_key), reward + self.coeff * found.to(reward))
+
+    def _call(self, next_tensordict: TensorDictBase) -> TensorDictBase:
+        raise RuntimeError(
+            f"{type(self).__name__} belongs to collected batches, not to an environment: call it "
+            "with a batch before the advantage, or give the coefficient to MOAWM.from_env."
+        )
+
+    def _scale(self) -> Tensor:
+        """What the reward is divided by, ``[1]``: 1 where nothing has been seen that varies."""
+        scale = torch.maximum(self.norm.scale(), LEVEL * self.norm.mean.abs())
+        seen = (self.norm.count > 0) & (scale.square() > 2 * FLOOR)
+        return torch.where(seen, scale, 1.0)
+
+    def _after(self, batch: TensorDictBase, key: NestedKey, how: str = "Rename yours") -> Tensor:
+        """An entry of t+1 that has to be there."""
+        return get_required(batch, unravel_key(("next", key)), type(self).__name__, how)
 
     def _acted(self, batch: TensorDictBase, like: Tensor) -> Tensor:
         """Who acted at t, ``[*B, N]``."""
@@ -93,6 +114,10 @@ class Curiosity(IntrinsicReward):
     says are known. Of an ensemble it is the
     :func:`~torchrl_moawm.functional.ensemble_disagreement` of the members instead, which noise does
     not attract (Pathak et al., 2019).
+
+    With statistics the error of a feature is cut off at 10 standard deviations of its change, so
+    that one that rests but for once does not outweigh all others; before their first update these
+    deviations are the batch's own.
 
     Args:
         world_model: As :class:`~torchrl_moawm.objectives.WorldModelLoss` trains it.
@@ -120,14 +145,37 @@ class Curiosity(IntrinsicReward):
     def intrinsic(self, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Error or disagreement, ``[*B, N]``."""
         outputs = self.world_model(real_inputs(batch, self.world_model.in_keys))
-        weight = None if self.statistics is None else self.statistics.change_weight()
+        key = (*self.path, "predicted_observation")
+        predicted = get_required(outputs, key, "Curiosity", "Have the world model write it")
+        seen = self._after(batch, (*self.path, "observation")).reshape(predicted.shape)
+        known = batch.get(("next", *self.path, "observation_mask"), None)
+        known = None if known is None else known.reshape(predicted.shape)
+        acted = self._acted(batch, predicted[..., 0])
+        weight = None if self.statistics is None else self._weight(batch, seen, known, acted)
         members = outputs.get((*self.path, "ensemble_observation"), None)
         if members is not None:
-            found = ensemble_disagreement(members, weight)
-        else:
-            predicted = outputs.get((*self.path, "predicted_observation"))
-            seen = batch.get(("next", *self.path, "observation")).reshape(predicted.shape)
-            known = batch.get(("next", *self.path, "observation_mask"), None)
-            known = None if known is None else known.reshape(predicted.shape)
-            found = squared_error_norm(predicted, seen, known, weight)
-        return found, self._acted(batch, found)
+            return ensemble_disagreement(members, weight), acted
+        if weight is not None:
+            most = OUTLIER * weight.rsqrt()
+            seen = predicted + (seen - predicted).clamp(-most, most)
+        return squared_error_norm(predicted, seen, known, weight), acted
+
+    def _weight(
+        self, batch: TensorDictBase, seen: Tensor, known: Tensor | None, acted: Tensor
+    ) -> Tensor:
+        """One over the variance of the change of each feature ``[D]``; at first of this batch's."""
+        norm = self.statistics.change
+        if not norm.count:
+            change = seen - batch.get((*self.path, "observation")).reshape(seen.shape)
+            change = change if known is None else torch.where(known, change, 0.0)
+            rows = change[acted & samples(batch, acted)]
+            rows, norm = gather_rows(rows) if self.data_parallel else rows, deepcopy(norm)
+            if len(rows):
+                norm.update(rows)
+        return norm.scale().square().reciprocal()
+
+
+def samples(batch: TensorDictBase, like: Tensor) -> Tensor:
+    """What is no padding, ``[*B, N]``."""
+    real = batch.get(SAMPLES, None)
+    return torch.ones_like(like, dtype=torch.bool) if real is None else real[..., None]
