@@ -5,7 +5,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torchrl.modules import PopArtValueNorm, RunningValueNorm
+from torchrl.modules import PopArtValueNorm, RunningValueNorm, ValueNorm
 
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.modules.group import AgentGroup
@@ -17,17 +17,17 @@ Far out, for features such as a lidar's rest almost always and mean most where t
 """
 
 
-class FullPrecision(nn.Module):
+class FullPrecision(ValueNorm):
     """Of a normaliser: what it counts stays in float32 where a module is cast to half precision.
 
     A count of float16 ends at 65,504, one of bfloat16 stands still long before.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        counted = dict(self._buffers)
+        counted = dict(self.named_buffers())
         super()._apply(fn, recurse)
-        for name, buffer in self._buffers.items():
-            if buffer is not None and buffer.dtype in (torch.float16, torch.bfloat16):
+        for name, buffer in self.named_buffers():
+            if buffer.dtype in (torch.float16, torch.bfloat16):
                 self._buffers[name] = counted[name].to(buffer.device)
         return self
 

@@ -10,11 +10,12 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBas
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_same_shape
 from torchrl_moawm.functional import diagonal_gaussian_kl
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
-from torchrl_moawm.objectives.masks import get_required, zero_behind
+from torchrl_moawm.objectives.masks import zero_behind
 
 
 class GuidedPolicyLoss(MultiAgentLoss):

@@ -8,16 +8,12 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn.functional import pad
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._keys import TRAJECTORY, leaf_name
 from torchrl_moawm.objectives.advantage import seams
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.keys import Key
-from torchrl_moawm.objectives.masks import (
-    broadcast_mask,
-    get_flag,
-    get_required,
-    zero_behind,
-)
+from torchrl_moawm.objectives.masks import broadcast_mask, get_flag, zero_behind
 from torchrl_moawm.objectives.reader import optional_keys
 
 

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_mask,
@@ -25,7 +26,7 @@ from torchrl_moawm.functional.policy import MAX_LOG_RATIO
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
-from torchrl_moawm.objectives.masks import broadcast_mask, get_required, zero_behind
+from torchrl_moawm.objectives.masks import broadcast_mask, zero_behind
 from torchrl_moawm.objectives.taken import check_taken
 
 

@@ -15,6 +15,7 @@ from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_floating,
@@ -28,7 +29,7 @@ from torchrl_moawm.objectives.advantage import LatentGAE
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
-from torchrl_moawm.objectives.masks import broadcast_mask, get_required
+from torchrl_moawm.objectives.masks import broadcast_mask
 
 
 class ClipPPOValueLoss(MultiAgentLoss):

@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
+from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, unbroken_steps
@@ -16,7 +17,7 @@ from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.imagination import end_keys, imagined, over_steps, trajectory_ends
 from torchrl_moawm.objectives.keys import Key, key
-from torchrl_moawm.objectives.masks import broadcast_mask, get_required, mask_and_detach
+from torchrl_moawm.objectives.masks import broadcast_mask, mask_and_detach
 from torchrl_moawm.objectives.world_errors import (
     Units,
     WorldPrediction,

@@ -78,7 +78,7 @@ class IntrinsicReward(Transform):
                 rows = gather_rows(found[valid]) if self.data_parallel else found[valid]
                 if len(rows):
                     self.norm.update(rows)
-            found = found / self._scale()
+            found = found / scale_of(self.norm)
         reward = self._after(tensordict, self.reward_key, "Name another with reward_key")
         if reward.ndim < found.ndim:
             found = found.mean(-2)
@@ -89,12 +89,6 @@ class IntrinsicReward(Transform):
             f"{type(self).__name__} belongs to collected batches, not to an environment: call it "
             "with a batch before the advantage, or give the coefficient to MOAWM.from_env."
         )
-
-    def _scale(self) -> Tensor:
-        """What the reward is divided by, ``[1]``: 1 where nothing has been seen that varies."""
-        scale = torch.maximum(self.norm.scale(), LEVEL * self.norm.mean.abs())
-        seen = (self.norm.count > 0) & (scale.square() > 2 * FLOOR)
-        return torch.where(seen, scale, 1.0)
 
     def _after(self, batch: TensorDictBase, key: NestedKey, how: str = "Rename yours") -> Tensor:
         """An entry of t+1 that has to be there."""
@@ -179,3 +173,9 @@ def samples(batch: TensorDictBase, like: Tensor) -> Tensor:
     """What is no padding, ``[*B, N]``."""
     real = batch.get(SAMPLES, None)
     return torch.ones_like(like, dtype=torch.bool) if real is None else real[..., None]
+
+
+def scale_of(norm: Any) -> Tensor:
+    """What a reward is divided by, ``[1]``: 1 where nothing has been seen that is worth a unit."""
+    scale = torch.maximum(norm.scale(), LEVEL * norm.mean.abs())
+    return torch.where((norm.count > 0) & (scale.square() > 2 * FLOOR), scale, 1.0)
