@@ -29,5 +29,5 @@ class HeldOutHook(EvaluationHook):
         """One with the partners of each pool: ``return_train`` and ``return_held_out``."""
         seed = self.config.seed + EVALUATION_SEEDS
         for pool in ("train", "held_out"):
-            envs = self.config.task.evaluation_envs
+            envs = self.config.evaluation_envs
             yield f"return_{pool}", make_env(self.config, envs, seed, pool=pool)

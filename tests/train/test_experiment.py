@@ -8,7 +8,15 @@ import pytest
 import torch
 from mpe2 import simple_spread_v3
 from torchrl.data import Composite
-from torchrl.envs import Compose, RewardSum, StepCounter, Transform, TransformedEnv, VmasEnv
+from torchrl.envs import (
+    Compose,
+    ObservationTransform,
+    RewardSum,
+    StepCounter,
+    Transform,
+    TransformedEnv,
+    VmasEnv,
+)
 
 from tests.benchmarks.runs import differences, load
 from torchrl_moawm.envs import with_transforms
@@ -16,6 +24,7 @@ from torchrl_moawm.envs.transforms import transforms_of
 from torchrl_moawm.train import Experiment, algorithm_of, make_system
 from torchrl_moawm.train.checkpoints.files import CheckpointError
 from torchrl_moawm.train.experiment import written
+from torchrl_moawm.train.loop.evaluation import make_held_out_env
 from torchrl_moawm.train.settings import own_code, places
 from torchrl_moawm.transforms import PreviousStep
 
@@ -147,6 +156,57 @@ def test_a_resumed_run_keeps_the_interval(tmp_path):
     assert [int(row.split(",")[0]) for row in rows] == [40, 120, 200]
     again = Experiment("vmas/navigation", "mappo", more, folder=tmp_path / "parts").run()
     assert again["evaluation_return"] == pytest.approx(summary["evaluation_return"])
+
+
+def test_a_run_is_resumed_by_its_folder(tmp_path):
+    """In Python as by the command: task and algorithm are named, their settings are the run's."""
+    settings = {**TINY, "task.gamma": 0.5, "total_frames": 80, "anneal_lr": False}
+    Experiment("vmas/balance", "mappo", settings, folder=tmp_path / "run").run()
+    more = {"resume": str(tmp_path / "run"), "total_frames": 120}
+    experiment = Experiment("vmas/balance", "mappo", more)
+    assert experiment.run()["frames"] == 120
+    assert experiment.folder == tmp_path / "run"
+    assert load(tmp_path / "run" / "checkpoint.pt")["config"]["task"]["gamma"] == 0.5
+    with pytest.raises(CheckpointError, match=r"algorithm\.kind is 'moawm' here and 'mappo'"):
+        Experiment("vmas/balance", "moawm", more).run()
+    with pytest.raises(CheckpointError, match=r"task\.gamma is 0\.9 here and 0\.5"):
+        Experiment("vmas/balance", "mappo", {**more, "task.gamma": 0.9}).run()
+
+
+def test_environments_of_the_evaluation_are_as_many_as_were_said():
+    """Whatever the task has by itself, which is what counts where nothing is said."""
+    for task, own in (("pettingzoo/simple_spread", 20), ("vmas/balance", 200)):
+        assert Experiment(task, "mappo").config.evaluation_envs == own
+        for name in ("evaluation_envs", "task.evaluation_envs"):
+            config = Experiment(task, "mappo", {name: 3}).config
+            assert make_held_out_env(config, 0).batch_size.numel() == 3
+
+
+class Still(ObservationTransform):
+    """Observations that never change, of which no skill can be told."""
+
+    def _apply_transform(self, observation):
+        return torch.zeros_like(observation)
+
+    def _reset(self, tensordict, tensordict_reset):
+        return self._call(tensordict_reset)
+
+
+def steady(num_envs, *, seed, device):
+    env = make_env(num_envs, seed=seed, device=device)
+    return TransformedEnv(env, Still([("agents", "observation")], [("agents", "observation")]))
+
+
+def test_what_is_no_number_is_left_out_of_the_files(tmp_path):
+    """NaN is no JSON: other readers than Python's refuse the whole file."""
+
+    def strict(name):
+        raise AssertionError(f"{name} in a file of JSON")
+
+    Experiment(steady, "moawm", TINY, folder=tmp_path).run()
+    for name in ("run.json", "summary.json"):
+        found = json.loads((tmp_path / name).read_text(), parse_constant=strict)
+    assert found["world_model_skill"] is None
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ class Experiment:
             if done is not None:
                 return json.loads((self.folder / "summary.json").read_text())
             going = start.resumed_from(self.config, self.folder, self.overrides)
+            self.folder = going[1]  # that of the run that goes on
             self.folder.mkdir(parents=True, exist_ok=True)
             return run(*going)
 

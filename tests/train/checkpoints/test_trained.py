@@ -8,7 +8,10 @@ import torch
 
 import probe
 from tests.benchmarks.runs import load, run_here
+from tests.train.test_experiment import TINY, make_env
+from torchrl_moawm.train import Experiment
 from torchrl_moawm.train.checkpoints.trained import load_run
+from torchrl_moawm.train.settings import own_code
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,15 @@ def test_a_run_is_loaded_with_its_weights_and_new_environments(folder):
     assert state.keys() == saved["loss_module"].keys()
     assert all(torch.equal(state[key], each) for key, each in saved["loss_module"].items())
     assert env.batch_size == (5,)
+
+
+def test_a_team_of_code_of_ones_own_is_loaded_where_it_is_trusted(tmp_path, monkeypatch):
+    monkeypatch.setenv(own_code.VARIABLE, "")
+    Experiment(make_env, "mappo", TINY, folder=tmp_path).run()
+    with pytest.raises(ValueError, match="trust_code=True, of Experiment or load_run"):
+        load_run(tmp_path, 3)
+    _, algorithm, env = load_run(tmp_path, 3, trust_code=True)
+    assert env.rollout(2, algorithm.policy)["agents", "action"].shape[:2] == (3, 2)
 
 
 def test_the_probe_of_a_run(folder, monkeypatch, capsys):

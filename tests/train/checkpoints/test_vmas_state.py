@@ -1,11 +1,15 @@
 """A VMAS world that was written down and read goes on as the one it was taken from."""
 
 import io
+from collections import OrderedDict, defaultdict, deque
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import vmas
+from torchrl.checkpoint import CheckpointError
+from vmas.simulator.core import Agent, World
 
 from torchrl_moawm.envs import make_vmas_env
 from torchrl_moawm.train.checkpoints.vmas_state import VmasRandomState, VmasWorld, decode, encode
@@ -103,6 +107,66 @@ def test_values_come_back_as_they_were():
     assert encode([int, float], {}) == {"code": "list"}
 
 
+class Own(vmas.simulator.scenario.BaseScenario):
+    """A scenario that keeps whatever Python, numpy and torch have."""
+
+    def make_world(self, batch_dim, device, **_):
+        world = World(batch_dim, device)
+        world.add_agent(Agent("me"))
+        self.seen = np.zeros((2, 3), dtype=np.float32)
+        self.number, self.steps, self.one = np.float32(0.1), range(3), torch.float16
+        self.last, self.by_kind = deque(maxlen=3), defaultdict(list)
+        self.net, self.draws = torch.nn.Linear(2, 1), torch.Generator().manual_seed(batch_dim)
+        self.terms = {"near": [1.5, self.near], "far": (torch.sin, 0.5)}
+        self.tables = (OrderedDict(a=self.near), [])
+        return world
+
+    def near(self):
+        """Depends on all that is kept."""
+        drawn = torch.rand((), generator=self.draws)
+        return self.net(self.world.agents[0].state.pos)[:, 0] + float(self.number) + drawn
+
+    def reset_world_at(self, env_index=None):
+        self.world.agents[0].set_pos(torch.zeros(2), batch_index=env_index)
+
+    def observation(self, agent):
+        return agent.state.pos
+
+    def reward(self, agent):
+        factor, term = self.terms["near"]
+        self.seen += 1.0
+        self.last.append(self.seen.sum())
+        self.by_kind["a"].append(len(self.last))
+        earned = factor * term() + float(self.last[-1]) + sum(self.by_kind["a"])
+        self.terms["near"][0] = factor + 0.25
+        return earned.detach()
+
+
+def test_a_scenario_of_ones_own_keeps_what_it_likes():
+    """In the middle of an episode, into one that was made with other weights and numbers."""
+    env, other = (make_vmas_env(Own(), 2, max_steps=9, seed=seed) for seed in (2, 5))
+    _, carrier = roll(env, env.reset(), 4, seed=1)
+    world, state = on_disk(VmasWorld(env), VmasRandomState())
+    kept = carrier.clone()
+    expected, _ = roll(env, carrier, 3, seed=2)
+    other.reset()
+    VmasWorld(other).load_state_dict(world)
+    VmasRandomState().load_state_dict(state)
+    assert same(expected, roll(other, kept, 3, seed=2)[0])
+    mine = other.base_env._env.scenario
+    assert type(mine.by_kind) is defaultdict
+    assert mine.last.maxlen == 3
+    assert mine.number.dtype == np.float32
+    assert mine.steps == range(3)
+    assert mine.terms["near"][1].__self__ is mine
+    assert isinstance(mine.net.weight, torch.nn.Parameter)
+    assert mine.terms["far"][0] is torch.sin
+
+
 def test_what_is_not_known_is_named():
-    with pytest.raises(TypeError, match=r"a <class 'torch._C.Generator'>, which is not known"):
-        encode([1, torch.Generator()], {})
+    with pytest.raises(TypeError, match=r"a <class 'object'>, which is not known"):
+        encode([1, object()], {})
+    env = make_vmas_env(Own(), 1, max_steps=9, seed=0)
+    env.base_env._env.scenario.terms["more"] = [object()]
+    with pytest.raises(CheckpointError, match=r"scenario\.terms holds a .*checkpoint\.every=0"):
+        VmasWorld(env).state_dict()

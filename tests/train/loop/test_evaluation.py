@@ -9,6 +9,7 @@ from torchrl.envs.utils import ExplorationType
 from tests.transforms.teams import Teams
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.loop.hooks import EvaluationHook
 from torchrl_moawm.train.metrics.returns import first_return
 
 
@@ -20,3 +21,10 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     policy = SimpleNamespace(**act, memories=[])
     batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
+
+
+@pytest.mark.parametrize(("batches", "taken"), [(0, True), (3, True), (4, False), (5, True)])
+def test_a_resumed_run_knows_whether_its_last_batch_had_a_figure(batches, taken):
+    """Where none is left, that of the trained team is due if the last one had none."""
+    hook = EvaluationHook(OmegaConf.create({"evaluation_interval": 2}), SimpleNamespace(), batches)
+    assert hook.taken == taken

@@ -83,7 +83,7 @@ def test_what_people_say_is_admitted():
             "+task.scenario_kwargs.x=1",
             "+task.scenario_kwargs={x: 1, y: {z: 2}}",
             "~task.scenario_kwargs.n_agents",
-            "+task.evaluation_envs=3",  # which a task may have
+            "task.evaluation_envs=3",
             "++lr=1e-3",
             "++checkpoint={every: 2}",
             "++algorithm.latent_dim=2",

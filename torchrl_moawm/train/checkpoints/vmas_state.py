@@ -7,19 +7,15 @@ classes, spaces) is taken from the environment that the state is loaded into, wh
 the same configuration.
 """
 
+from collections import deque
 from collections.abc import Mapping
-from enum import Enum
-from types import FunctionType, MethodType
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchrl.checkpoint import GlobalRNGState
+from torchrl.checkpoint import CheckpointError, GlobalRNGState
 from torchrl.envs import EnvBase
 
-Node = dict[str, Any]
-CONTAINERS = {each.__name__: each for each in (list, tuple, set, frozenset, torch.Size)}
-CODE = (type, FunctionType, MethodType, Enum, torch.device)
+from torchrl_moawm.train.checkpoints.world_values import CONTAINERS, Node, decode, encode, is_code
 
 
 class VmasRandomState:
@@ -51,12 +47,25 @@ class VmasWorld:
         self.env = env.base_env._env if hasattr(env, "base_env") else env._env
 
     def state_dict(self) -> dict[str, Node]:
-        """Every attribute of every object; the tensors are those of the world, not copies."""
+        """Every attribute of every object; the tensors are those of the world, not copies.
+
+        Raises:
+            CheckpointError: One holds what cannot be written down; the message names it.
+        """
         objects = reachable(self.env)
         names = {id(one): name for name, one in objects.items()}
         state = {}
         for name, one in objects.items():
-            attributes = {key: encode(value, names) for key, value in vars(one).items()}
+            attributes = {}
+            for key, value in vars(one).items():
+                try:
+                    attributes[key] = encode(value, names)
+                except TypeError as error:
+                    raise CheckpointError(
+                        f"The scenario cannot be written down: {name}.{key} holds {error}. Keep "
+                        "tensors, numbers, lists and objects there, or train without checkpoints "
+                        "(checkpoint.every=0)."
+                    ) from error
             state[name] = {"type": type(one).__qualname__, "attributes": attributes}
         return state
 
@@ -77,7 +86,7 @@ class VmasWorld:
             fresh = dict(mine)
             mine.clear()
             for key, node in attributes.items():
-                mine[key] = fresh[key] if "code" in node else decode(node, objects)
+                mine[key] = decode(node, objects, fresh.get(key))
 
 
 def reachable(env: Any) -> dict[str, Any]:
@@ -104,49 +113,8 @@ def leaves(value: Any, path: str) -> list[tuple[str, Any]]:
     """The values of a container, at any depth, by their paths; or the value itself."""
     if isinstance(value, Mapping):
         pairs = list(enumerate(value.values()))
-    elif type(value).__name__ in CONTAINERS:
+    elif type(value).__name__ in CONTAINERS or isinstance(value, deque):
         pairs = list(enumerate(value))
     else:
         return [] if isinstance(value, Tensor) else [(path, value)]
     return [found for key, each in pairs for found in leaves(each, f"{path}.{key}")]
-
-
-def is_code(value: Any) -> bool:
-    """Whether a value belongs to the program and not to its state."""
-    return isinstance(value, CODE) or type(value).__module__.startswith("gym")
-
-
-def encode(value: Any, names: Mapping[int, str]) -> Node:
-    """A value as plain data and tensors.
-
-    Raises:
-        TypeError: It is neither, nor an object that was reached.
-    """
-    if isinstance(value, Tensor):
-        return {"tensor": value.detach() if value.requires_grad else value}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    if type(value) is dict:
-        return {"dict": [[encode(k, names), encode(v, names)] for k, v in value.items()]}
-    if type(value).__name__ in CONTAINERS:
-        nodes = [encode(each, names) for each in value]
-        if nodes and all("code" in node for node in nodes):
-            return {"code": type(value).__qualname__}
-        return {type(value).__name__: nodes}
-    if id(value) in names:
-        return {"object": names[id(value)]}
-    if is_code(value):
-        return {"code": type(value).__qualname__}
-    raise TypeError(f"A VMAS world holds a {type(value)}, which is not known how to save.")
-
-
-def decode(node: Node, objects: Mapping[str, Any]) -> Any:
-    """The value again."""
-    ((kind, content),) = node.items()
-    if kind in ("tensor", "value"):
-        return content
-    if kind == "object":
-        return objects[content]
-    if kind == "dict":
-        return {decode(key, objects): decode(each, objects) for key, each in content}
-    return CONTAINERS[kind](decode(each, objects) for each in content)

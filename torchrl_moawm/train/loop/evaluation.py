@@ -45,8 +45,7 @@ def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase)
 
 def make_held_out_env(config: DictConfig, seed_offset: int) -> EnvBase:
     """Makes the environments of an evaluation, of a seed that the training does not use."""
-    num_envs = config.task.get("evaluation_envs", config.evaluation_envs)
-    return make_env(config, num_envs, config.seed + seed_offset)
+    return make_env(config, config.evaluation_envs, config.seed + seed_offset)
 
 
 def evaluate(

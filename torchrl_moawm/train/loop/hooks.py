@@ -88,7 +88,8 @@ class EvaluationHook(TrainerHookBase):
 
     def __init__(self, config: DictConfig, algorithm: Algorithm, batches: int = 0) -> None:
         self.config, self.algorithm = config, algorithm
-        self.batches, self.taken = batches, True
+        self.batches = batches
+        self.taken = not batches or (batches - 1) % config.evaluation_interval == 0
 
     def environments(self) -> Iterator[tuple[str, EnvBase]]:
         """The environments that are played, each with the name of its return."""

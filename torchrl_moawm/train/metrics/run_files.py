@@ -1,6 +1,7 @@
 """Summary of a run, and its curves in the schema of marl-eval."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """The summary as JSON, figures by block as one entry, null for what is no number."""
     nested: dict[str, Any] = {}
     for name, value in summary.items():
-        value = None if value != value else value  # NaN
+        value = None if isinstance(value, float) and not math.isfinite(value) else value
         outer, _, inner = name.partition("/")
         if inner:
             nested.setdefault(outer, {})[inner] = value
@@ -33,15 +34,17 @@ def write_run(logger: Loggers, summary: Mapping[str, Any], path: Path) -> None:
     for name, curve in logger.history.items():
         if name.startswith(kept):
             for frames, value in curve:
+                if not math.isfinite(value):
+                    continue
                 step = {"step_count": frames, "elapsed_time": round(logger.elapsed[frames], 2)}
                 steps.setdefault(frames, step)[name] = [round(value, 6)]
     run: dict[str, Any] = {f"step_{k}": steps[frames] for k, frames in enumerate(sorted(steps))}
-    figures = {k: v for k, v in summary.items() if isinstance(v, float) and v == v}
+    figures = {k: v for k, v in summary.items() if isinstance(v, float) and math.isfinite(v)}
     figures["return"] = figures.pop("evaluation_return")
     run["absolute_metrics"] = {name: [round(value, 6)] for name, value in figures.items()}
     suite, task = summary["task"].split("/")
     nested = {suite: {task: {summary["algorithm"]: {f"seed_{summary['seed']}": run}}}}
-    path.write_text(json.dumps(nested) + "\n")
+    path.write_text(json.dumps(nested, allow_nan=False) + "\n")
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:

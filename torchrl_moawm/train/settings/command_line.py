@@ -45,7 +45,6 @@ ADJUSTABLE = (
     "progress_bar",
     "gif",
     "evaluation_envs",
-    "task.evaluation_envs",
     "checkpoint",
     "max_nonfinite_steps",
     "num_collectors",
@@ -60,6 +59,11 @@ ADJUSTABLE = (
 
 With several collectors, whose environments begin again, their number neither.
 """
+CHOSEN = {
+    "task": ("task.name", "task.suite", "task.scenario"),
+    "algorithm": ("algorithm.name", "algorithm.kind"),
+}
+"""What makes a task or an algorithm the same: then its settings are those of the run."""
 
 
 def own_flags(arguments: Sequence[str]) -> list[str]:
@@ -131,15 +135,17 @@ def resumed(
     Args:
         config: As the command line composed it.
         saved: As the checkpoint has it.
-        overrides: What the command line said; the rest of ``config`` are defaults.
+        overrides: What the command line said; the rest of ``config`` are defaults, and so are the
+            settings of a task or an algorithm that is chosen and is that of the checkpoint.
         source: The checkpoint, for the message.
 
     Raises:
         CheckpointError: The command line contradicts the checkpoint.
     """
     said = [re.split(r"[=@]", each.lstrip("+~"))[0].replace("/", ".") for each in overrides]
-    said = [name for name in said if name != "resume"]
     asked, kept = flat(OmegaConf.to_container(config, resolve=True)), flat(saved)
+    same = [each for each, keys in CHOSEN.items() if all(asked[k] == kept.get(k) for k in keys)]
+    said = [name for name in said if name not in ("resume", *same)]
     touched = [key for key in sorted(asked | kept) if within(key, said)]
     changed = [key for key in touched if asked.get(key) != kept.get(key)]
     wrong = [

@@ -12,8 +12,6 @@ from torchrl_moawm.train.settings.places import CONF, config_dirs, files
 
 FREE = ("task.scenario_kwargs", "task.observation_blocks")
 """Mappings that may hold anything."""
-OPTIONAL = ("task.evaluation_envs",)
-"""Settings that are read where they are there; every other one always is."""
 KINDS = {"task": "suite", "algorithm": "kind"}
 """What decides which settings of a group are read."""
 
@@ -38,7 +36,7 @@ def check_added(argument: str, known: Sequence[str]) -> None:
     if override.package is not None:  # a whole configuration, to another place
         names = [f"{key}@{override.package}"]
     for name in names:
-        if not within(name, [*FREE, *OPTIONAL, "hydra"]) and name not in known:
+        if not within(name, [*FREE, "hydra"]) and name not in known:
             parent = name.rpartition(".")[0]
             beside = [each for each in known if each.rpartition(".")[0] == parent]
             beside = beside or [each for each in known if "." not in each]
@@ -54,8 +52,8 @@ def check_taken_away(argument: str) -> None:
         ValueError: It is read.
     """
     key = argument[1:].partition("=")[0].replace("/", ".")
-    if not within(key, [*FREE, *OPTIONAL, "hydra"]):
-        may = ", ".join((*FREE, *OPTIONAL))
+    if not within(key, [*FREE, "hydra"]):
+        may = ", ".join(FREE)
         raise ValueError(f"Refused {argument!r}: {key!r} is read; without may go {may}.")
 
 

@@ -63,8 +63,8 @@ def check_trusted(name: str) -> None:
     trusted = os.environ.get(VARIABLE, "").split(",")
     if name not in GIVEN and name not in trusted and "*" not in trusted:
         raise ValueError(
-            f"{name} names code: it is imported and called only with --trust-code "
-            "(in Python: Experiment(..., trust_code=True))."
+            f"{name} names code: it is imported and called only with --trust-code (in Python: "
+            "trust_code=True, of Experiment or load_run)."
         )
 
 

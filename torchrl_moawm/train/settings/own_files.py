@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from torchrl_moawm.train.settings.known import FREE, OPTIONAL, flat, merged, within
+from torchrl_moawm.train.settings.known import FREE, flat, merged, within
 from torchrl_moawm.train.settings.own_code import is_code
 from torchrl_moawm.train.settings.places import CONF, below
 
@@ -72,10 +72,7 @@ def check_settings(group: str, settings: Mapping[str, Any]) -> None:
         needed = known - {"ablation"}
     else:
         known = names(group, merged(group, "own"))
-        optional = {each.removeprefix("task.") for each in OPTIONAL}
-        needed = (
-            known - optional - ({"parallel"} if settings.get("suite") != "pettingzoo" else set())
-        )
+        needed = known - ({"parallel"} if settings.get("suite") != "pettingzoo" else set())
     given = names(group, settings)
     mappings = [key for key in given if isinstance(settings.get(key), Mapping)]
     needed = {key for key in needed if "." not in key or within(key, mappings)}

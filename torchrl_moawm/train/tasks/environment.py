@@ -12,7 +12,7 @@ from torchrl.envs import EnvBase, RewardScaling
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env, with_transforms
 from torchrl_moawm.train.settings.own_code import find, find_for, is_code
 from torchrl_moawm.train.settings.scenario import settled
-from torchrl_moawm.train.tasks.agent_index import AgentIndex
+from torchrl_moawm.train.tasks.agent_index import add_agent_index
 
 PACKAGES = ("pettingzoo", "mpe2")
 """Modules whose environments a task may name."""
@@ -45,8 +45,7 @@ def make_env(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> E
     check_task(task)
     env = SUITES[task.suite].make(config, num_envs, seed, **settings)
     if task.agent_index:
-        keys = [key for key in env.observation_keys if key[-1] == "observation"]
-        env.insert_transform(0, AgentIndex(in_keys=keys, out_keys=keys))
+        add_agent_index(env)
     if task.reward_scale != 1.0:  # behind RewardSum: returns stay in the task's own unit
         env.append_transform(RewardScaling(0.0, task.reward_scale, in_keys=list(env.reward_keys)))
     return env
