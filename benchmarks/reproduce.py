@@ -3,7 +3,7 @@
     python benchmarks/reproduce.py                 every figure, with two runs at a time
     python benchmarks/reproduce.py --short         main job and one partner task, a learning gate
     python benchmarks/reproduce.py --list          what would be run, and for how long
-    python benchmarks/reproduce.py tables          writes the tables of README and partners.md
+    python benchmarks/reproduce.py tables          writes the tables of README and pages
 
 ``reproduce.toml`` has the runs and the expected intervals. A run that is done is skipped, so that
 one may stop. The table goes to ``results/reproduced.md``; those of the pages are of the committed

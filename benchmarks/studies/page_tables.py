@@ -1,4 +1,4 @@
-"""The tables of README and ``partners.md``, made from the committed results."""
+"""The tables of README, ``partners.md`` and the benchmarks' first page, from the results."""
 
 import json
 from collections.abc import Mapping
@@ -111,11 +111,12 @@ def tables() -> dict[str, dict[str, str]]:
     folder = RESULTS / "partners"
     partners = Results(read(folder), read_probes(folder), read_probes(folder, "informed"))
     figures = json.loads((RESULTS / "attainable_navigation.json").read_text())["figures"]
-    of_the_readme = {
-        "partners": partners_table(partners.runs, partners.probes),
-        "main job": main_job_table(read(RESULTS / "study"), figures),
+    main_job = {"main job": main_job_table(read(RESULTS / "study"), figures)}
+    return {
+        "README.md": {"partners": partners_table(partners.runs, partners.probes), **main_job},
+        "docs/pages/benchmarks/index.md": main_job,
+        "benchmarks/partners.md": partners_page.tables(partners),
     }
-    return {"README.md": of_the_readme, "benchmarks/partners.md": partners_page.tables(partners)}
 
 
 def filled(text: str, made: Mapping[str, str]) -> str:
