@@ -407,6 +407,7 @@ def test_a_reward_that_does_not_vary_is_not_scaled_up(level):
     curiosity = Curiosity(TensorDictModule(Off(), read, written), coeff=0.1)
     for update in (False, True):
         batch = make_batch((4, 6), **SIZES)
+        del batch["next", "agents", "observation_mask"]  # every feature is known
         batch["next", "agents", "observation"] = batch["agents", "observation"].clone()
         before = batch["next", "agents", "reward"].clone()
         added = curiosity(batch, update=update)["next", "agents", "reward"] - before
