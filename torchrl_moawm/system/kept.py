@@ -48,7 +48,7 @@ def check_same_models(
             )
     for one, other in zip(saved.groups, layout.groups, strict=False):
         for name in ("low", "high"):
-            found, wanted = (torch.as_tensor(each.actions[name]).cpu() for each in (one, other))
+            found, wanted = (torch.as_tensor(x.actions[name]).float().cpu() for x in (one, other))
             alike = found.shape == wanted.shape or 0 in (found.ndim, wanted.ndim)
             if alike and (found != wanted).any():
                 raise SavedSystemError(

@@ -2,6 +2,7 @@
 
 import io
 from collections import OrderedDict, defaultdict, deque
+from enum import Enum
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,6 +108,11 @@ def test_values_come_back_as_they_were():
     assert encode([int, float], {}) == {"code": "list"}
 
 
+class Phase(Enum):
+    SEARCH = 0
+    ATTACK = 1
+
+
 class Own(vmas.simulator.scenario.BaseScenario):
     """A scenario that keeps whatever Python, numpy and torch have."""
 
@@ -119,6 +125,7 @@ class Own(vmas.simulator.scenario.BaseScenario):
         self.net, self.draws = torch.nn.Linear(2, 1), torch.Generator().manual_seed(batch_dim)
         self.terms = {"near": [1.5, self.near], "far": (torch.sin, 0.5)}
         self.tables = (OrderedDict(a=self.near), [])
+        self.phase = Phase.SEARCH
         return world
 
     def near(self):
@@ -139,6 +146,7 @@ class Own(vmas.simulator.scenario.BaseScenario):
         self.by_kind["a"].append(len(self.last))
         earned = factor * term() + float(self.last[-1]) + sum(self.by_kind["a"])
         self.terms["near"][0] = factor + 0.25
+        self.phase = Phase.ATTACK
         return earned.detach()
 
 
@@ -161,6 +169,15 @@ def test_a_scenario_of_ones_own_keeps_what_it_likes():
     assert mine.terms["near"][1].__self__ is mine
     assert isinstance(mine.net.weight, torch.nn.Parameter)
     assert mine.terms["far"][0] is torch.sin
+    assert mine.phase is Phase.ATTACK
+
+
+def test_code_is_not_made_out_of_nothing():
+    """A list that has grown by a function has no such function elsewhere."""
+    node = encode([1.0, torch.sin], {})
+    assert decode(node, {}, [2.0, torch.cos]) == [1.0, torch.cos]
+    with pytest.raises(ValueError, match="where this world has nothing"):
+        decode(node, {}, [2.0])
 
 
 def test_what_is_not_known_is_named():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 Node = dict[str, Any]
 CONTAINERS = {each.__name__: each for each in (list, tuple, set, frozenset, torch.Size)}
 FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, partial)
-CODE = (type, *FUNCTIONS, ModuleType, Enum, torch.device, torch.dtype, np.dtype)
+CODE = (type, *FUNCTIONS, ModuleType, torch.device, torch.dtype, np.dtype)
 
 
 def is_code(value: Any) -> bool:
@@ -56,6 +56,8 @@ def encode(value: Any, names: Mapping[int, str]) -> Node:
         return {"numpy": [value.tolist(), value.dtype.str, list(value.shape)]}
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
+    if isinstance(value, Enum):
+        return {"enum": value.name}
     if id(value) in names:
         return {"object": names[id(value)]}
     if is_code(value):
@@ -70,6 +72,9 @@ def decode(node: Node, objects: Mapping[str, Any], fresh: Any = None) -> Any:
         node: What :func:`encode` gave.
         objects: The objects of the world by name.
         fresh: What stands in its place in the world that is loaded into, which has the code.
+
+    Raises:
+        ValueError: Nothing stands where code has to.
     """
     ((kind, content),) = node.items()
     if kind in SIMPLE:
@@ -110,10 +115,31 @@ def generator(content: Tensor, fresh: torch.Generator) -> torch.Generator:
     return fresh
 
 
+def code(content: str, fresh: Any) -> Any:
+    """The code that stands there.
+
+    Raises:
+        ValueError: None does.
+    """
+    if fresh is None:
+        raise ValueError(f"The checkpoint has a {content} where this world has nothing.")
+    return fresh
+
+
+def member(content: str, fresh: Any) -> Any:
+    """One of those that stand there.
+
+    Raises:
+        ValueError: None does.
+    """
+    return type(code(content, fresh))[content]
+
+
 SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
     "tensor": tensor,
     "value": lambda content, _: content,
-    "code": lambda _, fresh: fresh,
+    "code": code,
+    "enum": member,
     "range": lambda content, _: range(*content),
     "numpy": array,
     "generator": generator,
