@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 import partners  # noqa: F401  whose agents have looks too
+from tests.transforms.teams import Teams
+from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.train.metrics import pictures, style
 from torchrl_moawm.train.metrics.panels import QUESTIONS, arranged, parsed
 from torchrl_moawm.train.settings.places import files
@@ -170,3 +174,29 @@ def test_names_are_told_apart():
     assert parsed("loss_kl") == ("loss_kl", "", "")
     assert parsed("loss_of_a_user") == ("loss", "of_a_user", "")
     assert parsed("max_ratio") == ("", "max_ratio", "")
+
+
+class Drawn(Teams):
+    """Draws what time it is, in shades of grey."""
+
+    def render(self, mode, env_index):
+        assert mode == "rgb_array"
+        return np.full((4, 4, 3), 20 * int(self.time[env_index]), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("lengths", "expected"), [((3, 5), 3), ((9, 2), 6)])
+def test_the_film_is_one_episode_and_nothing_of_the_next(lengths, expected, tmp_path):
+    """From the state after the reset to the last one before the end, or as many steps as said."""
+    env = with_transforms(Drawn(lengths), max_steps=None)
+
+    def act(tensordict):
+        return tensordict.update(env.full_action_spec.rand())
+
+    pictures.record_gif(env, act, 6, tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as film:
+        shades = []
+        for k in range(film.n_frames):
+            film.seek(k)
+            shades.append(film.convert("RGB").getpixel((0, 0))[0])
+        assert film.info["duration"] > 500  # of the last
+    assert shades == [20 * k for k in range(expected)]

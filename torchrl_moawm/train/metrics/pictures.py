@@ -27,6 +27,8 @@ from torchrl_moawm.train.metrics.style import (
 
 COLUMNS = 3
 EVALUATION = "evaluation_return"
+LAST_SHOWN = 800
+"""Milliseconds of the last frame of a film, so that one sees where it ends."""
 
 
 @styled
@@ -120,7 +122,10 @@ def record_gif(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, pa
 
         pyglet.options |= {"headless": True, "debug_gl": False}  # no check behind every call
         with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
-            played = env.rollout(steps, policy, callback=draw, break_when_any_done=False)
+            first = env.reset()
+            draw(env, first)
+            given = {"callback": draw, "auto_reset": False, "tensordict": first}
+            played = env.rollout(steps, policy, break_when_any_done=False, **given)
     except Exception as error:  # whatever a missing or broken GL library raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         print(f"No film: {reason} VMAS renders by a GL library (Debian: libegl1 libgl1-mesa-dri).")
@@ -128,8 +133,9 @@ def record_gif(env: TransformedEnv, policy: TensorDictModuleBase, steps: int, pa
     from PIL import Image
 
     done = played["next", "done"].reshape(-1, played.shape[-1])[0]
-    ended = int(done.int().argmax()) if done.any() else len(frames)
+    ended = int(done.int().argmax()) if done.any() else len(frames)  # there it is reset already
     images = [Image.fromarray(frame.copy()) for frame in frames[: ended + 1]]
     for image in images:
         image.thumbnail((350, 350))
-    images[0].save(path, save_all=True, append_images=images[1:], duration=50, loop=0)
+    shown = [50] * (len(images) - 1) + [LAST_SHOWN]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=shown, loop=0)
