@@ -178,6 +178,11 @@ def test_code_is_not_made_out_of_nothing():
     assert decode(node, {}, [2.0, torch.cos]) == [1.0, torch.cos]
     with pytest.raises(ValueError, match="where this world has nothing"):
         decode(node, {}, [2.0])
+    phase = encode(Phase.ATTACK, {})
+    for fresh in (Phase.SEARCH, None, "red"):
+        assert decode(phase, {}, fresh) is Phase.ATTACK
+    with pytest.raises(ValueError, match="Elsewhere, which is not here"):
+        decode({"enum": ["nowhere", "Elsewhere", "ATTACK"]}, {})
 
 
 def test_what_is_not_known_is_named():

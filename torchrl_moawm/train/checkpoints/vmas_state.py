@@ -9,6 +9,7 @@ the same configuration.
 
 from collections import deque
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from torch import Tensor
@@ -116,5 +117,5 @@ def leaves(value: Any, path: str) -> list[tuple[str, Any]]:
     elif type(value).__name__ in CONTAINERS or isinstance(value, deque):
         pairs = list(enumerate(value))
     else:
-        return [] if isinstance(value, Tensor) else [(path, value)]
+        return [] if isinstance(value, Tensor | Enum) else [(path, value)]
     return [found for key, each in pairs for found in leaves(each, f"{path}.{key}")]

@@ -4,6 +4,7 @@ A node is a dictionary of one entry, its kind and its content: ``{"tensor": ...}
 [node, ...]}``. What is code has no content: it is taken from the place where it stands already.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -57,7 +58,7 @@ def encode(value: Any, names: Mapping[int, str]) -> Node:
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
     if isinstance(value, Enum):
-        return {"enum": value.name}
+        return {"enum": [type(value).__module__, type(value).__qualname__, value.name]}
     if id(value) in names:
         return {"object": names[id(value)]}
     if is_code(value):
@@ -126,13 +127,20 @@ def code(content: str, fresh: Any) -> Any:
     return fresh
 
 
-def member(content: str, fresh: Any) -> Any:
-    """One of those that stand there.
+def member(content: tuple[str, str, str], fresh: Any) -> Enum:
+    """A member of an enumeration: of the one that stands there, or of a class that is loaded.
 
     Raises:
-        ValueError: None does.
+        ValueError: There is no such class.
     """
-    return type(code(content, fresh))[content]
+    module, path, name = content
+    kind: Any = type(fresh) if isinstance(fresh, Enum) else sys.modules.get(module)
+    if not isinstance(fresh, Enum):
+        for part in path.split("."):
+            kind = getattr(kind, part, None)
+    if not isinstance(kind, type) or not issubclass(kind, Enum):
+        raise ValueError(f"The checkpoint has a {module}.{path}, which is not here.")
+    return kind[name]
 
 
 SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
