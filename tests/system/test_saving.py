@@ -318,7 +318,7 @@ def test_models_of_before_are_not_put_into_those_between_bounds(tmp_path):
 
 
 def test_values_of_one_kind_are_not_put_into_critics_of_another(tmp_path):
-    """Of the same shapes, and another order of what they read."""
+    """Both have the same shapes, and read what they read in another order."""
     MOAWM.from_env(vmas(), **SMALL, shared_value=True).save(tmp_path / "team.moawm")
     with pytest.raises(SavedSystemError, match=r"shared_value=True, .* has shared_value=False"):
         MOAWM.load(tmp_path / "team.moawm", into=MOAWM.from_env(vmas(), **SMALL))

@@ -396,7 +396,7 @@ def test_curiosity_has_one_unit_from_the_first_batch_on(spread, normal):
 
 @pytest.mark.parametrize("level", [1e-9, 1.0, 1e4])
 def test_a_reward_that_does_not_vary_is_not_scaled_up(level):
-    """Nothing tells what it is worth, so at most ten of its coefficients."""
+    """A reward whose unit is unknown is worth at most ten of its coefficients."""
 
     class Off(torch.nn.Module):
         def forward(self, observation):

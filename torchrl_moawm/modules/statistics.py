@@ -18,7 +18,7 @@ Far out, for features such as a lidar's rest almost always and mean most where t
 
 
 class FullPrecision(ValueNorm):
-    """Of a normaliser: what it counts stays in float32 where a module is cast to half precision.
+    """A normaliser whose counts stay in float32 where a module is cast to half precision.
 
     A count of float16 ends at 65,504, one of bfloat16 stands still long before.
     """

@@ -158,15 +158,16 @@ class Curiosity(IntrinsicReward):
         self, batch: TensorDictBase, seen: Tensor, known: Tensor | None, acted: Tensor
     ) -> Tensor:
         """One over the variance of the change of each feature ``[D]``; at first of this batch's."""
-        norm = self.statistics.change
-        if not norm.count:
+        statistics = self.statistics
+        if not statistics.change.count:
+            valid = acted & samples(batch, acted)
+            valid = valid if known is None else valid & known.all(-1)
             change = seen - batch.get((*self.path, "observation")).reshape(seen.shape)
-            change = change if known is None else torch.where(known, change, 0.0)
-            rows = change[acted & samples(batch, acted)]
-            rows, norm = gather_rows(rows) if self.data_parallel else rows, deepcopy(norm)
+            rows = gather_rows(change[valid]) if self.data_parallel else change[valid]
+            statistics = deepcopy(statistics)
             if len(rows):
-                norm.update(rows)
-        return norm.scale().square().reciprocal()
+                statistics.change.update(rows)
+        return statistics.change_weight()
 
 
 def samples(batch: TensorDictBase, like: Tensor) -> Tensor:

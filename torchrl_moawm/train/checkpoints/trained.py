@@ -43,8 +43,8 @@ def load_run(
     """
     saved = torch.load(folder / "checkpoint.pt", weights_only=True, map_location="cpu")
     config = OmegaConf.create(saved["config"])
-    for name in filter(own_code.is_code, (config.task.scenario, config.algorithm.kind)):
-        if trust_code:
+    if trust_code:
+        for name in filter(own_code.is_code, (config.task.scenario, config.algorithm.kind)):
             own_code.trust(name)
     if torch.device(config.device).type == "cuda" and not torch.cuda.is_available():
         config.device = "cpu"

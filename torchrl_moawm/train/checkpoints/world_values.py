@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from enum import Enum
 from functools import partial
+from itertools import chain, repeat
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -91,9 +92,8 @@ def decode(node: Node, objects: Mapping[str, Any], fresh: Any = None) -> Any:
             made[key] = decode(each, objects, known.get(key))
         return made
     nodes, *more = content if kind == "deque" else (content,)
-    there = list(fresh) if isinstance(fresh, list | tuple | deque) else []
-    there += [None] * (len(nodes) - len(there))
-    values = [decode(*each) for each in zip(nodes, [objects] * len(nodes), there, strict=False)]
+    there = chain(fresh if isinstance(fresh, list | tuple | deque) else (), repeat(None))
+    values = [decode(each, objects, its) for each, its in zip(nodes, there, strict=False)]
     return deque(values, *more) if kind == "deque" else CONTAINERS[kind](values)
 
 
@@ -128,16 +128,16 @@ def code(content: str, fresh: Any) -> Any:
 
 
 def member(content: tuple[str, str, str], fresh: Any) -> Enum:
-    """A member of an enumeration: of the one that stands there, or of a class that is loaded.
+    """A member of an enumeration, whose class is loaded or (a local one) stands there.
 
     Raises:
         ValueError: There is no such class.
     """
     module, path, name = content
-    kind: Any = type(fresh) if isinstance(fresh, Enum) else sys.modules.get(module)
-    if not isinstance(fresh, Enum):
-        for part in path.split("."):
-            kind = getattr(kind, part, None)
+    kind: Any = sys.modules.get(module)
+    for part in path.split("."):
+        kind = getattr(kind, part, None)
+    kind = kind or type(fresh)
     if not isinstance(kind, type) or not issubclass(kind, Enum):
         raise ValueError(f"The checkpoint has a {module}.{path}, which is not here.")
     return kind[name]
