@@ -350,6 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [
         mutant for mutant in mutants() if any(word in mutant.name for word in options.words or [""])
     ]
+    if not chosen:
+        parser.error(f"no mutant's name holds one of: {', '.join(options.words)}")
     if stale := [error for mutant in chosen if (error := staleness(mutant))]:
         print(*stale, sep="\n")
         return 1

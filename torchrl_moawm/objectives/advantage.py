@@ -10,10 +10,9 @@ from torch import Tensor
 from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm._checks.values import mean_change
-from torchrl_moawm._keys import TRAJECTORY
+from torchrl_moawm._keys import TRAJECTORY, get_required
 from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView

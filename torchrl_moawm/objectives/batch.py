@@ -18,9 +18,8 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_device_and_dtype, check_mask
-from torchrl_moawm._keys import leaf_name, path_of
+from torchrl_moawm._keys import get_required, leaf_name, path_of
 from torchrl_moawm.objectives.keys import CHOICES, FLAGS, GROUP_MASKS, Group, Key, Keys
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,

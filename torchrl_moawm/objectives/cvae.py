@@ -9,8 +9,8 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_coefficient, check_option
+from torchrl_moawm._keys import get_required
 from torchrl_moawm.functional import diagonal_gaussian_kl, free_nats
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key

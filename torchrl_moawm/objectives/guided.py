@@ -10,8 +10,8 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBas
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Normal
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_same_shape
+from torchrl_moawm._keys import get_required
 from torchrl_moawm.functional import diagonal_gaussian_kl
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction

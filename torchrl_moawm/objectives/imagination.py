@@ -8,8 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torchrl_moawm._checks.entries import get_required
-from torchrl_moawm._keys import TRAJECTORY, leaf_name
+from torchrl_moawm._keys import TRAJECTORY, get_required, leaf_name
 from torchrl_moawm.objectives.advantage import seams
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.keys import Key

@@ -8,9 +8,9 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_mask
 from torchrl_moawm._checks.values import check_finite
+from torchrl_moawm._keys import get_required
 
 
 def get_mask(tensordict: TensorDictBase, key: NestedKey) -> Tensor | None:

@@ -9,10 +9,9 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot, check_scale
-from torchrl_moawm._keys import name_of, path_of
+from torchrl_moawm._keys import get_required, name_of, path_of
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction

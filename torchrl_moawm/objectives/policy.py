@@ -12,7 +12,6 @@ from torch.distributions import Distribution
 from torchrl.modules.distributions.utils import has_analytic_entropy, sample_and_log_prob
 from torchrl.objectives import ClipPPOLoss
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_mask,
@@ -20,6 +19,7 @@ from torchrl_moawm._checks.tensors import (
     check_same_shape,
 )
 from torchrl_moawm._checks.values import check_sampled
+from torchrl_moawm._keys import get_required
 from torchrl_moawm._ranks import sum_over_ranks
 from torchrl_moawm.functional import clipped_policy_loss, normalized_advantage
 from torchrl_moawm.functional.policy import MAX_LOG_RATIO

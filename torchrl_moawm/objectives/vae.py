@@ -9,8 +9,8 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 from torch import Tensor
 from torchrl.envs.utils import ExplorationType
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.values import check_scale
+from torchrl_moawm._keys import get_required
 from torchrl_moawm.functional import (
     active_units,
     diagonal_gaussian_kl,

@@ -15,13 +15,13 @@ from torchrl.modules import ValueNorm
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_floating,
     check_option,
     check_same_shape,
 )
+from torchrl_moawm._keys import get_required
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import clipped_value, clipped_value_loss, explained_variance
 from torchrl_moawm.functional.reduction import full_precision

@@ -9,8 +9,8 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_shape
+from torchrl_moawm._keys import get_required
 from torchrl_moawm.functional import continuation_nll, huber_error_norm, squared_error_norm
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.masks import mask_and, mask_and_detach

@@ -9,8 +9,8 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks.entries import get_required
 from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm._keys import get_required
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, unbroken_steps
 from torchrl_moawm.objectives.batch import BatchView

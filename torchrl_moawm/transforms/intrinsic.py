@@ -10,8 +10,7 @@ from torch import Tensor
 from torchrl.envs import Transform
 from torchrl.modules import RunningValueNorm
 
-from torchrl_moawm._checks.entries import get_required
-from torchrl_moawm._keys import SAMPLES, path_of
+from torchrl_moawm._keys import SAMPLES, get_required, path_of
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, squared_error_norm
 from torchrl_moawm.transforms.groups import real_inputs, who
