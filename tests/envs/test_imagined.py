@@ -103,6 +103,32 @@ def test_who_waits_or_was_gone_ends_nothing(kind):
     assert torch.equal(ended, ~there.unsqueeze(1).expand(-1, 3, -1))
 
 
+def test_what_the_gone_would_do_is_no_input_of_the_model():
+    """As in the loss that has trained it: 0, and so is what they saw at the beginning."""
+
+    def model(seen, action):
+        team = action.sum(-2, keepdim=True) + seen.sum((-2, -1), keepdim=True)
+        full = torch.ones(*seen.shape[:-1], 1)
+        return team.mean(-1, keepdim=True).expand_as(seen), full, 9.0 * full
+
+    read = [("agents", "observation"), ("agents", "action")]
+    written = [("agents", f"predicted_{name}") for name in ("observation", "reward", "continue")]
+    world = make_kind("dying", num_envs=3, continuous=True)
+    real = world.reset()
+    real["agents", "done"] = torch.tensor([[False], [False], [True]]).expand(3, -1, -1)
+    real["agents", "observation"][:, 2] = torch.nan
+    env = TransformedEnv(ImaginedEnv(TensorDictModule(model, read, written), world, 3))
+    now = env.append_transform(RealStarts(lambda _: real)).reset()
+    assert now["agents", "mask"].tolist() == [[True, True, False]] * 3
+    now = env.rand_action(now)
+    expected = env.step(now.clone())["next", "agents", "observation"]
+    assert expected.isfinite().all()
+    now["agents", "action"][:, 2] = 7.0
+    assert_close(env.step(now.clone())["next", "agents", "observation"], expected)
+    now["agents", "action"][:, 1] = 7.0
+    assert (env.step(now)["next", "agents", "observation"] != expected)[:, :2].all()
+
+
 def test_without_ends_of_their_own_the_end_of_one_who_is_there_is_that_of_all():
     class OfAll(Kinds):  # says who acts, and no agent's own end
         def _state(self, t):

@@ -7,8 +7,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from tests.objectives.factory import (
+    LOSSES,
     OBS,
     PER_AGENT,
+    WORLDS,
     A,
     N,
     Z,
@@ -17,14 +19,18 @@ from tests.objectives.factory import (
     gradients,
     heads,
     make_moa,
+    make_world,
     module,
     own_student,
     right,
     sequence,
+    student,
+    teacher,
 )
 from torchrl_moawm import (
     ClipPPOPolicyLoss,
     ClipPPOValueLoss,
+    GuidedPolicyLoss,
     MOALoss,
     TeacherCVAELoss,
     set_value_checks,
@@ -60,6 +66,40 @@ def test_padding_is_not_read_from_the_root_nor_from_another_group(key, generator
         batch[key][4:] = bad
         assert_close(loss(batch).to_dict(), expected.to_dict())
         assert_close(gradients(loss, batch), expected_grads)
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *WORLDS, "guided"])
+def test_padding_is_left_out_of_what_a_loss_is_said_to_read(name, generator):
+    """Who keeps the ``in_keys`` of a batch alone keeps its padding, with no other mask beside."""
+    make = LOSSES.get(name, make_world)
+    loss = guided() if name == "guided" else make(**WORLDS.get(name, {})).double()
+    batch = batch64((6, 4), generator=generator)
+    batch = batch.exclude(("agents", "mask"), ("agents", "alive"), ("next", "agents", "mask"))
+    batch["collector"] = {"mask": torch.rand(6, 4, generator=generator) < 0.6}
+    kept = batch.select(*loss.in_keys, strict=False)
+    spoiled = kept.clone()
+    torch.manual_seed(0)
+    expected = loss(batch).to_dict()
+    torch.manual_seed(0)
+    assert_close(loss(kept).to_dict(), expected)
+    del spoiled["collector"]
+    torch.manual_seed(0)
+    assert not torch.equal(first_term(loss(spoiled)), first_term(loss(batch)))
+    loss.loss_mask_key = None
+    assert ("collector", "mask") not in loss.in_keys
+    loss.loss_mask_key = "padding"
+    assert "padding" in loss.in_keys
+    assert "padding" not in loss.optional_keys
+
+
+def first_term(outputs):
+    return next(term for key, term in outputs.items() if key.startswith("loss"))
+
+
+def guided():
+    """The teacher says something else than the student, so that the two policies differ."""
+    encoders = {"latent_network": student()[0], "teacher_network": teacher()[0]}
+    return GuidedPolicyLoss(actor(), **encoders).double()
 
 
 def assert_hidden(loss, batch, key, keep):
@@ -122,7 +162,8 @@ def test_a_mask_that_a_network_reads_is_required():
     loss, key = make_moa(), ("agents", "previous_mask")
     assert key in loss.moa_network.in_keys
     names = ("mask", "alive", "done", "previous_alive", "action_mask")
-    assert set(loss.optional_keys) == {("agents", name) for name in names}
+    of_samples = {("collector", "mask"), "shifted_valid"}
+    assert set(loss.optional_keys) == {("agents", name) for name in names} | of_samples
     with pytest.raises(KeyError, match="previous_mask"):
         loss(make_batch((4,)).exclude(key))
 

@@ -129,6 +129,8 @@ def test_optional_entries_stand_last():
         ("agents", "action_mask"),
         ("agents", "latent_noise"),
         ("next", "agents", "observation_mask"),
+        ("collector", "mask"),
+        "shifted_valid",
     ]
     assert set(total.in_keys[-len(optional) :]) == set(optional)
 

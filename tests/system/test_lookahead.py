@@ -135,15 +135,17 @@ class Fatal(torch.nn.Module):
         return observation, torch.where(deadly, 4.0, 2.0), torch.where(deadly, -9.0, 9.0)
 
 
-def looking(env):
+def worth_5(seen):
+    return torch.full((*seen.shape[:-1], 1), 5.0)
+
+
+def looking(env, value=worth_5, read="observation"):
     """A look-ahead of one step in a fatal world, where a state is worth 5."""
     system = MOAWM.from_env(env, num_cells=(8,), gamma=1.0, joint_world_model=True)
     one, own = system["agents"], [("agents", name) for name in ("observation", "action")]
     written = [("agents", f"predicted_{name}") for name in ("observation", "reward", "continue")]
     one.world_model = TensorDictModule(Fatal(), own, written)
-    one.critic = TensorDictModule(
-        lambda seen: torch.full((*seen.shape[:-1], 1), 5.0), own[:1], [("agents", "state_value")]
-    )
+    one.critic = TensorDictModule(value, [("agents", read)], [("agents", "state_value")])
     return one, LookaheadPolicy(system, env, candidates=8, horizon=1), env.reset()
 
 
@@ -154,6 +156,22 @@ def test_who_waits_is_not_gone():
     considered = -torch.ones(4, 3, 2, 3, 2)  # nobody dies
     returns = lookahead._returns(start, considered)
     assert_close(returns, torch.full_like(returns, 2.0 + 5.0))
+
+
+def test_the_value_reads_nothing_of_who_is_gone():
+    """Nor does the critic's loss: z of theirs is 0."""
+    read = []
+
+    def value(z):
+        read.append(z)
+        return worth_5(z)
+
+    world = make_kind("dying", num_envs=4, continuous=True)
+    _, lookahead, start = looking(world, value, "latent_loc")
+    start["agents", "done"][:, 2] = True
+    lookahead._returns(start, -torch.ones(4, 3, 2, 3, 2))
+    assert (read[-1][:, :2] != 0.0).any(-1).all()
+    assert not read[-1][:, 2].any()
 
 
 def test_who_would_be_dead_earns_nothing_more():

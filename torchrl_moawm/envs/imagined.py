@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase, ModelBasedEnvBase, Transform
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import ensemble_disagreement
-from torchrl_moawm.transforms.groups import Path, action_groups, who
+from torchrl_moawm.transforms.groups import Path, action_groups, is_root, real_inputs, who
 
 NAMES = "predicted_observation", "predicted_reward"
 """What a model has to write of every group."""
@@ -129,7 +129,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         torch.manual_seed(0 if seed is None else seed)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        outputs = self.world_model(tensordict.select(*self.world_model.in_keys))
+        outputs = self.world_model(real_inputs(tensordict, self.world_model.in_keys))
         result, member = self._reset(), self._draw_members(outputs)
         team: list[tuple[Tensor, Tensor]] = []
         for path in self.paths:
@@ -213,9 +213,9 @@ class RealStarts(Transform):
     """Begins imagined episodes where real ones have been.
 
     At a reset it writes every entry that it is given and that the environment has: observations,
-    the previous step, the states of memories. ``mask`` says who is there: where nobody says whose
-    turn it is, everybody acts who is. It is the last of the transforms, for those before it
-    write what a new episode begins with.
+    the previous step, the states of memories; 0 where nobody is there. ``mask`` says who is: where
+    nobody says whose turn it is, everybody acts who is there. It is the last of the transforms, for
+    those before it write what a new episode begins with.
 
     Args:
         sample: Gives so many states of real steps, ``[n]``, as a collector has written them.
@@ -228,12 +228,10 @@ class RealStarts(Transform):
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:
-        starts = self.sample(tensordict_reset.numel())
+        given = self.sample(tensordict_reset.numel())
         written = self.parent.full_observation_spec.keys(True, True)
-        for key in written:
-            entry = starts.get(key, None)
-            if entry is not None and key[-1] == "mask":
-                entry = who(starts, key[:-1])[0]
-            if entry is not None:
-                tensordict_reset.set(key, entry)
+        keys = [key for key in written if given.get(key, None) is not None]
+        for key, entry in real_inputs(given, keys).items(True, True):
+            is_mask = not is_root(key) and key[-1] == "mask"
+            tensordict_reset.set(key, who(given, key[:-1])[0] if is_mask else entry)
         return tensordict_reset

@@ -128,7 +128,7 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries read from the input: the required ones, then the optional masks."""
-        return list(self._listed()[0])
+        return [*self._listed()[0], *self._samples()]
 
     @in_keys.setter
     def in_keys(self, keys: list[NestedKey]) -> None:
@@ -137,7 +137,12 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def optional_keys(self) -> list[NestedKey]:
         """Entries among ``in_keys`` that may be absent."""
-        return list(self._listed()[1])
+        return [*self._listed()[1], *(self._samples() if self.loss_mask_key == "auto" else ())]
+
+    def _samples(self) -> tuple[NestedKey, ...]:
+        """TorchRL's masks, one value per sample; ``loss_mask_key`` may be set at any time."""
+        listed = self._listed()[0]
+        return tuple(key for key in self._loss_mask_keys() if unravel_key(key) not in listed)
 
     def _listed(self) -> tuple[list[NestedKey], list[NestedKey]]:
         """All entries and the optional ones, found once: ``dispatch`` asks at every call."""
@@ -186,18 +191,18 @@ class MultiAgentLoss(ScheduledLoss):
 
     def _reduce(self, loss: Tensor, valid: Tensor | None) -> Tensor:
         """Applies ``reduction`` over the valid elements of a loss per element."""
-        if valid is not None:
-            valid = broadcast_mask(valid, loss.shape, "the loss")
         if self.reduction == "mean":
             return self._mean(loss, valid)
         if valid is not None:
-            loss = torch.where(valid, loss, 0.0)
+            loss = torch.where(broadcast_mask(valid, loss.shape, "the loss"), loss, 0.0)
         if self.reduction == "none":
             return loss
         return loss.sum() * n_ranks() if self.data_parallel else loss.sum()
 
     def _mean(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """Mean over the valid elements; over ranks, what averages to that of all ranks."""
+        if valid is not None:
+            valid = broadcast_mask(valid, x.shape, "the loss")
         mean = masked_mean(x, valid)
         if not self.data_parallel:
             return mean

@@ -123,6 +123,13 @@ def trajectory_ends(view: BatchView, shape: torch.Size) -> Tensor:
     return torch.stack(flags).any(0)
 
 
+def numbered(batch: TensorDictBase) -> TensorDictBase:
+    """The batch ``[E, T]`` of a rollout with the numbers of its trajectories, as a collector's."""
+    done = batch["next", "done"].squeeze(-1).long()
+    first = torch.arange(len(done), device=done.device).unsqueeze(-1) * done.shape[-1]
+    return batch.set(TRAJECTORY, first + done.cumsum(-1) - done)
+
+
 def end_keys(group: tuple[str, ...]) -> list[Key]:
     """Entries that say where a trajectory ends: the agent's, the environment's, the collector's."""
     return [("next", *group, "done"), ("next", "done"), TRAJECTORY]

@@ -9,8 +9,9 @@ from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from torchrl.envs import EnvBase, TransformedEnv
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from torchrl_moawm._keys import SAMPLES, TRAJECTORY, name_of
+from torchrl_moawm._keys import SAMPLES, name_of
 from torchrl_moawm.envs import ImaginedEnv, RealStarts
+from torchrl_moawm.objectives.imagination import numbered
 from torchrl_moawm.system.moawm import MOAWM
 from torchrl_moawm.transforms import PreviousStep
 
@@ -77,7 +78,4 @@ def imagine(env: EnvBase, policy: TensorDictModuleBase, steps: int) -> TensorDic
     with set_exploration_type(ExplorationType.RANDOM):
         batch = env.rollout(steps, policy, break_when_any_done=False)
     trusted: Any = ~batch["next", "truncated"].squeeze(-1)
-    done = batch["next", "done"].squeeze(-1).long()
-    first = torch.arange(len(done), device=done.device).unsqueeze(-1) * steps
-    batch.set(TRAJECTORY, first + done.cumsum(-1) - done)
-    return batch.set(SAMPLES, trusted)
+    return numbered(batch).set(SAMPLES, trusted)

@@ -13,7 +13,7 @@ from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import path_of
 from torchrl_moawm.system.imagining import make_imagined_env
 from torchrl_moawm.system.moawm import MOAWM
-from torchrl_moawm.transforms.groups import who
+from torchrl_moawm.transforms.groups import real_inputs, who
 
 
 class LookaheadPolicy(TensorDictModuleBase):
@@ -133,7 +133,8 @@ class LookaheadPolicy(TensorDictModuleBase):
                 ended = step.get(("next", "terminated")).unsqueeze(-1) if own is None else own
                 alive, discount = alive * ~ended, discount * self.own.settings.gamma
                 step = self.system.policy(world.step_mdp(step))
-        value = self.own.critic(step).get((*self.path, "state_value"))
+        read = real_inputs(step, self.own.critic.in_keys)
+        value = self.own.critic(read).get((*self.path, "state_value"))
         returns = (total + discount * alive * value).squeeze(-1).unflatten(0, shape)
         return torch.stack([returns[:, i, ..., i] for i in range(shape[1])], 1)
 

@@ -3,12 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from torchrl.envs.utils import ExplorationType
 
 from tests.transforms.teams import Teams
 from torchrl_moawm.envs import with_transforms
-from torchrl_moawm.train.loop.evaluation import play
+from torchrl_moawm.train.loop.evaluation import play, play_steps
 from torchrl_moawm.train.loop.hooks import EvaluationHook
 from torchrl_moawm.train.metrics.returns import first_return
 
@@ -21,6 +22,20 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     policy = SimpleNamespace(**act, memories=[])
     batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
+
+
+def test_no_trajectory_goes_on_in_the_next_environment():
+    """Sequences are cut from rows behind each other, and models predict several steps of them."""
+    env = with_transforms(Teams((2, 4, 7)), max_steps=6)
+    config = OmegaConf.create({"task": {"max_steps": 6}})
+    act = {"policy": lambda td: td.update(env.full_action_spec.rand())}
+    batch = play_steps(config, SimpleNamespace(**act, memories=[]), env, 30)
+    assert batch.shape == (6, 6)
+    done = batch["next", "done"].squeeze(-1)
+    assert not done[1, -1]  # its second episode is cut off
+    done[:, -1] = True
+    ids = batch["collector", "traj_ids"].flatten()
+    assert torch.equal(ids.diff() != 0, done.flatten()[:-1])
 
 
 @pytest.mark.parametrize(("batches", "taken"), [(0, True), (3, True), (4, False), (5, True)])

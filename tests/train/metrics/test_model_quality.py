@@ -439,3 +439,11 @@ def test_an_untrained_world_model_has_no_skill_and_a_perfect_one_all():
     by_block = world_model_skill(system, batch, blocks)
     assert by_block["world_model_skill_by_block/position"] == 1.0
     assert by_block["world_model_skill_by_block/goal"] == 0.0
+    known = torch.ones_like(wrong_goal, dtype=torch.bool)
+    known[..., 4:6] = False  # the loss does not count them
+    after["observation_mask"] = known
+    after["observation"][..., 4:6] = torch.nan
+    unknown = world_model_skill(system, batch, blocks)
+    assert unknown["world_model_skill"] == 1.0
+    assert unknown["world_model_skill_by_block/position"] == 1.0
+    assert math.isnan(unknown["world_model_skill_by_block/goal"])

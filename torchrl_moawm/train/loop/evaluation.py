@@ -10,6 +10,7 @@ from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_moawm.modules import append_memory_transforms
+from torchrl_moawm.objectives.imagination import numbered
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.metrics.model_quality import judge
 from torchrl_moawm.train.metrics.pictures import record_gif
@@ -31,10 +32,13 @@ def play(
 def play_steps(
     config: DictConfig, algorithm: Algorithm, env: EnvBase, steps: int
 ) -> TensorDictBase:
-    """Plays episodes with stochastic actions until there are as many team steps: ``[E, T]``."""
+    """Plays episodes with stochastic actions until there are as many team steps: ``[E, T]``.
+
+    Their numbers are with them: sequences are cut from rows that stand behind each other.
+    """
     rounds = -(-steps // (env.batch_size.numel() * config.task.max_steps))
     played = [play(config, algorithm, env, ExplorationType.RANDOM) for _ in range(rounds)]
-    return torch.cat(played) if rounds > 1 else played[0]
+    return numbered(torch.cat(played) if rounds > 1 else played[0])
 
 
 def deterministic_return(config: DictConfig, algorithm: Algorithm, env: EnvBase) -> float:

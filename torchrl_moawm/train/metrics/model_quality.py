@@ -111,8 +111,9 @@ def world_model_skill(
     predicted = world_model(BatchView.of_group(batch, group).inputs(world_model))[group]
     now, after = (x[(*group, "observation")] for x in (batch, batch["next"]))
     now, after = now.flatten(there.ndim)[there], after.flatten(there.ndim)[there]
-    error = (predicted["predicted_observation"][there] - after).square().sum(0)
-    still = (now - after).square().sum(0)
+    known = known_features(batch, group, there)[there]
+    missed, moved = predicted["predicted_observation"][there] - after, now - after
+    error, still = (torch.where(known, x, 0.0).square().sum(0) for x in (missed, moved))
     reward = rewards(batch, group, there, reward_key)[there]
     reward_error = (predicted["predicted_reward"][there] - reward).square().sum()
     figures = {
@@ -150,11 +151,21 @@ def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]
     if members is not None:
         scale = 1.0 if system.statistics is None else system.statistics.change.scale()
         target = batch[("next", *group, "observation")].flatten(there.ndim)
-        error = ((predicted["predicted_observation"] - target) / scale).square().mean(-1).sqrt()
+        known = known_features(batch, group, there)
+        missed = torch.where(known, predicted["predicted_observation"] - target, 0.0) / scale
+        error = (missed.square().sum(-1) / known.sum(-1)).sqrt()
         spread = ensemble_disagreement(members / scale)
         both = torch.stack([error[there], spread[there]]).double()
         figures["disagreement_error_correlation"] = float(torch.corrcoef(both)[0, 1])
     return figures
+
+
+def known_features(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
+    """Features of ``o_{t+1}`` that count, ``[*B, N, D]``: by ``observation_mask``, as in a loss."""
+    after = batch[("next", *path_of(group), "observation")]
+    known = batch.get(("next", *path_of(group), "observation_mask"), None)
+    known = torch.ones_like(after, dtype=torch.bool) if known is None else known
+    return known.flatten(there.ndim)
 
 
 def terminations(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
