@@ -26,7 +26,7 @@ from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.trainer import make_trainer
-from torchrl_moawm.train.parallel.collector import share
+from torchrl_moawm.train.parallel.collector import envs_per_worker
 from torchrl_moawm.train.parallel.worker_pool import WorkerPool
 from torchrl_moawm.train.tasks.environment import make_env
 
@@ -65,7 +65,7 @@ def weights(module: nn.Module) -> int:
 
 def acting(config: DictConfig, batches: int) -> tuple[float, float]:
     """Seconds of a worker's part of a batch, without anybody to give it to; bytes of a frame."""
-    env = make_env(config, share(config), 0)
+    env = make_env(config, envs_per_worker(config), 0)
     algorithm = make_algorithm(config, env)
     seconds = []
     with torch.no_grad():
@@ -81,7 +81,7 @@ def measure(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str,
     config = configure(kind, workers, arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    env = make_env(config, share(config), 0)
+    env = make_env(config, envs_per_worker(config), 0)
     algorithm = make_algorithm(config, env)
     trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
     team: Any = trainer.collector

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> list[dict[str, float]]:
     torch.manual_seed(args.seed)
 
     # Environment: several copies, one after another. (group, "mask") says who lives.
-    create_env = importlib.import_module(args.env).parallel_env
+    module = importlib.import_module(args.env)
+    create_env = getattr(module, "parallel_env", None) or module.env  # of turns, as board games
     env = make_pettingzoo_env(create_env, args.num_envs, seed=args.seed)
 
     # Networks, policy and losses of every group. The environment carries the hidden states.

@@ -111,6 +111,22 @@ def test_one_compilation_serves_every_number_of_samples(name, action_type, gener
             assert_same_as_eager(loss, compiled, batch)
 
 
+@pytest.mark.parametrize("name", [*LOSSES, "total"])
+def test_an_eager_call_between_compiles_nothing_again(name, generator):
+    """What a loss keeps for its next eager call is not looked at by a graph."""
+    torch._dynamo.reset()
+    loss = SUMS[name]("categorical") if name in SUMS else build(name, "categorical")
+    batch = make_batch((7,), dead_fraction=0.3, generator=generator)
+    compiled = torch.compile(loss, backend="eager")
+    expected = compiled(batch)
+    with torch.compiler.set_stance("force_eager"):
+        loss(batch)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        found = compiled(batch)
+    same = [key for key in loss.out_keys if key in ("loss_moa", "loss_obs", "loss_objective")]
+    assert_close(found.select(*same).to_dict(), expected.select(*same).to_dict())
+
+
 @pytest.mark.parametrize("name", WORLDS)
 def test_one_compilation_serves_what_more_a_world_model_is_asked(name, generator):
     torch._dynamo.reset()

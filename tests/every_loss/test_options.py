@@ -352,3 +352,18 @@ def test_a_clip_that_lets_the_critic_stand_still_is_told():
     for quiet in (make_value(clip_value=None), make_value(clip_value=20.0), normalised):
         for _ in range(4):
             quiet.value_estimator(batch)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_hot_actions_may_be_boolean(name, generator):
+    """TorchRL's default type of ``OneHot``; a policy writes int64."""
+    batch = batch64((6,), action_type="one-hot", dead_fraction=0.3, generator=generator)
+    loss = LOSSES[name]("one-hot").double()
+    torch.manual_seed(0)
+    expected = loss(batch).to_dict()
+    for entry in ("action", "previous_action"):
+        batch["agents", entry] = batch["agents", entry].bool()
+    if name in ("moa", "policy"):
+        batch["agents", "action_mask"] = torch.ones_like(batch["agents", "action"])
+    torch.manual_seed(0)
+    assert_close(loss(batch).to_dict(), expected)

@@ -99,6 +99,19 @@ REFUSED = {
         lambda: stub(action=bounded(0.0, torch.inf)),
         r"\('agents', 'action'\) has no usable bounds, high is inf",
     ),
+    "one bound alone": (
+        lambda: stub(action=bounded(1.0, 1.0)),
+        r"lower bounds of \('agents', 'action'\) below the upper ones",
+    ),
+    "a mask of continuous actions": (
+        lambda: stub(
+            observation={
+                "observation": Unbounded((E, N, OBS)),
+                "action_mask": Categorical(2, (E, N, D), dtype=torch.bool),
+            }
+        ),
+        r"no mask of continuous actions, and there is \('agents', 'action_mask'\): drop it",
+    ),
     "float extremes": (
         lambda: stub(action=bounded(torch.finfo(torch.float32).min, 3.4e38)),
         r"\('agents', 'action'\) has no usable bounds, low is -3.4e\+38",
@@ -327,6 +340,9 @@ def test_a_state_with_several_dimensions_or_none():
     env = TransformedEnv(Stub(root={"map": Unbounded((E, 2, 3))}), PreviousStep())
     trained(env, critic_state="map")
     with pytest.raises(ValueError, match=r"no entry 'state' for the critic; it has \['map'\]"):
+        MOAWM.from_env(env, critic_state="state")
+    env = TransformedEnv(Stub(root={"state": Unbounded((E,))}), PreviousStep())
+    with pytest.raises(ValueError, match=r"'state' to have features, \[\d+, 'D'\], got the shape"):
         MOAWM.from_env(env, critic_state="state")
 
 

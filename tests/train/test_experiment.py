@@ -280,7 +280,10 @@ def test_new_experiments_have_folders_of_their_own():
     ("settings", "why"),
     [
         ({"loggers": "csv"}, r"Expected a list of loggers, loggers=\[csv\]"),
-        ({"evaluation_interval": -1}, "Expected evaluation_interval >= 0"),
+        (
+            {"evaluation_interval": -1},
+            "evaluation_interval to be a whole number of at least 0",
+        ),
         ({"task.suite": "pettingzoo", "task.scenario": "mpe2.nothere"}, "no module 'mpe2.nothere'"),
     ],
 )

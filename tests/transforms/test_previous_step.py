@@ -38,6 +38,15 @@ def vmas(num_envs=2, limit=None, **options):
     return TransformedEnv(env, Compose(PreviousStep(), StepCounter(limit)))
 
 
+def test_a_group_that_did_not_act_is_named():
+    env = make_teams(groups={"red": 2, "blue": 1})
+    step = env.rand_action(env.reset()).exclude(("blue", "action"))
+    with pytest.raises(
+        KeyError, match=r"PreviousStep needs .*'blue', 'action'.*Every group has to act"
+    ):
+        env.step(step)
+
+
 def assert_exact(batch, group="agents", names=None):
     """Compares every entry of a batch ``[E, T]`` with the step before, found by a loop.
 

@@ -79,15 +79,21 @@ def action_settings(env: EnvBase, group: NestedKey) -> dict[str, Any]:
         )
     if type(spec) in DISCRETE:
         return {**settings, "one_hot": isinstance(spec, OneHot), "masked": masked}
-    if isinstance(spec, MultiCategorical):
-        if masked:
-            raise ValueError(
-                f"The default networks serve no mask of several choices at once, and there is "
-                f"{(*path, 'action_mask')}: drop it with TorchRL's ExcludeTransform, or bring an "
-                "actor of your own."
-            )
+    several = isinstance(spec, MultiCategorical)
+    if masked:
+        kind = "several choices at once" if several else "continuous actions"
+        raise ValueError(
+            f"The default networks serve no mask of {kind}, and there is {mask_key}: drop it with "
+            "TorchRL's ExcludeTransform, or bring an actor of your own."
+        )
+    if several:
         return settings
     bounds = {name: _bound(path, name, spec) for name in ("low", "high")}
+    if not bool((bounds["low"] < bounds["high"]).all()):
+        raise ValueError(
+            f"Expected the lower bounds of {(*path, 'action')} below the upper ones, got "
+            f"{bounds['low'].tolist()} and {bounds['high'].tolist()}."
+        )
     if (bounds["low"] == -1).all() and (bounds["high"] == 1).all():
         bounds = {}
     return {**settings, **bounds}

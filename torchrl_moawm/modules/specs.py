@@ -79,13 +79,18 @@ def state_dim(env: EnvBase, key: NestedKey) -> int:
     """Features of an entry of the whole environment that a critic may read.
 
     Raises:
-        ValueError: There is none, or it is not floating.
+        ValueError: There is none, it is not floating, or has no features.
     """
     key, specs = unravel_key(key), env.full_observation_spec
     if key not in specs.keys(True, True):
         found = [each for each in specs.keys(True, True) if isinstance(each, str)]
         raise ValueError(f"The environment has no entry {key!r} for the critic; it has {found}.")
     check_dtype(key, specs[key].dtype)
+    if len(specs[key].shape) == len(env.batch_size):
+        raise ValueError(
+            f"Expected {key!r} to have features, {[*env.batch_size, 'D']}, got the shape "
+            f"{list(specs[key].shape)}: TorchRL's UnsqueezeTransform gives it one."
+        )
     return int(specs[key].shape[len(env.batch_size) :].numel())
 
 

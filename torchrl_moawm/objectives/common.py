@@ -145,13 +145,17 @@ class MultiAgentLoss(ScheduledLoss):
         return tuple(key for key in self._loss_mask_keys() if unravel_key(key) not in listed)
 
     def _listed(self) -> tuple[list[NestedKey], list[NestedKey]]:
-        """All entries and the optional ones, found once: ``dispatch`` asks at every call."""
-        found: Any = self.__dict__.get("_lists")
+        """All entries and the optional ones, found once: ``dispatch`` asks at every call.
+
+        A graph does not look at what was kept: it would be compiled again when that comes.
+        """
+        compiling = torch.compiler.is_compiling()
+        found: Any = None if compiling else self.__dict__.get("_lists")
         if found is None:
             required = list(dict.fromkeys(map(unravel_key, self._required_keys())))
             optional = [key for key in dict.fromkeys(self._masks()) if key not in required]
             found = [*required, *optional], optional
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 self.__dict__["_lists"] = found
         return found
 

@@ -23,6 +23,7 @@ from torchrl_moawm.objectives.predictions import (
     GaussianPrediction,
     Prediction,
 )
+from torchrl_moawm.objectives.taken import index_of
 
 
 class MOALoss(MultiAgentLoss):
@@ -195,7 +196,7 @@ class MOALoss(MultiAgentLoss):
             check_shape("action", action, (*action.shape[:-1], n_actions), "one-hot, as the logits")
             acting = None if acts is None else broadcast_mask(acts, action.shape[:-1], name)
             check_one_hot(name, action, acting)
-            action = action.argmax(-1)
+            action = index_of(action)
         action = mask_and_detach(name, action, acts)
         if n_actions is not None:
             check_index(name, action, n_actions)
@@ -232,7 +233,7 @@ class MOALoss(MultiAgentLoss):
         if mask is None or not isinstance(prediction, CategoricalPrediction):
             return prediction
         action, acts = view.get("action"), self._target_acts(view)
-        index = action.argmax(-1) if action.ndim == mask.ndim else action
+        index = index_of(action) if action.ndim == mask.ndim else action
         mask = mask_and_detach(name, mask, acts, fill=True)
         check_allowed(name, self._key("action"), mask, zero_behind(acts, index, name))
         return prediction.restricted(self._spread(mask, prediction.shape))

@@ -27,7 +27,7 @@ from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
 from torchrl_moawm.objectives.masks import broadcast_mask, zero_behind
-from torchrl_moawm.objectives.taken import check_taken
+from torchrl_moawm.objectives.taken import as_integer, check_taken
 
 
 class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
@@ -141,8 +141,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         inputs = view.inputs(self.actor_network)
         self._encode(view, inputs)
         advantage = view.data("advantage", acts)
-        for name in ("action", "sample_log_prob"):
-            inputs.set(self._key(name), view.data(name, acts))
+        inputs.set(self._key("action"), as_integer(view.data("action", acts)))
+        inputs.set(self._key("sample_log_prob"), view.data("sample_log_prob", acts))
         valid = None
         if acts is not None:
             inputs.set(self._key("mask"), broadcast_mask(acts, stored.shape, "the actions"))

@@ -33,7 +33,8 @@ def parameter_of(network: nn.Module, known: dict[nn.Module, list[str]]) -> Tenso
         network: The network.
         known: Where parameters were found before, by network: other tensors may be there by now.
     """
-    if network in known:
+    compiling = torch.compiler.is_compiling()
+    if not compiling and network in known:
         *path, name = known[network]
         module: nn.Module | None = network
         for part in path:
@@ -42,7 +43,7 @@ def parameter_of(network: nn.Module, known: dict[nn.Module, list[str]]) -> Tenso
             return module._parameters[name]
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point():
-            if not torch.compiler.is_compiling():
+            if not compiling:
                 known[network] = name.split(".")
             return parameter
     return None

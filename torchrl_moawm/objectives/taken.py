@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 from torch.distributions import Categorical
@@ -9,6 +10,16 @@ from torchrl.modules import MaskedCategorical, MaskedOneHotCategorical, OneHotCa
 
 from torchrl_moawm._checks.tensors import check_integer, check_shape
 from torchrl_moawm._checks.values import check_allowed, check_index, check_one_hot
+
+
+def as_integer(action: Tensor) -> Tensor:
+    """An action as distributions take it: a one-hot one may be boolean, which is TorchRL's type."""
+    return action.long() if action.dtype == torch.bool else action
+
+
+def index_of(one_hot: Tensor) -> Tensor:
+    """The choice of a one-hot action ``[..., A]``."""
+    return as_integer(one_hot).argmax(-1)
 
 
 def check_taken(
@@ -34,7 +45,7 @@ def check_taken(
     check_shape("action", action, (*dist.batch_shape, *event), "as the actor's")
     if one_hot:
         check_one_hot(name, action, inputs.get(mask, None))
-        index = action.argmax(-1)
+        index = index_of(action)
     elif isinstance(dist, (Categorical, MaskedCategorical)):
         check_integer(action=action)
         check_index(name, action, dist.logits.shape[-1])

@@ -48,7 +48,7 @@ def job(config: DictConfig) -> float:
         check_config(config)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    with start.one_line_errors(folder):
+    with start.one_line_errors(folder), start.alone_in(folder):
         return run(config, folder, source, frames).get("evaluation_return", 0.0)
 
 

@@ -18,6 +18,7 @@ from torchrl_moawm.train.algorithms.make import find_kind
 from torchrl_moawm.train.loop import start
 from torchrl_moawm.train.loop.buffer import sequence_length
 from torchrl_moawm.train.metrics.loggers import check_loggers
+from torchrl_moawm.train.parallel.collector import envs_per_worker
 from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings import own_code, places
 from torchrl_moawm.train.settings.command_line import check_arguments
@@ -119,8 +120,8 @@ class Experiment:
                 return json.loads((self.folder / "summary.json").read_text())
             going = start.resumed_from(self.config, self.folder, self.overrides)
             self.folder = going[1]  # that of the run that goes on
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return run(*going)
+            with start.alone_in(self.folder):
+                return run(*going)
 
 
 PLAIN = re.compile(r"(?!(true|false|null|nan|inf)$)[A-Za-z_/][\w./:-]*", re.IGNORECASE)
@@ -172,9 +173,13 @@ def check_config(config: DictConfig) -> None:
     check_task(settled(config).task)
     find_kind(config.algorithm.kind)
     check_loggers(config.loggers)
-    if config.evaluation_interval < 0:
-        raise ValueError(f"Expected evaluation_interval >= 0, got {config.evaluation_interval}.")
     check_values(config)
+    envs_per_worker(config)
+    if config.algorithm.get("world_horizon", 1) > 1 and not config.algorithm.recurrent:
+        raise ValueError(
+            "algorithm.world_horizon above 1 needs algorithm.recurrent=true: it predicts along "
+            "sequences."
+        )
     steps, length = config.task.num_envs * config.task.max_steps, sequence_length(config)
     if length < 1 or steps % length:
         raise ValueError(

@@ -18,7 +18,7 @@ from torchrl_moawm.train.loop.trainer import make_trainer
 from torchrl_moawm.train.metrics.loggers import Loggers
 from torchrl_moawm.train.metrics.pictures import plot_curves
 from torchrl_moawm.train.metrics.run_files import print_summary, write_run, write_summary
-from torchrl_moawm.train.parallel.collector import share
+from torchrl_moawm.train.parallel.collector import envs_per_worker
 from torchrl_moawm.train.parallel.ranks import Learners
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.environment import SUITES, make_env
@@ -46,7 +46,7 @@ def run(
     learners = Learners(config.device, config.learner_timeout)
     own = start.prepare(config, learners)  # this rank's share
 
-    env = make_env(own, share(own), own.seed + start.seed_offset(own, source, frames))
+    env = make_env(own, envs_per_worker(own), own.seed + start.seed_offset(own, source, frames))
     algorithm = make_algorithm(own, env)
     learners.broadcast_weights(algorithm.loss_module)
     set_data_parallel(algorithm.loss_module, learners.count > 1)

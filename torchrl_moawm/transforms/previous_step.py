@@ -9,6 +9,7 @@ from tensordict.utils import expand_as_right
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase, Transform
 
+from torchrl_moawm._keys import get_required
 from torchrl_moawm.transforms.groups import Path, action_groups, is_root, reset_mask, who
 
 
@@ -129,7 +130,8 @@ class PreviousStep(Transform):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         for key, out_key, group, waits in self._plan:
             entry = tensordict.get(chosen(key), None)
-            entry = tensordict.get(key) if entry is None else entry
+            if entry is None:
+                entry = get_required(tensordict, key, "PreviousStep", "Every group has to act")
             before = tensordict.get(out_key, None)  # as declared: a policy's one-hot may be int64
             entry = entry if before is None else entry.to(before.dtype)
             there, acted = who(tensordict, group)

@@ -126,12 +126,14 @@ def test_discrete_probabilities_sum_to_one(generator):
             assert sum(math.exp(-nll[kind]) for nll in each) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("action_type", ["categorical", "one-hot", "continuous"])
+@pytest.mark.parametrize("action_type", ["categorical", "uint8", "one-hot", "bool", "continuous"])
 def test_samples_count_where_the_agent_acts_and_acted_before(action_type):
     index = torch.arange(8).reshape(4, 2) % 4
     action = {
         "categorical": index,
+        "uint8": index.to(torch.uint8),
         "one-hot": nn.functional.one_hot(index, 4),
+        "bool": nn.functional.one_hot(index, 4).bool(),
         "continuous": torch.randn(4, 2, 3),
     }[action_type]
     before = torch.tensor([[True, True], [True, False], [False, False], [True, True]])
@@ -141,6 +143,7 @@ def test_samples_count_where_the_agent_acts_and_acted_before(action_type):
     expected = action if action_type == "continuous" else index
     found, previous, valid, n_actions = acted(batch.reshape(2, 2), "agents")
     assert torch.equal(found, expected)
+    assert found.dtype == expected.dtype
     assert torch.equal(previous, expected.flip(0))
     assert torch.equal(valid, before)
     batch["agents", "mask"] = now

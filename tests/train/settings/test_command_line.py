@@ -256,6 +256,23 @@ def test_what_contradicts_the_checkpoint_is_named(said, message):
     assert str(raised.value).endswith(f"A resumed run may change {', '.join(ADJUSTABLE)}.")
 
 
+def test_more_frames_do_not_bring_the_teacher_back():
+    """It was gone after 400 frames of 1,000, and is so of 4,000."""
+    saved = flat(OmegaConf.to_container(configuration("total_frames=1000"), resolve=True))
+    saved["algorithm.teacher_share"] = 0.4
+    found = resumed(configuration("total_frames=4000"), unflat(saved), ["total_frames=4000"])
+    assert found.algorithm.teacher_share * found.total_frames == pytest.approx(400)
+    same = resumed(configuration("total_frames=1000"), unflat(saved), [])
+    assert same.algorithm.teacher_share == 0.4
+
+
+def unflat(settings):
+    config = OmegaConf.create()
+    for name, value in settings.items():
+        OmegaConf.update(config, name, value, force_add=True)
+    return OmegaConf.to_container(config)
+
+
 def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
     files = [*CONF.glob("task/**/*.yaml"), *CONF.glob("*.yaml"), *CONF.glob("algorithm/*.yaml")]
     found = set()
@@ -284,6 +301,27 @@ def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
         ("task.lmbda=-0.1", "task.lmbda to be a number from 0 to 1, got -0.1"),
         ("algorithm.recurrent=no", "algorithm.recurrent to be true or false, got 'no'"),
         ("gif=maybe", "gif to be true or false, got 'maybe'"),
+        ("seed=-1", "seed to be a whole number of at least 0, got -1"),
+        ("seed=abc", "seed to be a whole number of at least 0, got 'abc'"),
+        ("threads=0", "threads to be a whole number of at least 1, got 0"),
+        ("num_collectors=0", "num_collectors to be a whole number of at least 1, got 0"),
+        ("collector=many", "collector to be one of single, multi_sync, multi_async, ray, got"),
+        ("num_cells=128", "num_cells to be a list of whole numbers of at least 1, got 128"),
+        ("num_cells=[0]", "num_cells to be a list of whole numbers of at least 1"),
+        ("lr=inf", "lr to be a number above 0, got inf"),
+        ("task.clip_epsilon=0", "task.clip_epsilon to be a number above 0, got 0"),
+        ("task.reward_scale=-1", "task.reward_scale to be a number above 0, got -1"),
+        ("task.critic_coeff=-1", "task.critic_coeff to be a number of at least 0, got -1"),
+        ("task.critic_coeff=nan", "task.critic_coeff to be a number of at least 0, got nan"),
+        ("algorithm.moa_lr=-0.006", "algorithm.moa_lr to be a number of at least 0, got -0.006"),
+        ("algorithm.model_max_grad_norm=-1", "model_max_grad_norm to be a number above 0, got -1"),
+        ("algorithm.latent_epochs=1.5", "latent_epochs to be a whole number of at least 0, got 1"),
+        ("task.model_steps=-3", "task.model_steps to be a whole number of at least 0, got -3"),
+        ("algorithm.model_frames=-5", "model_frames to be a whole number of at least 0, got -5"),
+        ("algorithm.model_minibatch=0", "model_minibatch to be a whole number of at least 1, got"),
+        ("checkpoint.every=x", "checkpoint.every to be a whole number of at least 0, got 'x'"),
+        ("algorithm.ablation=foo", "ablation to be one of zero_latent, frozen_encoder, got 'foo'"),
+        ("algorithm.world_horizon=2", "world_horizon above 1 needs algorithm.recurrent=true"),
         ("minibatches=61", "minibatches to be at most the 60 rows"),
         ("algorithm.sequence_length=0", "sequence_length to divide the 60 steps"),
         ("algorithm.sequence_length=25", "sequence_length to divide the 60 steps"),
@@ -293,3 +331,10 @@ def test_numbers_that_cannot_be_are_refused_before_a_run(setting, message):
     recurrent = ["algorithm.recurrent=true"] if "sequence" in setting else []
     with pytest.raises(ValueError, match=message):
         check_config(configuration(*recurrent, setting))
+
+
+def test_a_whole_number_may_be_said_with_a_point():
+    config = configuration("total_frames=1e3", "epochs=2.0", "threads=null")
+    check_config(config)
+    assert (type(config.total_frames), config.total_frames) == (int, 1000)
+    assert (type(config.epochs), config.epochs) == (int, 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from torchrl.checkpoint import CheckpointError
 from torchrl.trainers import Trainer
@@ -24,6 +25,10 @@ SEEDS_OF_RESUMED = 10_000_000
 """Offset of the seeds of environments that a checkpoint cannot hold, and that begin again."""
 
 
+RESULTS = ("csv", "summary.json", "run.json", "checkpoint.pt", "system.moawm")
+"""What a run has written, whether it keeps checkpoints or not."""
+
+
 def has_checkpoints(folder: Path) -> bool:
     """Whether a folder holds checkpoints of a run."""
     return any((folder / FOLDER).glob("checkpoint-*"))
@@ -33,13 +38,46 @@ def check_folder(folder: Path, source: Path | None) -> None:
     """Refuses to begin a run in the folder of another.
 
     Raises:
-        FileExistsError: The folder holds checkpoints, and the run does not go on from one.
+        FileExistsError: The folder holds checkpoints or figures, and the run does not go on from
+            one.
     """
-    if source is None and has_checkpoints(folder):
+    if source is not None:
+        return
+    if has_checkpoints(folder):
         raise FileExistsError(
             f"{folder} holds the checkpoints of a run. resume={folder} goes on with it; a new run "
             "needs another folder (hydra.run.dir), or an empty one."
         )
+    found = [name for name in RESULTS if (folder / name).exists()]
+    if found:
+        raise FileExistsError(
+            f"{folder} holds {found[0]} of another run: a new one needs another folder "
+            "(hydra.run.dir), or an empty one."
+        )
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps every other process from running in the folder meanwhile, if this one writes there.
+
+    The system lets the lock go with the process, however that ends.
+
+    Raises:
+        FileExistsError: Another process runs there.
+    """
+    if not is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout as error:
+        raise FileExistsError(
+            f"Another process runs in {folder}. Stop it or wait for its end, or choose another "
+            "folder (hydra.run.dir)."
+        ) from error
+    with lock:
+        yield
 
 
 def prepare(config: DictConfig, learners: Learners) -> DictConfig:
@@ -128,8 +166,13 @@ def resumed_from(
     source, metadata = open_checkpoint(Path(where))
     check_count(metadata.get("learners", 1), source)
     folder = source.parents[1] if is_first() else folder
-    config = resumed(config, json.loads(metadata["config"]), overrides, source)
-    return config, folder, source, metadata["collected_frames"]
+    saved, frames = json.loads(metadata["config"]), metadata["collected_frames"]
+    config = resumed(config, saved, overrides, source)
+    if config.total_frames < min(frames, saved["total_frames"]):
+        raise CheckpointError(
+            f"{source} has {frames} frames, more than total_frames={config.total_frames}."
+        )
+    return config, folder, source, frames
 
 
 @contextmanager

@@ -165,6 +165,7 @@ def acted(
     action, previous = team["action"], team["previous_action"]
     if action.dtype.is_floating_point:
         return action, previous, valid, None
+    action, previous = action.long(), previous.long()
     if action.ndim == 3 and not several:  # one-hot
         return action.argmax(-1), previous.argmax(-1), valid, action.shape[-1]
     return action, previous, valid, int(max(action.max(), previous.max())) + 1

@@ -40,7 +40,8 @@ def write_run(logger: Loggers, summary: Mapping[str, Any], path: Path) -> None:
                 steps.setdefault(frames, step)[name] = [round(value, 6)]
     run: dict[str, Any] = {f"step_{k}": steps[frames] for k, frames in enumerate(sorted(steps))}
     figures = {k: v for k, v in summary.items() if isinstance(v, float) and math.isfinite(v)}
-    figures["return"] = figures.pop("evaluation_return")
+    if "evaluation_return" in figures:  # else it is not finite
+        figures["return"] = figures.pop("evaluation_return")
     run["absolute_metrics"] = {name: [round(value, 6)] for name, value in figures.items()}
     suite, task = summary["task"].split("/")
     nested = {suite: {task: {summary["algorithm"]: {f"seed_{summary['seed']}": run}}}}

@@ -16,21 +16,16 @@ from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.parallel.worker import make_worker_env
 from torchrl_moawm.train.parallel.worker_pool import WorkerPool
 
-KINDS = ("single", "multi_sync", "multi_async", "ray")
 
-
-def share(config: DictConfig) -> int:
+def envs_per_worker(config: DictConfig) -> int:
     """Environments of one worker.
 
     Raises:
-        ValueError: There is no such collector, the environments cannot be divided, or a setting is
-            of another collector.
+        ValueError: The environments cannot be divided, or a setting is of another collector.
     """
     kind, workers, envs = config.collector, config.num_collectors, config.task.num_envs
-    if kind not in KINDS:
-        raise ValueError(f"Unknown collector {kind!r}; there are {', '.join(KINDS)}.")
-    if workers < 1 or (kind == "single" and workers > 1):
-        raise ValueError(f"Expected num_collectors to be 1 or more, 1 for single, got {workers}.")
+    if kind == "single" and workers > 1:
+        raise ValueError(f"Expected num_collectors to be 1 for single, got {workers}.")
     if envs % workers:
         raise ValueError(
             f"Expected task.num_envs to be a multiple of num_collectors, got {envs} and {workers}: "
@@ -70,5 +65,5 @@ def make_collector(
         primers = (each.make_tensordict_primer() for each in algorithm.memories)
         memory = [InitTracker(), *primers]
     acting = OmegaConf.merge(config, {"device": config.worker_device or config.device})
-    create = partial(make_worker_env, make_env, acting, share(config), memory=memory)
+    create = partial(make_worker_env, make_env, acting, envs_per_worker(config), memory=memory)
     return WorkerPool(config, create, algorithm.policy, {**common, "device": acting.device})

@@ -161,4 +161,7 @@ def resumed(
     result = OmegaConf.create(dict(saved))
     for key in changed:
         OmegaConf.update(result, key, asked.get(key), force_add=True)
+    share = kept.get("algorithm.teacher_share")
+    if share:  # its teacher is gone after the frames it was told, however many come
+        result.algorithm.teacher_share = share * kept["total_frames"] / result.total_frames
     return result

@@ -1,26 +1,11 @@
 """What the values of settings can be."""
 
-from omegaconf import DictConfig, OmegaConf
+import math
+from collections.abc import Callable
+from typing import Any
 
-COUNTS = (
-    "total_frames",
-    "epochs",
-    "minibatches",
-    "evaluation_envs",
-    "task.num_envs",
-    "task.max_steps",
-)
-"""Settings that are numbers of at least 1."""
-POSITIVE = ("lr", "max_grad_norm", "task.initial_scale")
-"""Settings that are numbers above 0."""
-SHARES = (
-    "task.gamma",
-    "task.lmbda",
-    "algorithm.model_rows",
-    "algorithm.latent_rows",
-    "algorithm.teacher_share",
-)
-"""Settings that are numbers from 0 to 1."""
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
 SWITCHES = (
     "compile",
     "progress_bar",
@@ -43,27 +28,126 @@ SWITCHES = (
 """Settings that are true or false; other words, ``no`` too, would count as true."""
 
 
+CHOICES = {
+    "collector": ("single", "multi_sync", "multi_async", "ray"),
+    "algorithm.ablation": ("zero_latent", "frozen_encoder"),
+}
+"""Settings that are one of these words."""
+NUMBERS = {
+    "a whole number of at least 1": (
+        "total_frames",
+        "epochs",
+        "minibatches",
+        "evaluation_envs",
+        "threads",
+        "num_collectors",
+        "checkpoint.keep",
+        "task.num_envs",
+        "task.max_steps",
+        "algorithm.model_minibatch",
+        "algorithm.latent_dim",
+        "algorithm.ensemble",
+        "algorithm.world_horizon",
+    ),
+    "a whole number of at least 0": (
+        "seed",
+        "evaluation_interval",
+        "checkpoint.every",
+        "max_nonfinite_steps",
+        "task.model_frames",
+        "task.model_steps",
+        "algorithm.model_frames",
+        "algorithm.model_steps",
+        "algorithm.model_epochs",
+        "algorithm.latent_epochs",
+    ),
+    "a number above 0": (
+        "lr",
+        "max_grad_norm",
+        "task.lr",
+        "task.initial_scale",
+        "task.reward_scale",
+        "task.clip_epsilon",
+        "task.clip_value",
+        "algorithm.reward_delta",
+        "algorithm.model_max_grad_norm",
+    ),
+    "a number of at least 0": (
+        "task.critic_coeff",
+        "task.entropy_coeff",
+        "algorithm.moa_lr",
+        "algorithm.world_model_lr",
+        "algorithm.teacher_lr",
+        "algorithm.student_lr",
+        "algorithm.moa_coeff",
+        "algorithm.obs_coeff",
+        "algorithm.reward_coeff",
+        "algorithm.cvae_coeff",
+        "algorithm.student_kl_coeff",
+        "algorithm.teacher_kl_coeff",
+    ),
+    "a number from 0 to 1": (
+        "task.gamma",
+        "task.lmbda",
+        "algorithm.model_rows",
+        "algorithm.latent_rows",
+        "algorithm.teacher_share",
+    ),
+    "a list of whole numbers of at least 1": (
+        "num_cells",
+        "algorithm.model_cells",
+        "algorithm.encoder_cells",
+        "algorithm.decoder_cells",
+    ),
+}
+"""Settings that are numbers, by what these can be."""
+OPTIONAL = ("threads", "task.clip_value")
+"""Those that may be null; so may those of an algorithm, for another may have none."""
+
+
 def check_values(config: DictConfig) -> None:
     """Refuses values that no setting of that name can have.
+
+    A whole number that is said as one with a point, ``total_frames=1e5``, becomes one.
 
     Raises:
         ValueError: The message names the setting, what it can be, and what it is.
     """
-    ranges = (
-        (COUNTS, 1, float("inf"), "a whole number of at least 1"),
-        (POSITIVE, 1e-300, float("inf"), "a number above 0"),
-        (SHARES, 0, 1, "a number from 0 to 1"),
-    )
-    for names, low, high, what in ranges:
-        for name in names:
-            value = OmegaConf.select(config, name)
-            if value is None and names is SHARES:  # of another algorithm
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits = number and low <= value <= high and (names is not COUNTS or value % 1 == 0)
-            if not fits:
-                raise ValueError(f"Expected {name} to be {what}, got {value!r}.")
-    for name in SWITCHES:
+    expected = [(name, what) for what, names in NUMBERS.items() for name in names]
+    expected += [(name, "true or false") for name in SWITCHES]
+    expected += [(name, f"one of {', '.join(words)}") for name, words in CHOICES.items()]
+    for name, what in expected:
         value = OmegaConf.select(config, name)
-        if value is not None and not isinstance(value, bool):
-            raise ValueError(f"Expected {name} to be true or false, got {value!r}.")
+        optional = name in OPTIONAL or name in SWITCHES or name.startswith("algorithm.")
+        if value is None and optional:
+            continue
+        if "whole number" in what and isinstance(value, float) and value.is_integer():
+            value = int(value)
+            OmegaConf.update(config, name, value)
+        if not (value in CHOICES[name] if name in CHOICES else FITS[what](value)):
+            raise ValueError(f"Expected {name} to be {what}, got {value!r}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether it is a whole number of at least so much."""
+    return is_number(value) and isinstance(value, int) and value >= least
+
+
+FITS: dict[str, Callable[[Any], bool]] = {
+    "a whole number of at least 1": lambda value: is_whole(value, 1),
+    "a whole number of at least 0": lambda value: is_whole(value, 0),
+    "a number above 0": lambda value: is_number(value) and value > 0,
+    "a number of at least 0": lambda value: is_number(value) and value >= 0,
+    "a number from 0 to 1": lambda value: is_number(value) and 0 <= value <= 1,
+    "a list of whole numbers of at least 1": lambda value: (
+        isinstance(value, ListConfig) and all(is_whole(width, 1) for width in value)
+    ),
+    "true or false": lambda value: isinstance(value, bool),
+}
+"""Whether a value is what it has to be."""

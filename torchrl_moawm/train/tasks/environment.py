@@ -90,12 +90,16 @@ def check_vmas(scenario: str) -> None:
 
 
 def make_pettingzoo(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> EnvBase:
-    """A PettingZoo environment of a module, or of a function that makes a parallel one."""
+    """A PettingZoo environment of a module, parallel where it can be, or of a function."""
     task, name = config.task, config.task.scenario
     if is_code(name):
         create = find_for(name, **task.scenario_kwargs)
     else:
-        create = importlib.import_module(name).parallel_env
+        module = importlib.import_module(name)
+        makers = [each for each in ("parallel_env", "env") if hasattr(module, each)]
+        if not makers:
+            raise ValueError(f"{name} has neither parallel_env nor env: it makes no environment.")
+        create = getattr(module, makers[0])
     return make_pettingzoo_env(
         partial(create, **task.scenario_kwargs, **settings),
         num_envs,
