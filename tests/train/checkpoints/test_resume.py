@@ -37,7 +37,7 @@ from torchrl_moawm.train.checkpoints.files import (
     write_hashes,
 )
 from torchrl_moawm.train.command import main
-from torchrl_moawm.train.loop.start import alone_in, resumed_from
+from torchrl_moawm.train.loop.start import resumed_from
 from torchrl_moawm.train.metrics.loggers import Loggers
 from torchrl_moawm.train.run import run
 
@@ -207,31 +207,6 @@ def test_a_run_does_not_begin_where_another_is(copy):
         FileExistsError, match=r"holds the checkpoints of a run\. resume=.* goes on"
     ):
         run(configuration(), copy)
-
-
-def test_a_run_does_not_begin_where_one_without_checkpoints_was(tmp_path):
-    settings = ["task=vmas/balance", f"total_frames={FRAMES}", "checkpoint.every=0"]
-    folder = run_here(tmp_path / "run", *settings)
-    rows = (folder / "csv" / "scalars" / "return.csv").read_text()
-    for name in ("csv", "summary.json"):
-        with pytest.raises(FileExistsError, match=f"holds {name} of another run"):
-            run(configuration(*settings, "seed=1"), folder)
-        if name == "csv":
-            shutil.copytree(folder / "csv", tmp_path / "csv")
-            shutil.rmtree(folder / "csv")
-    assert (tmp_path / "csv" / "scalars" / "return.csv").read_text() == rows
-
-
-def test_two_processes_do_not_run_in_one_folder(tmp_path, monkeypatch):
-    folder = tmp_path / "run"
-    message = "Another process runs in"
-    with alone_in(folder), pytest.raises(FileExistsError, match=message), alone_in(folder):
-        pass
-    with alone_in(folder):  # free again
-        pass
-    monkeypatch.setenv("RANK", "1")  # of torchrun: it writes nothing
-    with alone_in(tmp_path / "none"):
-        assert not (tmp_path / "none").exists()
 
 
 def test_fewer_frames_than_are_done_are_refused(copy):
