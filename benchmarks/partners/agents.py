@@ -18,7 +18,7 @@ from partners.networks import (
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, GuidedPolicyLoss, LossSum
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
-from torchrl_moawm.train.algorithms.moawm import OF_TASK, scheduled_of
+from torchrl_moawm.train.algorithms.moawm import scheduled_of, settings_of
 
 
 def make_ppo(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -94,7 +94,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         decoder_cells=list(config.num_cells),
         standardize=False,
         moa_bounded=False,  # as when the study was made
-        **{key: task[key] for key in OF_TASK},
+        **settings_of(task),
         **{key: algorithm[key] for key in (*own, *of_acting)},
     )
     one, own_memories = system[GROUP], list[AgentGRU]()

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from tests.objectives.factory import CELLS, agent_group, make_moa
-from torchrl_moawm import modules
 from torchrl_moawm.modules import make_student
 from torchrl_moawm.modules.features import GaussianHead
 from torchrl_moawm.testing import make_batch
@@ -31,13 +30,3 @@ def test_the_mean_is_bounded_where_it_is_asked_for():
     loc, _ = GaussianHead(0.05, 0.5, max_loc=5.0)(raw)
     torch.testing.assert_close(loc, torch.tensor([[-5.0, 0.01, 2.6852478, 5.0]]))
     assert torch.equal(GaussianHead(0.05)(raw)[0], raw[:, :4])
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [("Team", "AgentGroup"), ("FreshLogProb", "StoredActionLogProb")]
-)
-def test_a_name_of_before_serves_for_one_release(old, new):
-    with pytest.warns(DeprecationWarning, match=f"{old} is {new} now"):
-        assert getattr(modules, old) is getattr(modules, new)
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = modules.nothing

@@ -44,33 +44,6 @@ def test_an_environment_says_the_sizes():
     assert AgentGroup.from_env(discrete) == AgentGroup("agents", 3, 18, n, n)
 
 
-@pytest.mark.parametrize(
-    ("name", "loose", "settings"),
-    [
-        ("make_actor", {**SEEN, **ACTION}, {"latent_dim": 3}),
-        ("make_critic", {"n_agents": 3, **SEEN}, {"latent_dim": 3}),
-        ("make_moa_network", SIZES, {}),
-        ("make_world_model", SIZES, {}),
-        ("make_student", SIZES, {"latent_dim": 3}),
-        ("make_teacher", SIZES, {"latent_dim": 3}),
-    ],
-)
-def test_loose_sizes_serve_for_one_release(name, loose, settings):
-    """Loose sizes give the same network, bit for bit, and a warning that says what to write."""
-    make = getattr(modules, name)
-    torch.manual_seed(0)
-    network = make(agent_group(name="foes"), **settings)
-    torch.manual_seed(0)
-    with pytest.warns(DeprecationWarning, match=rf"{name} takes an AgentGroup now"):
-        before = make(**loose, **settings, group="foes")
-    assert (before.in_keys, before.out_keys) == (network.in_keys, network.out_keys)
-    assert str(before) == str(network)
-    state = before.state_dict()
-    assert state.keys() == network.state_dict().keys()
-    for key, value in network.state_dict().items():
-        assert torch.equal(state[key], value)
-
-
 def test_the_group_may_be_given_by_name():
     torch.manual_seed(0)
     network = modules.make_world_model(group=agent_group())

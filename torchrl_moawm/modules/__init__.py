@@ -1,7 +1,6 @@
 """Networks that the losses can train; any TensorDictModule of your own may take their place."""
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm._on_demand import on_demand
@@ -52,16 +51,7 @@ __all__ = [
     "path_of",
 ]
 
-_RENAMED = {"FreshLogProb": "StoredActionLogProb", "Team": "AgentGroup"}
-
 _HOMES = {"PredictedActions": "predicted_actions", "make_joint_world_model": "joint_world_model"}
 
 if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """What few need, and names of before, for one release."""
-        if name not in _RENAMED:
-            return on_demand(__name__, _HOMES)(name)
-        new = _RENAMED[name]
-        warnings.warn(f"{name} is {new} now.", DeprecationWarning, stacklevel=2)
-        return globals()[new]
+    __getattr__ = on_demand(__name__, _HOMES)

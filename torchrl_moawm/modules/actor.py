@@ -19,7 +19,7 @@ from torchrl_moawm.modules.features import (
     make_mlp,
     zero_init_columns,
 )
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 
 
 class ActorNet(nn.Module):
@@ -112,7 +112,6 @@ def categorical_of(group: AgentGroup, one_hot: bool) -> tuple[type, dict[str, An
     return (OneHotCategorical if one_hot else Categorical), {}
 
 
-@accepts_sizes
 def make_actor(
     group: AgentGroup,
     *,

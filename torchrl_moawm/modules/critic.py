@@ -14,7 +14,7 @@ from torchrl_moawm.modules.features import (
     make_mlp,
     zero_init_columns,
 )
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 
 
 class CentralisedCritic(nn.Module):
@@ -74,7 +74,6 @@ class CentralisedCritic(nn.Module):
         return found
 
 
-@accepts_sizes
 def make_critic(
     group: AgentGroup,
     *,

@@ -14,7 +14,7 @@ from torchrl_moawm.modules.features import (
     PreviousStepFeatures,
     make_mlp,
 )
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU
 from torchrl_moawm.modules.vae import GaussianSampler, GroupsFeatures, make_decoder
 
@@ -65,7 +65,6 @@ class StudentEncoder(nn.Module):
         return loc, scale, self.group.flat(entries[0])
 
 
-@accepts_sizes
 def make_student(
     group: AgentGroup,
     *,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from tensordict import NestedKey
@@ -149,26 +146,3 @@ class AgentGroup:
         action = self.action_features(action, like, "previous_action")
         check_group(self.n_agents, previous_mask=(acted, 1))
         return torch.cat([action * acted, acted], -1)
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def accepts_sizes(make: Callable[P, R]) -> Callable[P, R]:
-    """Lets a maker of networks take the sizes one by one, as before 0.2, for one release."""
-    names = [field.name for field in fields(AgentGroup)]
-
-    @wraps(make)
-    def maker(*args: P.args, **keywords: P.kwargs) -> R:
-        if args or isinstance(keywords.get("group"), AgentGroup):
-            return make(*args, **keywords)
-        sizes: dict[str, Any] = {name: keywords.pop(name) for name in names if name in keywords}
-        name = getattr(make, "__name__", "maker")
-        advice = f"{name} takes an AgentGroup now: {name}(AgentGroup(n_agents=3, ...), ...)."
-        warnings.warn(advice, DeprecationWarning, stacklevel=2)
-        # an actor served any number of agents, and a critic was told of no action
-        group: Any = AgentGroup(**{"n_agents": 1, "action_dim": 1, **sizes})
-        return make(group, **keywords)
-
-    return maker

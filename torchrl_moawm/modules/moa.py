@@ -15,13 +15,12 @@ from torchrl_moawm._checks.tensors import check_option
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.modules.action_density import Bounds, distribution_of, names_written
 from torchrl_moawm.modules.features import PreviousStepFeatures
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.memory import AgentGRU
 from torchrl_moawm.modules.moa_nets import MOANet, PairwiseMOANet
 from torchrl_moawm.modules.statistics import GroupStatistics
 
 
-@accepts_sizes
 def make_moa_network(
     group: AgentGroup,
     *,

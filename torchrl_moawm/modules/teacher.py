@@ -14,7 +14,7 @@ from torchrl_moawm.modules.features import (
     broadcast_to_agents,
     make_mlp,
 )
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.vae import (
     EmptyDecoder,
     GaussianSampler,
@@ -118,7 +118,6 @@ class OthersFeatures(nn.Module):
         return others_features(seen_and_done(self.groups, entries))
 
 
-@accepts_sizes
 def make_teacher(
     group: AgentGroup,
     *,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm.modules.ensemble import MembersMLP
 from torchrl_moawm.modules.features import ObservationEncoder, joint_features, make_mlp
-from torchrl_moawm.modules.group import AgentGroup, accepts_sizes
+from torchrl_moawm.modules.group import AgentGroup
 from torchrl_moawm.modules.statistics import GroupStatistics
 
 
@@ -108,7 +108,6 @@ class WorldModelNet(nn.Module):
         return *(x.mean(-2) for x in members), *members[:2]
 
 
-@accepts_sizes
 def make_world_model(
     group: AgentGroup,
     *,

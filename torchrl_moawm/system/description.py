@@ -2,6 +2,7 @@
 
 from torchrl_moawm._keys import name_of, path_of
 from torchrl_moawm.system.group import GroupSystem
+from torchrl_moawm.system.losses import make_losses
 
 
 def describe(system: GroupSystem) -> str:
@@ -11,6 +12,6 @@ def describe(system: GroupSystem) -> str:
         count = sum(parameter.numel() for parameter in network.parameters())
         reads = dict.fromkeys(path_of(key)[-1] for key in network.in_keys)
         lines.append(f"    {name:<24}{count:>9,} parameters  reads {', '.join(reads)}")
-    losses = vars(GroupSystem)["loss_module"].func(system)  # not kept: parts may yet change
+    losses = make_losses(system)  # not kept: parts may yet change
     terms = [str(key) for key in losses.out_keys if str(key).startswith("loss")]
     return "\n".join([*lines, f"    minimises {', '.join(terms)}"])

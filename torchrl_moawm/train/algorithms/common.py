@@ -43,7 +43,7 @@ class Algorithm:
     auxiliary: dict[str, tuple[LossModule, int]] = field(default_factory=dict)
     """Other parts by name, each with the number of epochs of a batch in which it is minimised."""
     models: LossModule | None = None
-    """What is minimised alone, in every epoch, when the team has learned."""
+    """What is minimised alone when the team has learned, in ``algorithm.model_steps`` steps."""
     system: MOAWM | None = None
     """Where there are models of others and world to be judged."""
     scheduled: list[ScheduledLatent] = field(default_factory=list)

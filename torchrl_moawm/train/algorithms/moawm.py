@@ -1,45 +1,23 @@
 """The whole framework: PPO with a latent, and models of the others and of the world."""
 
+from dataclasses import fields
+from typing import Any
+
 from omegaconf import DictConfig
 from torchrl.envs import EnvBase
 
 from torchrl_moawm import MOAWM, LossSum
 from torchrl_moawm.modules import ScheduledLatent
+from torchrl_moawm.system import LossSettings, NetworkSettings
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
 
-OF_TRAINING = (
-    "name",
-    "kind",
-    "ablation",
-    "sequence_length",
-    "model_epochs",
-    "model_rows",
-    "model_frames",
-    "model_steps",
-    "model_minibatch",
-    "teacher_share",
-    "moa_lr",
-    "world_model_lr",
-    "model_max_grad_norm",
-    "latent_epochs",
-    "latent_rows",
-    "encode_anew",
-    "teacher_lr",
-    "student_lr",
-    "imagination",
-)
-"""Settings of an algorithm that are not those of ``MOAWM.from_env``."""
-OF_TASK = (
-    "gamma",
-    "lmbda",
-    "clip_epsilon",
-    "clip_value",
-    "entropy_coeff",
-    "critic_coeff",
-    "shared_value",
-    "initial_scale",
-)
-"""Settings of a task that are those of ``MOAWM.from_env``."""
+SETTINGS = {field.name for kind in (NetworkSettings, LossSettings) for field in fields(kind)}
+"""Keywords of ``MOAWM.from_env``, under which a task or an algorithm has them too."""
+
+
+def settings_of(section: DictConfig) -> dict[str, Any]:
+    """Those settings of a task, or of an algorithm, that are ``MOAWM.from_env``'s."""
+    return {name: value for name, value in section.items() if name in SETTINGS}
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -50,13 +28,12 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
 def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
     """The system with its networks, of which each may still be replaced by one of your own."""
     task, algorithm = config.task, config.algorithm
-    own = [key for key in algorithm if key not in OF_TRAINING]
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),
-        **{key: task[key] for key in OF_TASK},
+        **settings_of(task),
         teacher_frames=int(algorithm.teacher_share * config.total_frames),
-        **{"moa_bounded": False, **{key: algorithm[key] for key in own}},  # not said: as before it
+        **{"moa_bounded": False, **settings_of(algorithm)},  # not said: as before it
     )
     for group, one in system.groups.items():
         if algorithm.ablation == "zero_latent":  # weights on z = 0 do nothing: leave them out

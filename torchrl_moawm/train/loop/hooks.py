@@ -31,8 +31,8 @@ JUDGED = 4_000
 class ModelQualityHook(TrainerHookBase):
     """Judges the models of others and world on every batch, before it is learned from.
 
-    They have not seen the batch, so the figures are honest; the baselines are fitted to the batch
-    before.
+    They have not learned from the batch, so the figures are honest (its running statistics alone
+    are in theirs); the baselines are fitted to the batch before.
 
     Args:
         algorithm: Whose models are judged.
