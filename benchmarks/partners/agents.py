@@ -18,7 +18,7 @@ from partners.networks import (
 from torchrl_moawm import MOAWM, ClipPPOPolicyLoss, ClipPPOValueLoss, GuidedPolicyLoss, LossSum
 from torchrl_moawm.modules import AgentGRU, StoredActionLogProb, append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic
-from torchrl_moawm.train.algorithms.moawm import scheduled_of, settings_of
+from torchrl_moawm.train.algorithms.moawm import scheduled_of, settings_of, teacher_frames
 
 
 def make_ppo(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -87,7 +87,7 @@ def make_agent_modelling(config: DictConfig, env: EnvBase) -> Algorithm:
         privileged=(PARTNERS,),
         recurrent=True,
         act_on="mean",
-        teacher_frames=int(algorithm.teacher_share * config.total_frames),
+        teacher_frames=teacher_frames(config),
         num_cells=list(config.num_cells),
         model_cells=list(config.num_cells),
         encoder_cells=list(config.num_cells),

@@ -60,6 +60,9 @@ def train(
     file, folder = run.file(out), work / run.task / run.algorithm / f"seed_{run.seed}"
     if file.exists():
         return
+    begun = any((folder / "checkpoints").glob("checkpoint-*"))  # and stopped before its end
+    if not begun:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable,
@@ -73,7 +76,7 @@ def train(
         "threads=1",
         *overrides,
     ]
-    if any((folder / "checkpoints").glob("checkpoint-*")):  # stopped before its end
+    if begun:
         command.append(f"resume={folder}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with open(folder / "log.txt", "w") as log:

@@ -90,6 +90,11 @@ def test_padding_is_left_out_of_what_a_loss_is_said_to_read(name, generator):
     loss.loss_mask_key = "padding"
     assert "padding" in loss.in_keys
     assert "padding" not in loss.optional_keys
+    with pytest.raises(KeyError, match=r"'padding', which is missing\. Set loss_mask_key"):
+        loss(batch)
+    loss.loss_mask_key = ("agents", "mask")
+    assert ("agents", "mask") in loss.in_keys
+    assert ("agents", "mask") not in loss.optional_keys
 
 
 def first_term(outputs):

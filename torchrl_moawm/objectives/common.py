@@ -137,12 +137,14 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def optional_keys(self) -> list[NestedKey]:
         """Entries among ``in_keys`` that may be absent."""
-        return [*self._listed()[1], *(self._samples() if self.loss_mask_key == "auto" else ())]
+        found = [*self._listed()[1], *self._samples()]
+        named = () if self.loss_mask_key == "auto" else self._loss_mask_keys()
+        return [key for key in found if key not in {*map(unravel_key, named)}]
 
-    def _samples(self) -> tuple[NestedKey, ...]:
+    def _samples(self) -> list[NestedKey]:
         """TorchRL's masks, one value per sample; ``loss_mask_key`` may be set at any time."""
         listed = self._listed()[0]
-        return tuple(key for key in self._loss_mask_keys() if unravel_key(key) not in listed)
+        return [key for key in map(unravel_key, self._loss_mask_keys()) if key not in listed]
 
     def _listed(self) -> tuple[list[NestedKey], list[NestedKey]]:
         """All entries and the optional ones, found once: ``dispatch`` asks at every call.

@@ -107,7 +107,7 @@ def sample_mask(
     mask = None
     for key in keys:
         if required:
-            get_required(tensordict, key, required)
+            get_required(tensordict, key, required, "Set loss_mask_key")
         found = get_mask(tensordict, key)
         if found is not None:
             while found.ndim > max(tensordict.batch_dims, 1) and found.shape[-1] == 1:

@@ -175,13 +175,15 @@ def check_config(config: DictConfig) -> None:
     check_loggers(config.loggers)
     check_values(config)
     envs_per_worker(config)
-    if config.algorithm.get("world_horizon", 1) > 1 and not config.algorithm.recurrent:
+    horizon = config.algorithm.get("world_horizon", 1) or 1
+    ours = not own_code.is_code(config.algorithm.kind)
+    if ours and horizon > 1 and not config.algorithm.recurrent:
         raise ValueError(
             "algorithm.world_horizon above 1 needs algorithm.recurrent=true: it predicts along "
             "sequences."
         )
     steps, length = config.task.num_envs * config.task.max_steps, sequence_length(config)
-    if length < 1 or steps % length:
+    if not length or steps % length:
         raise ValueError(
             f"Expected algorithm.sequence_length to divide the {steps} steps of a batch "
             f"(task.num_envs x task.max_steps), got {length}."

@@ -390,6 +390,10 @@ def test_a_disagreement_that_knows_the_error_is_correlated_with_it(navigation, g
     outputs["ensemble_observation"] = members.clone()
     outputs["ensemble_observation"][..., 0, :, :] = torch.nan
     assert written(system, batch, **outputs)[name] == pytest.approx(1.0, abs=1e-4)
+    known = torch.ones_like(after, dtype=torch.bool)
+    known[0, 0, 1] = False  # nothing of one agent in one step
+    batch["next", "agents", "observation_mask"] = known
+    assert written(system, batch, **outputs)[name] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_reward_of_the_team_is_that_of_each_agent():

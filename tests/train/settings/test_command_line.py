@@ -6,13 +6,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.benchmarks.runs import SETTINGS, command, configuration
+from torchrl_moawm.train.algorithms.moawm import teacher_frames
 from torchrl_moawm.train.checkpoints.files import CheckpointError
 from torchrl_moawm.train.command import job
 from torchrl_moawm.train.experiment import check_config
 from torchrl_moawm.train.settings.command_line import ADJUSTABLE, check_arguments, resumed
 from torchrl_moawm.train.settings.known import flat
 from torchrl_moawm.train.settings.places import CONF
-from torchrl_moawm.train.settings.ranges import SWITCHES
+from torchrl_moawm.train.settings.ranges import SWITCHES, check_values
 from torchrl_moawm.train.tasks.environment import check_task, make_env
 
 # ------------------------------------------------------------------------------ no code
@@ -257,13 +258,18 @@ def test_what_contradicts_the_checkpoint_is_named(said, message):
 
 
 def test_more_frames_do_not_bring_the_teacher_back():
-    """It was gone after 400 frames of 1,000, and is so of 4,000."""
+    """It was gone after 400 frames of 1,000, and is so of 4,000 and of 8,000."""
     saved = flat(OmegaConf.to_container(configuration("total_frames=1000"), resolve=True))
     saved["algorithm.teacher_share"] = 0.4
-    found = resumed(configuration("total_frames=4000"), unflat(saved), ["total_frames=4000"])
-    assert found.algorithm.teacher_share * found.total_frames == pytest.approx(400)
-    same = resumed(configuration("total_frames=1000"), unflat(saved), [])
-    assert same.algorithm.teacher_share == 0.4
+    said = "algorithm.teacher_share=0.4"
+    for frames, expected in ((1000, 400), (500, 200), (4000, 400), (4000, 400), (8000, 400)):
+        asked = [f"total_frames={frames}", said]
+        found = resumed(configuration(*asked), unflat(saved), asked)
+        assert found.total_frames == frames
+        assert found.algorithm.teacher_share == 0.4
+        assert teacher_frames(found) == expected
+        if frames > 1000:
+            saved = flat(OmegaConf.to_container(found))
 
 
 def unflat(settings):
@@ -301,8 +307,8 @@ def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
         ("task.lmbda=-0.1", "task.lmbda to be a number from 0 to 1, got -0.1"),
         ("algorithm.recurrent=no", "algorithm.recurrent to be true or false, got 'no'"),
         ("gif=maybe", "gif to be true or false, got 'maybe'"),
-        ("seed=-1", "seed to be a whole number of at least 0, got -1"),
-        ("seed=abc", "seed to be a whole number of at least 0, got 'abc'"),
+        ("seed=-1", "seed to be a whole number from 0 to 4294967295, got -1"),
+        ("seed=abc", "seed to be a whole number from 0 to 4294967295, got 'abc'"),
         ("threads=0", "threads to be a whole number of at least 1, got 0"),
         ("num_collectors=0", "num_collectors to be a whole number of at least 1, got 0"),
         ("collector=many", "collector to be one of single, multi_sync, multi_async, ray, got"),
@@ -331,6 +337,19 @@ def test_numbers_that_cannot_be_are_refused_before_a_run(setting, message):
     recurrent = ["algorithm.recurrent=true"] if "sequence" in setting else []
     with pytest.raises(ValueError, match=message):
         check_config(configuration(*recurrent, setting))
+
+
+def test_a_norm_without_bound_and_settings_of_an_algorithm_of_ones_own():
+    check_config(configuration("max_grad_norm=inf", "algorithm.model_max_grad_norm=inf"))
+    config = configuration("algorithm.moa_lr=auto", "algorithm.world_horizon=5")
+    with pytest.raises(ValueError, match="moa_lr to be a number"):
+        check_values(config)
+    config.algorithm.kind = "ours:make"
+    check_values(config)
+    with pytest.raises(ValueError, match="seed to be a whole number from 0 to 4294967295"):
+        check_values(configuration("seed=4294967296"))
+    with pytest.raises(ValueError, match="sequence_length to divide"):
+        check_config(configuration("algorithm.recurrent=true", "algorithm.sequence_length=null"))
 
 
 def test_a_whole_number_may_be_said_with_a_point():

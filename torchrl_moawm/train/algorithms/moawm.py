@@ -12,12 +12,19 @@ from torchrl_moawm.system import LossSettings, NetworkSettings
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
 
 SETTINGS = {field.name for kind in (NetworkSettings, LossSettings) for field in fields(kind)}
+SETTINGS = (SETTINGS | {"group", "privileged", "critic_state"}) - {"teacher_frames"}
 """Keywords of ``MOAWM.from_env``, under which a task or an algorithm has them too."""
 
 
 def settings_of(section: DictConfig) -> dict[str, Any]:
     """Those settings of a task, or of an algorithm, that are ``MOAWM.from_env``'s."""
     return {name: value for name, value in section.items() if name in SETTINGS}
+
+
+def teacher_frames(config: DictConfig) -> int:
+    """Frames over which the teacher acts too; of a run that goes on, those it was begun with."""
+    told = int(config.algorithm.teacher_share * config.total_frames)
+    return int(config.algorithm.get("teacher_frames", told))
 
 
 def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
@@ -32,8 +39,8 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
         env,
         num_cells=list(config.num_cells),
         **settings_of(task),
-        teacher_frames=int(algorithm.teacher_share * config.total_frames),
         **{"moa_bounded": False, **settings_of(algorithm)},  # not said: as before it
+        teacher_frames=teacher_frames(config),
     )
     for group, one in system.groups.items():
         if algorithm.ablation == "zero_latent":  # weights on z = 0 do nothing: leave them out

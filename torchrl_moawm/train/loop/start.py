@@ -2,14 +2,15 @@
 
 import errno
 import json
+import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 from torchrl.checkpoint import CheckpointError
 from torchrl.trainers import Trainer
@@ -21,12 +22,19 @@ from torchrl_moawm.train.parallel.worker import WorkersLostError
 from torchrl_moawm.train.settings.command_line import resumed
 from torchrl_moawm.train.tasks.environment import SUITES
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 SEEDS_OF_RESUMED = 10_000_000
 """Offset of the seeds of environments that a checkpoint cannot hold, and that begin again."""
 
 
-RESULTS = ("csv", "summary.json", "run.json", "checkpoint.pt", "system.moawm")
-"""What a run has written, whether it keeps checkpoints or not."""
+RESULTS = ("checkpoint.pt", "system.moawm", "run.json", "summary.json")
+"""What a run writes at its end, whether it keeps checkpoints or not."""
+SCALARS = Path("csv", "scalars")
+"""Where it writes figures while it trains, row below row."""
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -35,10 +43,10 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 def check_folder(folder: Path, source: Path | None) -> None:
-    """Refuses to begin a run in the folder of another.
+    """Refuses to begin a run in the folder of another; one that came to nothing makes room.
 
     Raises:
-        FileExistsError: The folder holds checkpoints or figures, and the run does not go on from
+        FileExistsError: The folder holds checkpoints or results, and the run does not go on from
             one.
     """
     if source is not None:
@@ -51,32 +59,37 @@ def check_folder(folder: Path, source: Path | None) -> None:
     found = [name for name in RESULTS if (folder / name).exists()]
     if found:
         raise FileExistsError(
-            f"{folder} holds {found[0]} of another run: a new one needs another folder "
-            "(hydra.run.dir), or an empty one."
+            f"{folder} holds {found[0]} of a run that kept no checkpoints to go on from: a new run "
+            "needs another folder (hydra.run.dir), or an empty one."
         )
+    if is_first():  # the rows of one that was stopped before its first checkpoint
+        shutil.rmtree(folder / SCALARS, ignore_errors=True)
 
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Keeps every other process from running in the folder meanwhile, if this one writes there.
 
-    The system lets the lock go with the process, however that ends.
+    The system lets the lock go with the process, however that ends. Where a file system has no
+    locks, nobody is kept away.
 
     Raises:
         FileExistsError: Another process runs there.
     """
-    if not is_first():
+    if fcntl is None or not is_first():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout as error:
-        raise FileExistsError(
-            f"Another process runs in {folder}. Stop it or wait for its end, or choose another "
-            "folder (hydra.run.dir)."
-        ) from error
-    with lock:
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise FileExistsError(
+                f"Another process runs in {folder}. Stop it or wait for its end, or choose another "
+                "folder (hydra.run.dir)."
+            ) from error
+        except OSError as error:
+            print(f"No lock on {folder} ({error}): see to it that one run alone writes there.")
         yield
 
 
@@ -142,7 +155,8 @@ def finished(config: DictConfig, folder: Path, overrides: Sequence[str]) -> floa
     if resumed(config, saved, overrides, trained).total_frames > saved["total_frames"]:
         return None
     print(f"Done before: {folder}")
-    return float(json.loads((folder / "summary.json").read_text())["evaluation_return"])
+    figure = json.loads((folder / "summary.json").read_text())["evaluation_return"]
+    return math.nan if figure is None else float(figure)
 
 
 def resumed_from(

@@ -155,7 +155,8 @@ def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]
         missed = torch.where(known, predicted["predicted_observation"] - target, 0.0) / scale
         error = (missed.square().sum(-1) / known.sum(-1)).sqrt()
         spread = ensemble_disagreement(members / scale)
-        both = torch.stack([error[there], spread[there]]).double()
+        seen = there & known.any(-1)
+        both = torch.stack([error[seen], spread[seen]]).double()
         figures["disagreement_error_correlation"] = float(torch.corrcoef(both)[0, 1])
     return figures
 

@@ -162,6 +162,12 @@ def resumed(
     for key in changed:
         OmegaConf.update(result, key, asked.get(key), force_add=True)
     share = kept.get("algorithm.teacher_share")
-    if share:  # its teacher is gone after the frames it was told, however many come
-        result.algorithm.teacher_share = share * kept["total_frames"] / result.total_frames
+    if share and result.total_frames > kept["total_frames"]:  # does not bring the teacher back
+        told = int(share * kept["total_frames"])
+        OmegaConf.update(
+            result,
+            "algorithm.teacher_frames",
+            kept.get("algorithm.teacher_frames", told),
+            force_add=True,
+        )
     return result

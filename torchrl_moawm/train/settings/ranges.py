@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from torchrl_moawm.train.settings.own_code import is_code
+
 SWITCHES = (
     "compile",
     "progress_bar",
@@ -49,8 +51,8 @@ NUMBERS = {
         "algorithm.ensemble",
         "algorithm.world_horizon",
     ),
+    "a whole number from 0 to 4294967295": ("seed",),
     "a whole number of at least 0": (
-        "seed",
         "evaluation_interval",
         "checkpoint.every",
         "max_nonfinite_steps",
@@ -60,18 +62,18 @@ NUMBERS = {
         "algorithm.model_steps",
         "algorithm.model_epochs",
         "algorithm.latent_epochs",
+        "algorithm.sequence_length",
     ),
     "a number above 0": (
         "lr",
-        "max_grad_norm",
         "task.lr",
         "task.initial_scale",
         "task.reward_scale",
         "task.clip_epsilon",
         "task.clip_value",
         "algorithm.reward_delta",
-        "algorithm.model_max_grad_norm",
     ),
+    "a number above 0, or inf": ("max_grad_norm", "algorithm.model_max_grad_norm"),
     "a number of at least 0": (
         "task.critic_coeff",
         "task.entropy_coeff",
@@ -108,7 +110,8 @@ OPTIONAL = ("threads", "task.clip_value")
 def check_values(config: DictConfig) -> None:
     """Refuses values that no setting of that name can have.
 
-    A whole number that is said as one with a point, ``total_frames=1e5``, becomes one.
+    A whole number that is said as one with a point, ``total_frames=1e5``, becomes one. What an
+    algorithm of your own has under the names of ours is its own matter.
 
     Raises:
         ValueError: The message names the setting, what it can be, and what it is.
@@ -117,6 +120,8 @@ def check_values(config: DictConfig) -> None:
     expected += [(name, "true or false") for name in SWITCHES]
     expected += [(name, f"one of {', '.join(words)}") for name, words in CHOICES.items()]
     for name, what in expected:
+        if name.startswith("algorithm.") and is_code(config.algorithm.kind):
+            continue
         value = OmegaConf.select(config, name)
         optional = name in OPTIONAL or name in SWITCHES or name.startswith("algorithm.")
         if value is None and optional:
@@ -142,7 +147,9 @@ def is_whole(value: Any, least: int) -> bool:
 FITS: dict[str, Callable[[Any], bool]] = {
     "a whole number of at least 1": lambda value: is_whole(value, 1),
     "a whole number of at least 0": lambda value: is_whole(value, 0),
+    "a whole number from 0 to 4294967295": lambda value: is_whole(value, 0) and value < 2**32,
     "a number above 0": lambda value: is_number(value) and value > 0,
+    "a number above 0, or inf": lambda value: value == math.inf or (is_number(value) and value > 0),
     "a number of at least 0": lambda value: is_number(value) and value >= 0,
     "a number from 0 to 1": lambda value: is_number(value) and 0 <= value <= 1,
     "a list of whole numbers of at least 1": lambda value: (
