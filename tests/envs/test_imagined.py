@@ -104,7 +104,7 @@ def test_who_waits_or_was_gone_ends_nothing(kind):
 
 
 def test_what_the_gone_would_do_is_no_input_of_the_model():
-    """As in the loss that has trained it: 0, and so is what they saw at the beginning."""
+    """It reads 0, as in the loss that has trained it; so it does of what they saw at first."""
 
     def model(seen, action):
         team = action.sum(-2, keepdim=True) + seen.sum((-2, -1), keepdim=True)

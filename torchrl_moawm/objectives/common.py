@@ -128,7 +128,7 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries read from the input: the required ones, then the optional masks."""
-        return [*self._listed()[0], *self._samples()]
+        return list(self._listed()[0])
 
     @in_keys.setter
     def in_keys(self, keys: list[NestedKey]) -> None:
@@ -137,26 +137,22 @@ class MultiAgentLoss(ScheduledLoss):
     @property
     def optional_keys(self) -> list[NestedKey]:
         """Entries among ``in_keys`` that may be absent."""
-        found = [*self._listed()[1], *self._samples()]
-        named = () if self.loss_mask_key == "auto" else self._loss_mask_keys()
-        return [key for key in found if key not in {*map(unravel_key, named)}]
+        return list(self._listed()[1])
 
-    def _samples(self) -> list[NestedKey]:
-        """TorchRL's masks, one value per sample; ``loss_mask_key`` may be set at any time."""
-        listed = self._listed()[0]
-        return [key for key in map(unravel_key, self._loss_mask_keys()) if key not in listed]
+    def _listed(self) -> tuple[list[NestedKey], list[NestedKey], Any]:
+        """All entries, the optional ones, and the mask of samples with which they were found.
 
-    def _listed(self) -> tuple[list[NestedKey], list[NestedKey]]:
-        """All entries and the optional ones, found once: ``dispatch`` asks at every call.
-
-        A graph does not look at what was kept: it would be compiled again when that comes.
+        They are kept, for ``dispatch`` asks at every call, until ``loss_mask_key`` is another. A
+        graph does not look at what was kept: it would be compiled again when that comes.
         """
-        compiling = torch.compiler.is_compiling()
+        compiling, named = torch.compiler.is_compiling(), self.loss_mask_key
         found: Any = None if compiling else self.__dict__.get("_lists")
-        if found is None:
+        if found is None or found[2] != named:
             required = list(dict.fromkeys(map(unravel_key, self._required_keys())))
-            optional = [key for key in dict.fromkeys(self._masks()) if key not in required]
-            found = [*required, *optional], optional
+            samples = list(map(unravel_key, self._loss_mask_keys()))
+            entries = list(dict.fromkeys([*required, *self._masks(), *samples]))
+            needed = required if named == "auto" else [*required, *samples]
+            found = entries, [key for key in entries if key not in needed], named
             if not compiling:
                 self.__dict__["_lists"] = found
         return found

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from torchrl_moawm.train.experiment import check_config
 from torchrl_moawm.train.loop import start
+from torchrl_moawm.train.loop.folder import alone_in
 from torchrl_moawm.train.parallel.ranks import rank_zero_run_dir
 from torchrl_moawm.train.run import run
 from torchrl_moawm.train.settings.command_line import check_arguments, own_flags
@@ -48,7 +49,7 @@ def job(config: DictConfig) -> float:
         check_config(config)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    with start.one_line_errors(folder), start.alone_in(folder):
+    with start.one_line_errors(folder), alone_in(folder):
         return run(config, folder, source, frames).get("evaluation_return", 0.0)
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from torchrl_moawm.train.algorithms.make import find_kind
 from torchrl_moawm.train.loop import start
 from torchrl_moawm.train.loop.buffer import sequence_length
+from torchrl_moawm.train.loop.folder import alone_in
 from torchrl_moawm.train.metrics.loggers import check_loggers
 from torchrl_moawm.train.parallel.collector import envs_per_worker
 from torchrl_moawm.train.run import run
@@ -120,7 +121,7 @@ class Experiment:
                 return json.loads((self.folder / "summary.json").read_text())
             going = start.resumed_from(self.config, self.folder, self.overrides)
             self.folder = going[1]  # that of the run that goes on
-            with start.alone_in(self.folder):
+            with alone_in(self.folder):
                 return run(*going)
 
 
@@ -175,13 +176,6 @@ def check_config(config: DictConfig) -> None:
     check_loggers(config.loggers)
     check_values(config)
     envs_per_worker(config)
-    horizon = config.algorithm.get("world_horizon", 1) or 1
-    ours = not own_code.is_code(config.algorithm.kind)
-    if ours and horizon > 1 and not config.algorithm.recurrent:
-        raise ValueError(
-            "algorithm.world_horizon above 1 needs algorithm.recurrent=true: it predicts along "
-            "sequences."
-        )
     steps, length = config.task.num_envs * config.task.max_steps, sequence_length(config)
     if not length or steps % length:
         raise ValueError(

@@ -12,6 +12,7 @@ from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.checkpoints.files import save_trained
 from torchrl_moawm.train.loop import start
 from torchrl_moawm.train.loop.evaluation import evaluate, record_episode
+from torchrl_moawm.train.loop.folder import check_folder
 from torchrl_moawm.train.loop.hooks import EvaluationHook, ModelQualityHook
 from torchrl_moawm.train.loop.models_behind import learn_models
 from torchrl_moawm.train.loop.trainer import make_trainer
@@ -41,7 +42,7 @@ def run(
     Raises:
         FileExistsError: A new run would begin in a folder that holds the checkpoints of another.
     """
-    start.check_folder(folder, source)
+    check_folder(folder, source)
     config = settled(config)
     learners = Learners(config.device, config.learner_timeout)
     own = start.prepare(config, learners)  # this rank's share

@@ -11,13 +11,15 @@ from torchrl_moawm.modules import ScheduledLatent
 from torchrl_moawm.system import LossSettings, NetworkSettings
 from torchrl_moawm.train.algorithms.common import Algorithm, actor_and_critic, one_or_sum
 
-SETTINGS = {field.name for kind in (NetworkSettings, LossSettings) for field in fields(kind)}
-SETTINGS = (SETTINGS | {"group", "privileged", "critic_state"}) - {"teacher_frames"}
-"""Keywords of ``MOAWM.from_env``, under which a task or an algorithm has them too."""
+SETTINGS = {
+    *("group", "privileged", "critic_state"),
+    *(field.name for kind in (NetworkSettings, LossSettings) for field in fields(kind)),
+} - {"teacher_frames"}
+"""Keywords of ``MOAWM.from_env`` that a task or an algorithm has as well, under the same names."""
 
 
 def settings_of(section: DictConfig) -> dict[str, Any]:
-    """Those settings of a task, or of an algorithm, that are ``MOAWM.from_env``'s."""
+    """Settings of a task, or of an algorithm, that are keywords of ``MOAWM.from_env``."""
     return {name: value for name, value in section.items() if name in SETTINGS}
 
 

@@ -104,7 +104,7 @@ NUMBERS = {
 }
 """Settings that are numbers, by what these can be."""
 OPTIONAL = ("threads", "task.clip_value")
-"""Those that may be null; so may those of an algorithm, for another may have none."""
+"""Settings that may be null; those of an algorithm may be, too, for another has none of them."""
 
 
 def check_values(config: DictConfig) -> None:
@@ -119,8 +119,9 @@ def check_values(config: DictConfig) -> None:
     expected = [(name, what) for what, names in NUMBERS.items() for name in names]
     expected += [(name, "true or false") for name in SWITCHES]
     expected += [(name, f"one of {', '.join(words)}") for name, words in CHOICES.items()]
+    own = is_code(config.algorithm.kind)
     for name, what in expected:
-        if name.startswith("algorithm.") and is_code(config.algorithm.kind):
+        if own and name.startswith("algorithm."):
             continue
         value = OmegaConf.select(config, name)
         optional = name in OPTIONAL or name in SWITCHES or name.startswith("algorithm.")
@@ -131,6 +132,12 @@ def check_values(config: DictConfig) -> None:
             OmegaConf.update(config, name, value)
         if not (value in CHOICES[name] if name in CHOICES else FITS[what](value)):
             raise ValueError(f"Expected {name} to be {what}, got {value!r}.")
+    horizon = OmegaConf.select(config, "algorithm.world_horizon") or 1
+    if not own and horizon > 1 and not config.algorithm.recurrent:
+        raise ValueError(
+            "algorithm.world_horizon above 1 needs algorithm.recurrent=true: it predicts along "
+            "sequences."
+        )
 
 
 def is_number(value: Any) -> bool:

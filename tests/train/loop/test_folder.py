@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from torchrl_moawm.train.loop import start
-from torchrl_moawm.train.loop.start import RESULTS, SCALARS, alone_in, check_folder
+from torchrl_moawm.train.loop import folder as folders
+from torchrl_moawm.train.loop.folder import RESULTS, SCALARS, alone_in, check_folder
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from torchrl_moawm.train.loop.start import alone_in
+from torchrl_moawm.train.loop.folder import alone_in
 
 with alone_in(Path(sys.argv[1])):
     print("holds", flush=True)
@@ -61,7 +61,7 @@ def test_a_file_system_without_locks_keeps_nobody_away(tmp_path, monkeypatch, ca
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(start.fcntl, "lockf", none)
+    monkeypatch.setattr(folders.fcntl, "lockf", none)
     with alone_in(tmp_path):
         pass
     assert "No locks available" in capsys.readouterr().out
