@@ -20,6 +20,11 @@ def name_of(group: NestedKey) -> str:
     return "_".join(path_of(group))
 
 
+def beginnings(key: NestedKey) -> list[tuple[str, ...]]:
+    """What stands before the last name of a key, the longest first; nothing before a word."""
+    return [] if isinstance(key, str) else [key[:depth] for depth in range(len(key) - 1, 0, -1)]
+
+
 def leaf_name(key: NestedKey) -> str:
     """The innermost name of a key."""
     return key if isinstance(key, str) else key[-1]

@@ -2,15 +2,22 @@
 
 import pytest
 import torch
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch.testing import assert_close
 from torchrl.collectors import Collector
-from torchrl.data import Composite, Unbounded
+from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import StepCounter, TransformedEnv
 from torchrl.envs.utils import RandomPolicy, check_env_specs
 
 from tests import kinds
-from tests.envs.linear_world import GROUPS, after, ensemble_model, make_world, perfect_model
+from tests.envs.linear_world import (
+    GROUPS,
+    LinearWorld,
+    after,
+    ensemble_model,
+    make_world,
+    perfect_model,
+)
 from tests.kinds import KINDS, Kinds, make_kind
 from torchrl_moawm import PreviousStep
 from torchrl_moawm.envs import ImaginedEnv, RealStarts, make_pettingzoo_env
@@ -149,6 +156,40 @@ def test_without_ends_of_their_own_the_end_of_one_who_is_there_is_that_of_all():
         now["agents", "mask"] = torch.tensor([[True, True, False], [True, False, False]])
         after = env.step(env.rand_action(now))["next"]
         assert (after["terminated"] == over).all()
+
+
+def agents_of_their_own(world, group, mask):
+    """The world, in which the agents of a group end by themselves; with a mask or without."""
+    seen, ends = world.observation_spec.clone(), world.full_done_spec.clone()
+    team = (2, GROUPS[group])
+    flag = Categorical(2, shape=(*team, 1), dtype=torch.bool)
+    ends[group] = Composite(terminated=flag, done=flag.clone(), shape=team)
+    if mask:
+        seen[group, "mask"] = Categorical(2, shape=team, dtype=torch.bool)
+    world.observation_spec, world.full_done_spec = seen, ends
+    return world
+
+
+def test_the_own_end_of_one_group_is_none_of_another():
+    """Beside a group whose agents end by themselves, another has the end of all as its own."""
+    world = agents_of_their_own(LinearWorld(2), "hunters", mask=True)
+    for group, over in (("hunters", False), ("prey", True)):
+        goes_on = torch.full((GROUPS[group], 1), 9.0)
+        goes_on[-1] = -9.0
+        told = {g: still((g,)) for g in GROUPS} | {group: still((group,), goes_on=goes_on)}
+        env = ImaginedEnv(TensorDictSequential(*told.values()), world, 2)
+        now = env.reset()
+        now["hunters", "mask"] = torch.ones(2, 2, dtype=torch.bool)
+        after = env.step(env.rand_action(now))["next"]
+        assert (after["terminated"] == over).all()
+        ended = after["hunters", "terminated"].squeeze(-1)
+        assert ended.tolist() == [[False, group == "hunters"]] * 2
+
+
+def test_agents_that_end_by_themselves_need_a_mask():
+    world = agents_of_their_own(LinearWorld(2), "hunters", mask=False)
+    with pytest.raises(ValueError, match=r"'mask'.* has to say who is left"):
+        ImaginedEnv(perfect_model(), world, 2)
 
 
 def test_the_reward_of_a_team_is_what_those_who_are_there_expect():

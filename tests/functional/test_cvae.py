@@ -41,6 +41,10 @@ def test_shuffle_takes_all_batch_dimensions_together(normal, boolean):
 def test_shuffle_without_mask_is_the_one_with_everybody_valid(normal):
     x = normal(4, 3, 2, 5)
     assert_close(shuffle_valid(x), shuffle_valid(x, torch.ones(4, 3, 2, dtype=torch.bool)))
+    for count in (1_000, 1_500, 2_500):  # whose product with 0.618 is whole
+        x = torch.arange(float(count)).view(-1, 1, 1)
+        assert_close(shuffle_valid(x), shuffle_valid(x, torch.ones(count, 1, dtype=torch.bool)))
+        assert shuffle_valid(x)[0] == 618 * count // 1000
 
 
 def test_shuffle_keeps_each_agents_entries_and_moves_every_one(normal, boolean):

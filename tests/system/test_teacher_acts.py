@@ -32,10 +32,11 @@ def latents(n_envs):
 
 
 @pytest.mark.parametrize(
-    ("frames", "share", "n_teachers"), [(0, 1.0, 10), (40, 0.6, 6), (100, 0.0, 0), (700, 0.0, 0)]
+    ("frames", "share", "n_teachers"),
+    [(0, 1.0, 10), (40, 0.6, 6), (100, 0.0, 0), (700, 0.0, 0), (998_463_091, 0.0, 0)],
 )
 def test_the_share_falls_from_all_to_none(frames, share, n_teachers):
-    """(40 * 0.618034) mod 1 = 0.72: floor(0.6 * 10 + 0.72) = 6."""
+    """(40 * 0.618034) mod 1 = 0.72: floor(0.6 * 10 + 0.72) = 6. The last u rounds to 1."""
     module = ScheduledLatent(annealing_num_steps=100)
     module.step(frames)
     assert module.share.item() == pytest.approx(share)

@@ -21,17 +21,19 @@ from tests.objectives.factory import (
     CELLS,
     LOSSES,
     WORLDS,
+    Z,
     agent_group,
     make_moa,
     make_moawm,
     make_total,
     make_world,
+    student,
 )
 from tests.testing import torchrl_losses
 from tests.testing.broken_losses import BROKEN, ForgetsAnOutKey, ForgetsItsGroup, NoneKeepsTheMasked
 from tests.testing.sound_losses import SOUND, Counts, Upstream
-from torchrl_moawm import LossSum, MOALoss, WorldModelLoss
-from torchrl_moawm.modules import make_moa_network, make_world_model
+from torchrl_moawm import LossSum, MOALoss, TeacherCVAELoss, WorldModelLoss
+from torchrl_moawm.modules import make_moa_network, make_teacher, make_world_model
 from torchrl_moawm.testing import check_loss_module, make_batch
 from torchrl_moawm.testing.contract import RULES, with_alive
 from torchrl_moawm.testing.contract_masks import pattern
@@ -90,6 +92,14 @@ def test_contract_of_a_sum_with_everything(generator):
 def test_contract_of_a_probabilistic_moa(dead_fraction, generator):
     batch = make_batch(action_type="continuous", dead_fraction=dead_fraction, generator=generator)
     check_loss_module(gaussian_moa(), batch)
+
+
+def test_contract_beside_a_teacher_that_acts(generator):
+    """The loss reads no action of t: of the teacher's parts the decoder alone is asked for it."""
+    acting = make_teacher(agent_group(), latent_dim=Z, acts=True, **CELLS)
+    loss = TeacherCVAELoss(student(), acting)
+    assert ("agents", "action") not in loss.in_keys
+    check_loss_module(loss, make_batch(dead_fraction=0.3, generator=generator))
 
 
 def test_contract_in_a_nested_group(generator):

@@ -206,8 +206,9 @@ def test_it_is_added_in_standard_deviations_of_all_it_has_seen():
         assert_close(out["next", "agents", "reward"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)])
 @pytest.mark.parametrize("reward", ["influence", "curiosity"])
-def test_padding_is_worth_nothing_and_spoils_nothing(reward):
+def test_padding_is_worth_nothing_and_spoils_nothing(reward, shape):
     """What is real is paid as if the padding were not in the batch, whatever stands there."""
     actor, moa = networks("categorical")
     world = make_world_model(group_of("categorical"), num_cells=(8,)).double()
@@ -215,7 +216,7 @@ def test_padding_is_worth_nothing_and_spoils_nothing(reward):
     samples = torch.ones(4, 6, dtype=torch.bool)
     samples[1:] = False
     padded = batch.clone()
-    padded["collector", "mask"] = samples
+    padded["collector", "mask"] = samples.view(shape)
     padded["next", "agents", "observation"][~samples] = float("nan")
     padded["next", "agents", "previous_observation"][~samples] = float("nan")
     made = [
@@ -323,6 +324,9 @@ def test_several_choices_at_once_are_refused():
     group = AgentGroup("agents", N, OBS, 5, (3, 2))
     with pytest.raises(ValueError, match="moa_logits"):
         SocialInfluence(make_actor(group), {"agents": make_moa_network(group)})
+    of_one = make_moa_network(group_of("categorical")).double()
+    with pytest.raises(ValueError, match="FactorisedCategorical draws several choices"):
+        SocialInfluence(make_actor(group).double(), {"agents": of_one})(batch_of("categorical"))
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])

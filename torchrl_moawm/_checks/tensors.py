@@ -157,6 +157,16 @@ def check_coefficient(name: str, value: float | Tensor) -> None:
         raise ValueError(f"Expected {name} to be finite and at least 0, got {number}.")
 
 
+def check_positive(name: str, value: float | None) -> None:
+    """Refuses a threshold that is not above 0; ``None`` stands for none.
+
+    Raises:
+        ValueError: The value is 0, negative or NaN.
+    """
+    if value is not None and not value > 0.0:
+        raise ValueError(f"Expected {name} above 0, got {value}.")
+
+
 def check_share(name: str, value: float | Tensor) -> None:
     """Refuses a discount or share that is not one number from 0 to 1.
 

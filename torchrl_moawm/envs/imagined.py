@@ -54,8 +54,8 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     Raises:
         ValueError: ``num_envs`` is below 1, there is no group that acts, an agent's actions are
-            masked, which no model predicts, the model lacks a prediction, or ``max_disagreement``
-            is asked of one that is no ensemble.
+            masked, which no model predicts, agents end by themselves without a ``mask``, the model
+            lacks a prediction, or ``max_disagreement`` is asked of one that is no ensemble.
 
     References:
         Janner et al., "When to Trust Your Model: Model-Based Policy Optimization", 2019. Chua et
@@ -105,9 +105,16 @@ class ImaginedEnv(ModelBasedEnvBase):
 
     def _check(self, env: EnvBase) -> None:
         written = list(map(unravel_key, self.world_model.out_keys))
+        seen = env.full_observation_spec.keys(True, True)
+        ends = env.full_done_spec.keys(True, True)
         for path in self.paths:
-            if (*path, "action_mask") in env.full_observation_spec.keys(True, True):
+            if (*path, "action_mask") in seen:
                 raise ValueError(f"The actions of {path} are masked, which no model predicts.")
+            if (*path, "terminated") in ends and (*path, "mask") not in seen:
+                raise ValueError(
+                    f"The agents of {path} end by themselves: {(*path, 'mask')!r} has to say who "
+                    "is left, or who has ended would come back in what is imagined."
+                )
             for name in NAMES:
                 if (*path, name) not in written:
                     raise ValueError(f"The world model writes no {(*path, name)!r}: {written}.")
@@ -168,22 +175,21 @@ class ImaginedEnv(ModelBasedEnvBase):
     ) -> None:
         """Writes who has ended, and whose step is not to be trusted."""
         flags = list(map(unravel_key, self.full_done_spec.keys(True, True)))
-        own, gone, ends = [], [], []
+        gone, ends = [], []
         for path in self.paths:
             logits = outputs.get((*path, "predicted_continue"), None)
             there = self._there(outputs, tensordict, path)
             ended = torch.zeros_like(there) if logits is None else logits < 0.0
-            own.append((*path, "terminated") in flags)
-            ends.append(ended & there)
             gone.append(ended | ~there)
             if (*path, "mask") in self.observation_spec.keys(True, True):
                 result.set((*path, "mask"), ~gone[-1].squeeze(-1))
-            if own[-1]:
+            if (*path, "terminated") in flags:
                 result.set((*path, "terminated"), gone[-1])
                 result.set((*path, "done"), gone[-1])
+            else:  # the end of one is that of the episode, but who was gone ends nothing
+                ends.append((ended & there).any(-2))
         terminated = torch.cat(gone, -2).all(-2)  # [E, 1]
-        if not all(own):  # the end of one is that of the episode, but who was gone ends nothing
-            terminated = terminated | torch.cat(ends, -2).any(-2)
+        terminated = torch.stack([terminated, *ends]).any(0)
         truncated = torch.zeros_like(terminated)
         if self.max_disagreement is not None:
             truncated = self._disagreement(outputs) > self.max_disagreement

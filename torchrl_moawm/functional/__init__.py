@@ -1,4 +1,4 @@
-"""The formulas: tensors in, one value per element out; no flags, no tensordict."""
+"""The formulas: tensors in, most give one value per element; no flags, no tensordict."""
 
 from typing import TYPE_CHECKING
 

@@ -33,12 +33,12 @@ def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     samples = x.flatten(0, -3) if x.ndim > 3 else x.reshape(-1, *x.shape[-2:])  # [S, N, F]
     if mask is None:
-        return samples.roll(-int(0.618 * samples.shape[0]), dims=0).reshape(x.shape)
+        return samples.roll(-(618 * samples.shape[0] // 1000), dims=0).reshape(x.shape)
     check_shape("mask", mask, x.shape[:-1], "x without features")
     check_mask(mask=mask)
     valid = mask.reshape(samples.shape[:-1])  # [S, N]
     count = valid.sum(0)
-    shift = (0.618 * count).long()
+    shift = 618 * count // 1000
     rank = valid.cumsum(0) - 1
     order = torch.argsort(valid, dim=0, descending=True, stable=True)  # the valid samples first
     source = order.gather(0, (rank + shift).remainder(count.clamp_min(1)))

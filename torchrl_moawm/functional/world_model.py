@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from torchrl_moawm._checks.tensors import check_floating, check_mask, check_same_shape, check_shape
+from torchrl_moawm._checks.tensors import (
+    check_floating,
+    check_mask,
+    check_positive,
+    check_same_shape,
+    check_shape,
+)
 from torchrl_moawm.functional.reduction import full_precision
 
 
@@ -80,8 +86,7 @@ def huber_error_norm(
         >>> huber_error_norm(torch.tensor([1.0, 5.0]), torch.zeros(2), delta=2.0)  # 1 + 2 (10 - 2)
         tensor(17.)
     """
-    if not delta > 0.0:
-        raise ValueError(f"Expected delta above 0, got {delta}.")
+    check_positive("delta", delta)
     check_same_shape(prediction=prediction, target=target)
     prediction, target = full_precision(prediction, target)
     check_floating(prediction=prediction, target=target)

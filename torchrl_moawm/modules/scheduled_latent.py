@@ -80,9 +80,10 @@ class ScheduledLatent(TensorDictModuleBase):
         envs = student.shape[:-2]
         acts = torch.zeros(envs, dtype=torch.bool, device=student.device)
         if exploration_type() == ExplorationType.RANDOM:
-            turn = (self.frames * GOLDEN) % 10**9 / 1e9  # of whole numbers: exact
+            turn = (self.frames * GOLDEN) % 10**9 / 1e9  # of float32: it may be 1
             count = torch.floor(self.share * envs.numel() + turn)
             acts = (torch.arange(envs.numel(), device=student.device) < count).view(envs)
+            acts = acts & (self.share > 0)
         acts = acts.unsqueeze(-1).expand(student.shape[:-1])
         tensordict.set(self.out_keys[0], torch.where(acts.unsqueeze(-1), teacher, student))
         return tensordict.set(self.out_keys[1], acts)

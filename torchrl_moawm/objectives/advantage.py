@@ -16,7 +16,7 @@ from torchrl_moawm._keys import TRAJECTORY, get_required
 from torchrl_moawm.functional import normalized_advantage
 from torchrl_moawm.functional.reduction import full_precision
 from torchrl_moawm.objectives.batch import BatchView
-from torchrl_moawm.objectives.masks import broadcast_mask, mask_and, mask_and_detach
+from torchrl_moawm.objectives.masks import broadcast_mask, get_flag, mask_and, mask_and_detach
 
 PATIENCE = 3
 """Batches after which a clip that is too small is warned of."""
@@ -169,17 +169,15 @@ class LatentGAE(MultiAgentGAE):
             reward = reward.unsqueeze(-2).expand(value.shape)
         check_shape(f"{key!r}", reward, value.shape, "one per agent, as the value, or one for all")
         work.set(key, *full_precision(mask_and_detach(key, reward, there)))
-        done, terminated = self._flag(after, "done"), self._flag(after, "terminated")
-        root = after.tensordict.get("done", None)
-        if root is not None and root.ndim < done.ndim:  # the environment ends for everybody
-            done = done | root.unsqueeze(-2)
-        ids = work.get(TRAJECTORY, None)
-        for ends in (last_steps(there, time_dim), seams(ids, time_dim, value.ndim - 2)):
-            if ends is not None:
-                done = (done if done.ndim == value.ndim else done.unsqueeze(-2)).expand(value.shape)
-                done = done | broadcast_mask(ends, value.shape, "the value")
-        work.set(("next", loss._key("done")), done)
-        work.set(("next", loss._key("terminated")), terminated)
+        everybody = get_flag(after.tensordict, "done")  # the environment's
+        last, seam = (
+            last_steps(there, time_dim),
+            seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2),
+        )
+        ends = (self._flag(after, "done").squeeze(-1), everybody, last, seam)
+        done = [broadcast_mask(x, value.shape, "the value") for x in ends if x is not None]
+        work.set(("next", loss._key("done")), torch.stack(done).any(0))
+        work.set(("next", loss._key("terminated")), self._flag(after, "terminated"))
 
     def _flag(self, after: BatchView, name: str) -> Tensor:
         """A flag by the name the loss has for it; the agents' own where they have one."""

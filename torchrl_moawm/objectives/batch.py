@@ -14,12 +14,14 @@ An agent that waits for its turn, or pauses, is there and does not act.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl_moawm._checks.tensors import check_device_and_dtype, check_mask
-from torchrl_moawm._keys import get_required, leaf_name, path_of
+from torchrl_moawm._keys import beginnings, get_required, leaf_name, path_of
 from torchrl_moawm.objectives.keys import CHOICES, FLAGS, GROUP_MASKS, Group, Key, Keys
 from torchrl_moawm.objectives.masks import (
     broadcast_mask,
@@ -123,7 +125,7 @@ class BatchView:
         if self.before is None:
             return there
         before = self.before._there(group)
-        there = None if before is None else before if there is None else before | there
+        there = before if before is None or there is None else before | there
         terminated = get_flag(self.tensordict, (*group, "terminated"))
         return there if terminated is None else mask_and(there, ~terminated)
 
@@ -155,12 +157,10 @@ class BatchView:
 
     def group_of(self, key: Key) -> Group | None:
         """The group that an entry belongs to: the longest beginning of its key that is one."""
-        if isinstance(key, str):
-            return None
-        for depth in range(len(key) - 1, 0, -1):
-            group = key[:depth]
+        for group in beginnings(key):
+            names = [(*group, name) for name in GROUP_MASKS]
             if group == self.keys.group or any(
-                self.tensordict.get((*group, name), None) is not None for name in GROUP_MASKS
+                self.tensordict.get(n, None) is not None for n in names
             ):
                 return group
         return None
@@ -185,18 +185,18 @@ class BatchView:
     # ---------------------------------------------------------------- inputs
 
     def inputs(
-        self, network: TensorDictModuleBase, without: NestedKey | None = None
+        self, network: TensorDictModuleBase, without: Collection[NestedKey] = ()
     ) -> TensorDictBase:
         """A shallow copy with just what the network reads: what it read when it acted.
 
         Entries are 0 where they are not real, so that a NaN there is harmless. A hidden state that
-        is carried (the network writes it under ``next``) is read as it was stored. One entry may be
-        left out, for whoever writes it anew.
+        is carried (the network writes it under ``next``) is read as it was stored. Some may be left
+        out: what is written anew, or read by nobody.
         """
         optional = optional_keys(network)
         carried = {unravel_key(key) for key in network.out_keys}
         keys = [unravel_key(key) for key in (*network.in_keys, *optional)]
-        keys = [key for key in keys if key != without]
+        keys = [key for key in keys if key not in without]
         inputs = self.tensordict.select(*keys, strict=False)
         like = parameter_of(network, self.keys.parameters)
         for key in keys:

@@ -10,7 +10,7 @@ from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, unravel
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl_moawm._keys import leaf_name, path_of
+from torchrl_moawm._keys import beginnings, leaf_name, path_of
 from torchrl_moawm._ranks import n_ranks, rank_share
 from torchrl_moawm.functional import masked_mean
 from torchrl_moawm.objectives.batch import BatchView
@@ -166,12 +166,9 @@ class MultiAgentLoss(ScheduledLoss):
         for key in map(unravel_key, self._required_keys()):
             previous = leaf_name(key).startswith("previous_")
             names = [n for n in GROUP_MASKS if previous or not n.startswith("previous_")]
-            for depth in range(1, 1 if isinstance(key, str) or key[0] == "next" else len(key)):
-                fields = self._keys.masks.get(key[:depth], {})
-                found += [
-                    self._key(fields[name]) if name in fields else (*key[:depth], name)
-                    for name in names
-                ]
+            for group in [] if key[0] == "next" else beginnings(key):
+                named = self._keys.masks.get(group, {})
+                found += [self._key(named[n]) if n in named else (*group, n) for n in names]
         return found
 
     def _key(self, name: str) -> Any:

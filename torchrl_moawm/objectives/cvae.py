@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
 
 from torchrl_moawm._checks.tensors import check_coefficient, check_option
@@ -126,8 +126,10 @@ class TeacherCVAELoss(AutoencoderLoss):
         loc = get_required(outputs, self._key(self._loc), "the encoder")
         scale = self._scale_of(outputs, self._scale, "the encoder")
         with torch.no_grad() if self.detach_teacher else nullcontext():
-            encoder = split_at(self.teacher, self._key("teacher_scale"))[0]
-            teacher = run(encoder, view.inputs(self.teacher))
+            encoder, rest = split_at(self.teacher, self._key("teacher_scale"))
+            needed = {unravel_key(key) for module in encoder for key in module.in_keys}
+            behind = {unravel_key(key) for module in rest for key in module.in_keys} - needed
+            teacher = run(encoder, view.inputs(self.teacher, without=behind))
         teacher_loc = get_required(teacher, self._key("teacher_loc"), "teacher")
         teacher_scale = self._scale_of(teacher, "teacher_scale", "teacher")
         error = self._error(outputs, feature)

@@ -104,7 +104,7 @@ class GuidedPolicyLoss(MultiAgentLoss):
             raise KeyError(f"The actor reads no {self._latent!r}, so it has no policy on it.")
         view = self._view(tensordict)
         acts = view.acts()
-        inputs = view.inputs(self.actor_network, without=self._latent)
+        inputs = view.inputs(self.actor_network, without=[self._latent])
         learner = self._policy(view, inputs, self.latent_network, "latent_loc")
         guider = self._policy(view, inputs, self.teacher_network, "teacher_loc")
         imitation = divergence([x.detach() for x in guider], learner)

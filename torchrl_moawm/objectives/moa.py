@@ -16,7 +16,7 @@ from torchrl_moawm.functional import gather_others
 from torchrl_moawm.objectives.batch import BatchView
 from torchrl_moawm.objectives.common import MultiAgentLoss, Reduction
 from torchrl_moawm.objectives.keys import key
-from torchrl_moawm.objectives.masks import broadcast_mask, mask_and, mask_and_detach, zero_behind
+from torchrl_moawm.objectives.masks import broadcast_mask, mask_and, mask_and_detach
 from torchrl_moawm.objectives.predictions import (
     CategoricalPrediction,
     DistributionPrediction,
@@ -142,8 +142,9 @@ class MOALoss(MultiAgentLoss):
         """Predicts what the others do at t from t-1 and compares it with what they did."""
         view = self._view(tensordict)
         prediction = self._predict(view)
-        target, valid = self._pairs(view, prediction)
-        prediction = self._restricted(view, prediction)
+        action, valid = self._pairs(view, prediction)
+        prediction = self._restricted(view, prediction, action)
+        target = self._spread(action, prediction.shape)
         loss = self.moa_coeff * self._reduce(prediction.nll(target), valid)
         logs = prediction.logs(target).items()
         return self._out({"loss_moa": loss, **{name: self._mean(x, valid) for name, x in logs}})
@@ -188,7 +189,7 @@ class MOALoss(MultiAgentLoss):
         return prediction
 
     def _pairs(self, view: BatchView, prediction: Prediction) -> tuple[Tensor, Tensor | None]:
-        """Actions ``[*B, N, M, ...]`` and validity ``[*B, N, M]`` of the pairs predicted."""
+        """Actions ``[*B, N, ...]``, choices by index, and which pairs ``[*B, N, M]`` count."""
         shape, n_actions = prediction.shape, prediction.n_actions
         agent_dim = len(shape) - 2
         name, action, acts = self._key("action"), view.get("action"), self._target_acts(view)
@@ -208,7 +209,7 @@ class MOALoss(MultiAgentLoss):
         if acts is not None:
             acts = broadcast_mask(acts, action.shape[: agent_dim + 1], "the agents")
             valid = mask_and(valid, self._spread(acts, shape))
-        return target, valid
+        return action, valid
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
         """True where those act who are predicted."""
@@ -227,15 +228,13 @@ class MOALoss(MultiAgentLoss):
                 f"{self._key('action')!r} is {action.dtype}."
             )
 
-    def _restricted(self, view: BatchView, prediction: Prediction) -> Prediction:
+    def _restricted(self, view: BatchView, prediction: Prediction, action: Tensor) -> Prediction:
         """The prediction among the actions that the others' masks allow, where it has logits."""
         mask, name = view.mask("action_mask"), self._key("action_mask")
         if mask is None or not isinstance(prediction, CategoricalPrediction):
             return prediction
-        action, acts = view.get("action"), self._target_acts(view)
-        index = index_of(action) if action.ndim == mask.ndim else action
-        mask = mask_and_detach(name, mask, acts, fill=True)
-        check_allowed(name, self._key("action"), mask, zero_behind(acts, index, name))
+        mask = mask_and_detach(name, mask, self._target_acts(view), fill=True)
+        check_allowed(name, self._key("action"), mask, action)
         return prediction.restricted(self._spread(mask, prediction.shape))
 
     def _spread(self, x: Tensor, pairs: torch.Size) -> Tensor:

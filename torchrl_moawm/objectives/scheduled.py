@@ -32,28 +32,28 @@ class ScheduledLoss(LossModule):
         self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        buffer = self.__dict__.get("_buffers", {}).get(name)
-        if name in self._switchable and isinstance(value, (int, float, Tensor)) and buffer is None:
-            check_coefficient(name, value)
-            self.__dict__.pop(name, None)
-            self._register_coeff(name, value)
-            return
+        buffers = self.__dict__.get("_buffers", {})
+        number = isinstance(value, (int, float, Tensor))
         if name == "reduction":
             check_option("reduction", value, ("mean", "sum", "none"))
-        if buffer is not None and isinstance(value, (int, float, Tensor)):
+        if number and (buffers.get(name) is not None or name in self._switchable):
             check_coefficient(name, value)
-            buffer.fill_(float(value))
-        elif "_coef" in name and name[0] != "_" and isinstance(value, (int, float, Tensor)):
-            there = [each for each in self.__dict__.get("_buffers", {}) if each.endswith("_coeff")]
+            if buffers.get(name) is not None:
+                buffers[name].fill_(float(value))
+            else:  # there was no such term
+                self.__dict__.pop(name, None)
+                self._register_coeff(name, value)
+            return
+        if number and "_coef" in name and name[0] != "_":
+            there = [each for each in buffers if each.endswith("_coeff")]
             raise AttributeError(
                 f"{type(self).__name__} has no weight {name!r}; it has {there}. A LossSum weighs "
                 "the terms that its coeffs name."
             )
-        else:
-            self.__dict__["_lists"] = None  # of entries, which follow the networks and the options
-            if "_keys" in self.__dict__:
-                self._keys.parameters.clear()  # of networks that may be gone
-            super().__setattr__(name, value)
+        self.__dict__["_lists"] = None  # of entries, which follow the networks and the options
+        if "_keys" in self.__dict__:
+            self._keys.parameters.clear()  # of networks that may be gone
+        super().__setattr__(name, value)
 
     def _written_keys(self) -> list[str]:
         """Entries that ``forward`` writes, in their order."""

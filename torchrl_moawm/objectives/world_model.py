@@ -9,7 +9,7 @@ from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
-from torchrl_moawm._checks.tensors import check_size
+from torchrl_moawm._checks.tensors import check_positive, check_size
 from torchrl_moawm._keys import get_required
 from torchrl_moawm._ranks import gather_rows
 from torchrl_moawm.functional import ensemble_disagreement, unbroken_steps
@@ -144,6 +144,7 @@ class WorldModelLoss(MultiAgentLoss):
         self.world_model = world_model
         self.horizon = horizon
         self.statistics = statistics
+        check_positive("reward_delta", reward_delta)
         self.reward_delta = reward_delta
         self._register_coeff("obs_coeff", obs_coeff)
         self._register_coeff("reward_coeff", reward_coeff)

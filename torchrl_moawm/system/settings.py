@@ -12,11 +12,12 @@ from torchrl.modules import ValueNorm
 from torchrl_moawm._checks.tensors import (
     check_coefficient,
     check_option,
+    check_positive,
     check_share,
     check_size,
 )
 
-COEFFICIENTS = ("influence_coeff", "curiosity_coeff", "reward_delta")
+COEFFICIENTS = ("influence_coeff", "curiosity_coeff")
 """Settings that no loss checks when it is made."""
 
 
@@ -160,8 +161,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         check_option("act_on", self.act_on, ("sample", "mean"))
         for name in COEFFICIENTS:
-            if (value := getattr(self, name)) is not None:
-                check_coefficient(name, value)
+            check_coefficient(name, getattr(self, name))
+        check_positive("reward_delta", self.reward_delta)
         for name in ("gamma", "lmbda"):
             check_share(name, getattr(self, name))
         if self.act_on != "mean" and (self.teacher_frames or self.policy_trains_student):

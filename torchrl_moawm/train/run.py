@@ -95,7 +95,7 @@ def conclude(
 ) -> dict[str, Any]:
     """Judges what was trained and writes the run's folder; returns the summary."""
     folder = logger.folder
-    held_out, figures = evaluate(own, algorithm, quality.last, quality.blocks)
+    figures = evaluate(own, algorithm, quality.last, quality.blocks)
     summary = {
         "task": config.task.name,
         "algorithm": config.algorithm.name,
@@ -111,7 +111,7 @@ def conclude(
         algorithm.system.save(folder / "system.moawm")
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
-        record_episode(own, algorithm, held_out, folder / "team.gif")
+        record_episode(own, algorithm, folder / "team.gif")
     write_run(logger, summary, folder / "run.json")
     write_summary(summary, folder / "summary.json")
     logger.close()

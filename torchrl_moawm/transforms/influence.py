@@ -46,7 +46,7 @@ class SocialInfluence(IntrinsicReward):
 
     Raises:
         ValueError: A network has a memory, whose state at t+1 would be another after another
-            action, or predicts several choices at once.
+            action, or predicts several choices at once, as the actor may draw them.
 
     References:
         Jaques et al., "Social Influence as Intrinsic Motivation for Multi-Agent Deep Reinforcement
@@ -105,6 +105,11 @@ class SocialInfluence(IntrinsicReward):
             every = every.to(done).view(-1, *[1] * (done.ndim - one_hot), *every.shape[1:])
             return every.expand(len(weights), *done.shape), weights
         drawn = dist.sample((self.samples,))
+        if not drawn.is_floating_point():
+            raise ValueError(
+                "Influence is of one choice, or of continuous actions; a "
+                f"{type(dist).__name__} draws several choices at once."
+            )
         return drawn, drawn.new_full(drawn.shape[:-1], 1 / self.samples)
 
     def _influence(

@@ -170,9 +170,11 @@ class Curiosity(IntrinsicReward):
 
 
 def samples(batch: TensorDictBase, like: Tensor) -> Tensor:
-    """What is no padding, ``[*B, N]``."""
+    """What is no padding, ``[*B, 1]``, or ``[*B, N]`` where nothing says so."""
     real = batch.get(SAMPLES, None)
-    return torch.ones_like(like, dtype=torch.bool) if real is None else real[..., None]
+    if real is None:
+        return torch.ones_like(like, dtype=torch.bool)
+    return real.reshape(*batch.batch_size, 1)
 
 
 def scale_of(norm: Any) -> Tensor:

@@ -17,6 +17,9 @@ from torchrl_moawm.train.metrics.pictures import record_gif
 from torchrl_moawm.train.metrics.returns import first_return
 from torchrl_moawm.train.tasks.environment import make_env
 
+HELD_OUT_SEEDS = 1_000_000
+"""On top of the run's seed, for the environments in which the trained team is judged."""
+
 
 @torch.no_grad()
 def play(
@@ -57,8 +60,8 @@ def evaluate(
     algorithm: Algorithm,
     training_batch: TensorDictBase,
     blocks: Mapping[str, Sequence[int]],
-) -> tuple[EnvBase, dict[str, float]]:
-    """Environments that the team has not seen, and its figures there.
+) -> dict[str, float]:
+    """Figures of the team in environments that it has not seen.
 
     Args:
         config: The configuration.
@@ -66,22 +69,22 @@ def evaluate(
         training_batch: The last one, to which the baselines of the models are fitted.
         blocks: Ranges of features that are judged apart.
     """
-    held_out = make_held_out_env(config, 1_000_000)
+    held_out = make_held_out_env(config, HELD_OUT_SEEDS)
     batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
     figures = first_return(batch)
     if algorithm.system is not None:
         batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
         figures |= judge(algorithm.system, batch, training_batch, blocks)
-    return held_out, figures
+    return figures
 
 
-def record_episode(config: DictConfig, algorithm: Algorithm, env: EnvBase, path: Path) -> None:
-    """A GIF of the trained team in one of the environments of its evaluation."""
-    if config.task.suite == "pettingzoo":  # which draws only where it was made to
-        try:
-            env = make_env(config, 1, config.seed, render_mode="rgb_array")
-        except TypeError as error:  # of a function that takes no such argument
-            print(f"No film: {error}.")
-            return
-        append_memory_transforms(env, algorithm.memories)
+def record_episode(config: DictConfig, algorithm: Algorithm, path: Path) -> None:
+    """A GIF of the trained team in an environment that it has not seen."""
+    drawn = {"render_mode": "rgb_array"} if config.task.suite == "pettingzoo" else {}
+    try:
+        env = make_env(config, 1, config.seed + HELD_OUT_SEEDS, **drawn)
+    except TypeError as error:  # of a function that takes no such argument
+        print(f"No film: {error}.")
+        return
+    append_memory_transforms(env, algorithm.memories)
     record_gif(env, algorithm.policy, config.task.max_steps, path)
