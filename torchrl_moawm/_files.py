@@ -9,7 +9,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     VERSION = "0.0.0"
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def atomic_write(file: Path, content: bytes) -> None:
     """Writes a file beside its place and renames it."""
     pending = file.with_name(f"{file.name}.pending")
     try:

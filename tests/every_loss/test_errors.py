@@ -227,6 +227,16 @@ def test_noise_that_would_be_broadcast_is_refused(batch):
         make_cvae()(batch)
 
 
+def test_none_is_no_weight_where_the_term_is_always_there():
+    for loss, name in ((make_policy(), "clip_epsilon"), (make_moa(), "moa_coeff")):
+        with pytest.raises(TypeError, match=f"Expected {name} to be a number, got NoneType"):
+            setattr(loss, name, None)
+        assert getattr(loss, name) is not None
+    value = make_value()
+    value.clip_value = None
+    assert value.clip_value is None
+
+
 def test_an_unknown_reduction_is_refused_later_too():
     with pytest.raises(ValueError, match="reduction to be one of 'mean', 'sum', 'none'"):
         make_moa().reduction = "avg"
@@ -236,3 +246,11 @@ def test_a_critic_that_reads_z_needs_the_latent_network(generator):
     batch = make_batch((4, 6), generator=generator)
     with pytest.raises(KeyError, match="pass latent_network="):
         ClipPPOValueLoss(critic()).value_estimator(batch)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "value"])
+def test_only_the_critics_loss_has_an_estimator(name):
+    loss = LOSSES[name]()
+    for ask in (loss.make_value_estimator, lambda: loss.value_estimator):
+        with pytest.raises(NotImplementedError, match=f"{type(loss).__name__} has no value est"):
+            ask()

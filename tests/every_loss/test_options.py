@@ -245,7 +245,7 @@ def test_a_log_probability_of_another_shape_is_named(bad):
     batch["agents", "action_log_prob"] = (
         stored.unsqueeze(-1) if bad == "trailing" else stored.sum(-1)
     )
-    with pytest.raises(ValueError, match=r"\('agents', 'action_log_prob'\).*one log-probability"):
+    with pytest.raises(ValueError, match=r"\('agents', 'action_log_prob'\).*one per agent"):
         make_policy()(batch)
 
 

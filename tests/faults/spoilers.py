@@ -50,12 +50,12 @@ SPOILED = {
     "advantage [B, N]": Refused(
         ("policy", "total"),
         change((G, "advantage"), lambda x: x.squeeze(-1)),
-        "Expected advantage of shape [4, 3, 1] (sample_log_prob's and one), got [4, 3]",
+        "Expected advantage of shape [4, 3, 1] (one per agent, [*B, N, 1]), got [4, 3]",
     ),
     "advantage whose last size is 2": Refused(
         ("policy", "total"),
         change((G, "advantage"), lambda x: x.expand(-1, -1, 2)),
-        "Expected advantage of shape [4, 3, 1] (sample_log_prob's and one), got [4, 3, 2]",
+        "Expected advantage of shape [4, 3, 1] (one per agent, [*B, N, 1]), got [4, 3, 2]",
     ),
     "another number of agents": Refused(
         ("moa", "world_model", "cvae", "vae", "value", "moawm", "total", "estimator"),
@@ -65,7 +65,17 @@ SPOILED = {
     "log-probability of fewer agents": Refused(
         ("policy", "total"),
         change((G, "action_log_prob"), lambda x: x[:, :1]),
-        "Expected advantage of shape [4, 1, 1] (sample_log_prob's and one), got [4, 3, 1]",
+        "Expected ('agents', 'action_log_prob') of shape [4, 3] (one per agent, [*B, N], not the ",
+    ),
+    "log-probability [B, N, 1]": Refused(
+        ("policy", "total"),
+        change((G, "action_log_prob"), lambda x: x.unsqueeze(-1)),
+        "Expected ('agents', 'action_log_prob') of shape [4, 3] (one per agent, [*B, N], not the ",
+    ),
+    "log-probability of the team": Refused(
+        ("policy", "total"),
+        change((G, "action_log_prob"), lambda x: x.sum(-1)),
+        "Expected ('agents', 'action_log_prob') of shape [4, 3] (one per agent, [*B, N], not the ",
     ),
     "named mask that is missing": Refused(
         ALL,
@@ -118,7 +128,7 @@ SPOILED = {
     "mask with a trailing dimension": Refused(
         ALL,
         change((G, "mask"), lambda x: x.unsqueeze(-1)),
-        "Expected a mask whose shape begins that of ..., got [4, 3, 1]",
+        "Expected a mask whose shape begins that of ..., got [4, 3, 1]: squeeze its last one.",
     ),
     "observation mask of other features": Refused(
         ("world_model", "moawm", "total"),

@@ -279,6 +279,15 @@ def test_nothing_behind_a_death_counts_and_the_step_of_death_does():
     assert targets(batch, 1.0, 1.0, First())[:2, 0].tolist() == [3.0, 2.0]
 
 
+def test_a_termination_ends_a_trajectory_though_nobody_says_done():
+    """One agent's own ``terminated`` alone: 8, 7, and nothing of the 99s behind."""
+    batch = batch_of([[[1.0], [1.0]]] * 5, [[1.0] * 2, [7.0] * 2, [99.0] * 2, [99.0] * 2])
+    over = torch.tensor([[False, False], [True, False], [True, False], [True, False]])
+    batch["next", "agents", "terminated"] = over.view(1, 4, 2, 1)
+    found = targets(batch, 1.0, 1.0, First()).T.tolist()
+    assert found == [[8.0, 7.0, 99.0, 99.0], [207.0, 206.0, 199.0, 100.0]]
+
+
 def test_a_trajectory_that_the_batch_has_cut_is_not_continued_by_its_padding():
     """V = 10, reward 1, gamma 0.9, lambda 1, 3 valid steps of 8: 1 + 0.9 * 10 = 10 throughout."""
     batch = batch_of([[[10.0]]] * 9, [[1.0]] * 8)

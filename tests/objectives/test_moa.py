@@ -5,8 +5,9 @@ import torch
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
 from torch import nn
 from torch.distributions import Categorical
+from torch.distributions import OneHotCategorical as OneHot
 from torch.testing import assert_close
-from torchrl.modules import IndependentNormal
+from torchrl.modules import IndependentNormal, OneHotCategorical
 
 from tests.objectives.factory import (
     ACTION_TYPES,
@@ -145,19 +146,28 @@ def test_a_probabilistic_gaussian_equals_loc_and_scale(generator):
     assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
 
 
-def test_a_probabilistic_categorical_equals_logits(generator):
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("kind", [Categorical, OneHot, OneHotCategorical])
+def test_a_probabilistic_categorical_equals_logits(kind, one_hot, generator):
+    """With all that they are asked: which action was likeliest, and which are allowed."""
     batch = batch64((9,), dead_fraction=0.3, generator=generator)
+    allowed = torch.rand(9, N, A, generator=generator) < 0.7
+    allowed.scatter_(-1, batch["agents", "action"].unsqueeze(-1), True)
+    batch["agents", "action_mask"] = allowed
+    if one_hot:
+        batch["agents", "action"] = torch.nn.functional.one_hot(batch["agents", "action"], A)
     network, key = Logits().double(), ("agents", "others_logits")
     plain = MOALoss(module(network, ["previous_observation"], ["moa_logits"]))
     loss = MOALoss(
         ProbabilisticTensorDictSequential(
             module(network, ["previous_observation"], ["others_logits"]),
             ProbabilisticTensorDictModule(
-                {"logits": key}, [("agents", "others_action")], distribution_class=Categorical
+                {"logits": key}, [("agents", "others_action")], distribution_class=kind
             ),
         )
     )
-    assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
+    assert loss.out_keys == plain.out_keys == ["loss_moa", "moa_accuracy"]
+    assert_close(loss(batch).to_dict(), plain(batch).to_dict())
 
 
 # ------------------------------------------------------------------- another group

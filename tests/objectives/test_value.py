@@ -177,6 +177,18 @@ def test_gradient_reaches_the_critic_and_not_the_encoder(generator):
     assert all(p.grad is None for p in loss.latent_network.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_encoder_is_cast_with_the_critic_that_reads_its_z(dtype, generator):
+    batch = make_batch((4, 5), generator=generator)
+    batch["next"] = batch.exclude("next").update(batch["next"])
+    for name in ("done", "terminated"):
+        batch["next", name] = torch.zeros(4, 5, 1, dtype=torch.bool)
+    batch = batch.apply(lambda x: x.to(dtype) if x.is_floating_point() else x)
+    loss = make_value().to(dtype)
+    assert loss.value_estimator(batch)["agents", "value_target"].isfinite().all()
+    assert all(p.dtype == dtype for p in loss.latent_network.parameters())
+
+
 def test_the_stored_latent_is_read(generator):
     batch, loss = make_batch((9,), generator=generator), make_value()
     before = loss(batch)["loss_value"]

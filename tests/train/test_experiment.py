@@ -159,11 +159,11 @@ def test_a_resumed_run_keeps_the_interval(tmp_path):
 
 
 def test_a_run_is_resumed_by_its_folder(tmp_path):
-    """In Python as by the command: task and algorithm are named, their settings are the run's."""
+    """In Python as by the command: what is not named is as the run has it."""
     settings = {**TINY, "task.gamma": 0.5, "total_frames": 80, "anneal_lr": False}
     Experiment("vmas/balance", "mappo", settings, folder=tmp_path / "run").run()
     more = {"resume": str(tmp_path / "run"), "total_frames": 120}
-    experiment = Experiment("vmas/balance", "mappo", more)
+    experiment = Experiment(settings=more)
     assert experiment.run()["frames"] == 120
     assert experiment.folder == tmp_path / "run"
     assert load(tmp_path / "run" / "checkpoint.pt")["config"]["task"]["gamma"] == 0.5
@@ -171,6 +171,20 @@ def test_a_run_is_resumed_by_its_folder(tmp_path):
         Experiment("vmas/balance", "moawm", more).run()
     with pytest.raises(CheckpointError, match=r"task\.gamma is 0\.9 here and 0\.5"):
         Experiment("vmas/balance", "mappo", {**more, "task.gamma": 0.9}).run()
+
+
+def test_what_a_function_has_made_is_closed(tmp_path):
+    """Each environment but that in which the team learns, which the collector closes."""
+    made = []
+
+    def counted(num_envs, *, seed, device):
+        made.append(make_env(num_envs, seed=seed, device=device))
+        return made[-1]
+
+    settings = {**TINY, "task.model_frames": 20, "evaluation_interval": 2, "gif": True}
+    Experiment(counted, "moawm", {**settings, "algorithm.model_steps": 1}, folder=tmp_path).run()
+    assert len(made) == 6  # learns; in the batches 0 and 2; its models; judged; filmed
+    assert all(env.is_closed for env in made)
 
 
 def test_environments_of_the_evaluation_are_as_many_as_were_said():

@@ -169,15 +169,14 @@ class LatentGAE(MultiAgentGAE):
             reward = reward.unsqueeze(-2).expand(value.shape)
         check_shape(f"{key!r}", reward, value.shape, "one per agent, as the value, or one for all")
         work.set(key, *full_precision(mask_and_detach(key, reward, there)))
+        terminated = self._flag(after, "terminated")
+        ends = [flag.squeeze(-1) for flag in (self._flag(after, "done"), terminated)]
         everybody = get_flag(after.tensordict, "done")  # the environment's
-        last, seam = (
-            last_steps(there, time_dim),
-            seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2),
-        )
-        ends = (self._flag(after, "done").squeeze(-1), everybody, last, seam)
-        done = [broadcast_mask(x, value.shape, "the value") for x in ends if x is not None]
+        seam = seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2)
+        ends += [x for x in (everybody, last_steps(there, time_dim), seam) if x is not None]
+        done = [broadcast_mask(x, value.shape, "the value") for x in ends]
         work.set(("next", loss._key("done")), torch.stack(done).any(0))
-        work.set(("next", loss._key("terminated")), self._flag(after, "terminated"))
+        work.set(("next", loss._key("terminated")), terminated)
 
     def _flag(self, after: BatchView, name: str) -> Tensor:
         """A flag by the name the loss has for it; the agents' own where they have one."""

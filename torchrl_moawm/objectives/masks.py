@@ -49,9 +49,11 @@ def broadcast_mask(mask: Tensor, shape: Sequence[int], name: object) -> Tensor:
         ValueError: It does not begin so.
     """
     if tuple(mask.shape) != tuple(shape[: mask.ndim]):
+        last = mask.shape[-1:] == (1,) and tuple(mask.shape[:-1]) == tuple(shape[: mask.ndim - 1])
         raise ValueError(
             f"Expected a mask whose shape begins that of {name}, {list(shape)}, got "
-            f"{list(mask.shape)}: one of the two is of another batch or group."
+            f"{list(mask.shape)}: "
+            + ("squeeze its last one." if last else "one of the two is of another batch or group.")
         )
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)).expand(tuple(shape))
 

@@ -22,6 +22,7 @@ from torchrl_moawm.objectives.predictions import (
     DistributionPrediction,
     GaussianPrediction,
     Prediction,
+    is_choice,
 )
 from torchrl_moawm.objectives.taken import index_of
 
@@ -135,7 +136,8 @@ class MOALoss(MultiAgentLoss):
         yield self._key("action")
 
     def _written_keys(self) -> list[str]:
-        return ["loss_moa", *(["moa_accuracy"] if self._writes("moa_logits") else [])]
+        discrete = self._writes("moa_logits") or is_choice(self.moa_network)
+        return ["loss_moa", *(["moa_accuracy"] if discrete else [])]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

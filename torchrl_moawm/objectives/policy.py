@@ -17,6 +17,7 @@ from torchrl_moawm._checks.tensors import (
     check_mask,
     check_option,
     check_same_shape,
+    check_shape,
 )
 from torchrl_moawm._checks.values import check_sampled
 from torchrl_moawm._keys import get_required
@@ -193,12 +194,12 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
     def _check_log_prob(self, view: BatchView, stored: Tensor) -> None:
         """Refuses a log-probability or an advantage that is not one number per agent."""
         advantage, name = view.get("advantage"), self._key("sample_log_prob")
-        if tuple(advantage.shape) != (*stored.shape, 1):
-            raise ValueError(
-                f"Expected advantage of shape {[*stored.shape, 1]} (sample_log_prob's and one), "
-                f"got {list(advantage.shape)}; or {name!r}, {list(stored.shape)}, is wrong: one "
-                "log-probability per agent, [*B, N], without a trailing dimension, not their sum."
-            )
+        if tuple(advantage.shape) == (*stored.shape, 1):
+            return
+        dims = advantage.ndim - 1 if advantage.shape[-1:] == (1,) else stored.ndim
+        agents = view.get("action").shape[:dims]
+        check_shape(repr(name), stored, agents, "one per agent, [*B, N], not the sum of a team")
+        check_shape("advantage", advantage, (*agents, 1), "one per agent, [*B, N, 1]")
 
     def _get_cur_log_prob(
         self, tensordict: TensorDictBase, params: Any = None

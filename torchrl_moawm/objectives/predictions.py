@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
-from torch import Tensor
-from torch.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution
+from torch.distributions import OneHotCategorical as OneHot
 from torch.nn.functional import one_hot
 from torchrl.modules import MaskedOneHotCategorical, OneHotCategorical
 
@@ -17,6 +18,14 @@ from torchrl_moawm._checks.values import check_scale
 from torchrl_moawm.functional import diagonal_gaussian_nll, moa_cross_entropy
 from torchrl_moawm.functional.moa import allowed_logits
 from torchrl_moawm.functional.reduction import full_precision
+
+CHOICE = (Categorical, OneHot, OneHotCategorical)
+"""Distributions that say no more than their logits."""
+
+
+def is_choice(network: nn.Module) -> bool:
+    """Whether a network's own distribution is that of one choice, without a mask of its own."""
+    return any(getattr(part, "distribution_class", None) in CHOICE for part in network.modules())
 
 
 class Prediction:
@@ -88,12 +97,11 @@ class DistributionPrediction(Prediction):
     dist: Distribution
 
     @classmethod
-    def of(
-        cls, network: Any, inputs: TensorDictBase, scale_key: NestedKey
-    ) -> DistributionPrediction:
+    def of(cls, network: Any, inputs: TensorDictBase, scale_key: NestedKey) -> Prediction:
         """The distribution of a network; a standard deviation that it writes is checked."""
         if scale_key not in map(unravel_key, network.out_keys):
-            return cls(network.get_dist(inputs))
+            dist = network.get_dist(inputs)
+            return CategoricalPrediction(dist.logits) if type(dist) in CHOICE else cls(dist)
         outputs = network.get_dist_params(inputs)
         check_scale(scale_key, outputs.get(scale_key))
         return cls(network.build_dist_from_params(outputs))
@@ -105,7 +113,7 @@ class DistributionPrediction(Prediction):
 
     def nll(self, target: Tensor) -> Tensor:
         """The distribution's own; one of one-hot actions gets them back from their index."""
-        if isinstance(self.dist, (OneHotCategorical, MaskedOneHotCategorical)):
+        if isinstance(self.dist, (OneHot, OneHotCategorical, MaskedOneHotCategorical)):
             target = one_hot(target, self.n_actions or -1)
         elif self.dist.event_shape:
             expected = (*self.shape, *self.dist.event_shape)

@@ -27,6 +27,13 @@ class ScheduledLoss(LossModule):
     def _forward_value_estimator_keys(self, **_: NestedKey) -> None:
         """No estimator here; ``ClipPPOValueLoss`` has one."""
 
+    def make_value_estimator(self, *_: Any, **__: Any) -> Any:
+        """Refuses: the advantage belongs to the critic."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no value estimator. That of a ClipPPOValueLoss writes the "
+            "advantage: value_loss.value_estimator(batch)."
+        )
+
     def _register_coeff(self, name: str, value: float | Tensor) -> None:
         check_coefficient(name, value)
         self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
@@ -34,6 +41,8 @@ class ScheduledLoss(LossModule):
     def __setattr__(self, name: str, value: Any) -> None:
         buffers = self.__dict__.get("_buffers", {})
         number = isinstance(value, (int, float, Tensor))
+        if value is None and buffers.get(name) is not None and name not in self._switchable:
+            raise TypeError(f"Expected {name} to be a number, got NoneType.")
         if name == "reduction":
             check_option("reduction", value, ("mean", "sum", "none"))
         if number and (buffers.get(name) is not None or name in self._switchable):

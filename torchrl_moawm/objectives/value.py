@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 from torchrl.modules import ValueNorm
+from torchrl.objectives import LossModule
 from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
@@ -205,6 +206,13 @@ class ClipPPOValueLoss(MultiAgentLoss):
             if targets.numel():
                 self.value_norm.update(targets)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor]) -> ClipPPOValueLoss:
+        """Casts or moves the encoders, too, whose z the critic reads and which it never trains."""
+        for network in (self.latent_network, self.teacher_network):
+            if network is not None:
+                network._apply(fn)
+        return super()._apply(fn)
+
     # -------------------------------------------------------------- advantage
 
     def make_value_estimator(
@@ -243,7 +251,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
                 f"own, got {value_type!r}."
             )
         else:
-            super().make_value_estimator(value_type, **hyperparameters)
+            LossModule.make_value_estimator(self, value_type, **hyperparameters)
         self._forward_value_estimator_keys()
         return self
 

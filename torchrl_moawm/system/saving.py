@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from torchrl_moawm._files import versions, write_whole
+from torchrl_moawm._files import atomic_write, versions
 
 MAGIC = b"torchrl_moawm.MOAWM 2\n"
 """First line of a file, with the number of its form; the second is the SHA-256 of the rest."""
@@ -28,7 +28,7 @@ def write_saved(content: Mapping[str, Any], path: Path) -> None:
     memory = io.BytesIO()
     torch.save({**content, "versions": versions()}, memory)
     body = memory.getvalue()
-    write_whole(path, MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+    atomic_write(path, MAGIC + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
 
 
 def read_saved(path: Path, device: torch.device | str) -> dict[str, Any]:

@@ -38,9 +38,10 @@ class Experiment:
     Args:
         task: Name of a task (``"vmas/navigation"``), or a function that makes environments: called
             as ``task(num_envs, seed=..., device=..., **scenario_kwargs)``, it gives an ``EnvBase``
-            of that batch size.
+            of that batch size. ``None`` is ``"vmas/navigation"``, or that of a run that goes on.
         algorithm: Name of an algorithm (``"moawm"``), or a function or class that gives an
-            ``Algorithm`` for a configuration and an environment.
+            ``Algorithm`` for a configuration and an environment. ``None`` is ``"moawm"``, or that
+            of a run that goes on.
         settings: Any setting of the command line by its dotted name, ``{"total_frames": 20_000,
             "task.num_envs": 8}``.
 
@@ -62,8 +63,8 @@ class Experiment:
 
     def __init__(
         self,
-        task: str | Callable[..., Any] = "vmas/navigation",
-        algorithm: str | Callable[..., Any] = "moawm",
+        task: str | Callable[..., Any] | None = None,
+        algorithm: str | Callable[..., Any] | None = None,
         settings: Mapping[str, Any] | None = None,
         *,
         folder: Path | str | None = None,
@@ -99,8 +100,10 @@ class Experiment:
             own_code.GIVEN.clear()
             own_code.GIVEN.update(given)
 
-    def _chosen(self, group: str, one: str | Callable[..., Any]) -> list[str]:
+    def _chosen(self, group: str, one: str | Callable[..., Any] | None) -> list[str]:
         """The settings that choose a task or algorithm."""
+        if one is None:
+            return []
         if isinstance(one, str):
             return [f"{group}={one}"]
         name = name_for(one)

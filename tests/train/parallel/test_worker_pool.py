@@ -8,10 +8,12 @@ import signal
 import time
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 from torchrl.data import Unbounded
 from torchrl.envs import Transform
 
@@ -32,6 +34,7 @@ from torchrl_moawm.train.parallel.worker import (
     make_worker_env,
     worker_seed,
 )
+from torchrl_moawm.train.parallel.worker_pool import WorkerPool
 from torchrl_moawm.train.tasks.environment import make_env
 
 ENVS, STEPS = 4, 5
@@ -345,3 +348,18 @@ def test_the_environments_of_workers_carry_the_states_of_memories(recurrent):
     states = [key for key in algorithm.policy.in_keys if str(key[-1]).endswith("_state")]
     assert bool(states) == recurrent
     assert set(states) <= set(worker.full_observation_spec.keys(True, True))
+
+
+def test_rays_workers_have_trajectories_of_their_own():
+    """Each counts from 0: two of one number beside each other would be taken for one."""
+    config = configuration("total_frames=1000", *SMALL, "num_collectors=2")
+    config.collector = "ray"
+    pool = WorkerPool(config, None, torch.nn.Identity(), {})
+    counted = torch.arange(2).view(1, 2, 1).expand(2, 2, STEPS)  # [workers, environments, T]
+    given = TensorDict({"collector": {"traj_ids": counted}}, counted.shape)
+    pool.collector = SimpleNamespace(update_policy_weights_=lambda: None)
+    pool.iterator = iter([given.lock_()])
+    ids = pool.next_batch()["collector", "traj_ids"]
+    assert ids.shape == (4, STEPS)
+    assert len(ids.unique()) == 4
+    assert torch.equal(ids[:2], counted[0])

@@ -26,7 +26,7 @@ from torchrl.checkpoint import (
     StateDictCheckpointAdapter,
 )
 
-from torchrl_moawm._files import versions, write_whole
+from torchrl_moawm._files import atomic_write, versions
 
 FORMAT = 1
 HASHES, MANIFEST = "sha256.json", "manifest.json"
@@ -52,7 +52,7 @@ def atomic_save(content: Any, file: Path) -> None:
     """``torch.save``, whole or not at all."""
     memory = io.BytesIO()
     torch.save(content, memory)
-    write_whole(file, memory.getvalue())
+    atomic_write(file, memory.getvalue())
 
 
 def save_trained(

@@ -1,6 +1,7 @@
 """Episodes that a team has not been trained on."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -69,12 +70,11 @@ def evaluate(
         training_batch: The last one, to which the baselines of the models are fitted.
         blocks: Ranges of features that are judged apart.
     """
-    held_out = make_held_out_env(config, HELD_OUT_SEEDS)
-    batch = play(config, algorithm, held_out, ExplorationType.DETERMINISTIC)
-    figures = first_return(batch)
-    if algorithm.system is not None:
-        batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
-        figures |= judge(algorithm.system, batch, training_batch, blocks)
+    with closing(make_held_out_env(config, HELD_OUT_SEEDS)) as held_out:
+        figures = first_return(play(config, algorithm, held_out, ExplorationType.DETERMINISTIC))
+        if algorithm.system is not None:
+            batch = play(config, algorithm, held_out, ExplorationType.RANDOM)
+            figures |= judge(algorithm.system, batch, training_batch, blocks)
     return figures
 
 
@@ -86,5 +86,6 @@ def record_episode(config: DictConfig, algorithm: Algorithm, path: Path) -> None
     except TypeError as error:  # of a function that takes no such argument
         print(f"No film: {error}.")
         return
-    append_memory_transforms(env, algorithm.memories)
-    record_gif(env, algorithm.policy, config.task.max_steps, path)
+    with closing(env):
+        append_memory_transforms(env, algorithm.memories)
+        record_gif(env, algorithm.policy, config.task.max_steps, path)

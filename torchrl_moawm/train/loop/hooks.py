@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -100,7 +100,8 @@ class EvaluationHook(TrainerHookBase):
         figures: dict[str, float] = {}
         with random_states_kept():
             for name, env in self.environments():
-                batch = play(self.config, self.algorithm, env, self.mode)
+                with closing(env):
+                    batch = play(self.config, self.algorithm, env, self.mode)
                 found = first_return(batch).items()
                 figures |= {k.replace("evaluation_return", name): v for k, v in found}
         return figures

@@ -1,5 +1,7 @@
 """The last training of the models, on what the team does when it has learned."""
 
+from contextlib import closing
+
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -55,6 +57,6 @@ def play_on(config: DictConfig, algorithm: Algorithm, frames: int) -> TensorDict
     """
     wide = SUITES[config.task.suite].wide
     num_envs = -(-frames // config.task.max_steps) if wide else config.task.num_envs
-    env = make_env(config, num_envs, config.seed + SEEDS)
-    torch.manual_seed(config.seed + SEEDS)  # the same bits where a run begins here again
-    return play_steps(config, algorithm, env, frames)
+    with closing(make_env(config, num_envs, config.seed + SEEDS)) as env:
+        torch.manual_seed(config.seed + SEEDS)  # the same bits where a run begins here again
+        return play_steps(config, algorithm, env, frames)

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig
+from tensordict import TensorDictBase
 from torch import nn
 from torchrl.collectors import BaseCollector
 from torchrl.collectors.distributed import RayCollector
 from torchrl.envs import EnvBase
 
+from torchrl_moawm._keys import TRAJECTORY
 from torchrl_moawm.train.parallel.worker import Worker
 from torchrl_moawm.train.settings import own_code, places
 
@@ -64,6 +66,12 @@ def join_cluster(asked: DictConfig, workers: int) -> Any:
         **(here if asked.address is None else {}),
     )
     return ray
+
+
+def told_apart(parts: Sequence[TensorDictBase]) -> list[TensorDictBase]:
+    """The workers' steps, with numbers of their trajectories that differ: each counts from 0."""
+    shifts = [(part, worker << 40) for worker, part in enumerate(parts)]
+    return [part.copy().set(TRAJECTORY, part.get(TRAJECTORY) + shift) for part, shift in shifts]
 
 
 def raised_on_ray(error: Exception) -> bool:

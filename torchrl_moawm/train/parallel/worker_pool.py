@@ -104,6 +104,8 @@ class WorkerPool:
         parts = [next(self.iterator) for _ in range(self.pieces)]
         if self.kind != "multi_async":
             parts = parts[0].unbind(0)  # of the workers; an environment alone gives [T]
+        if self.kind == "ray":
+            parts = on_ray.told_apart(parts)
         batch: Any = torch.cat([part.reshape(-1, self.config.task.max_steps) for part in parts])
         batch.names = [None, "time"]  # the advantage looks for it
         return batch.to(self.config.device)
