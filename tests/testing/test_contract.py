@@ -96,10 +96,12 @@ def test_contract_of_a_probabilistic_moa(dead_fraction, generator):
 
 def test_contract_beside_a_teacher_that_acts(generator):
     """The loss reads no action of t: of the teacher's parts the decoder alone is asked for it."""
-    acting = make_teacher(agent_group(), latent_dim=Z, acts=True, **CELLS)
-    loss = TeacherCVAELoss(student(), acting)
+    kind = "continuous"  # whose actions can be NaN
+    acting = make_teacher(agent_group(kind), latent_dim=Z, acts=True, **CELLS)
+    loss = TeacherCVAELoss(student(kind), acting)
     assert ("agents", "action") not in loss.in_keys
-    check_loss_module(loss, make_batch(dead_fraction=0.3, generator=generator))
+    batch = make_batch(action_type=kind, dead_fraction=0.3, generator=generator)
+    check_loss_module(loss, batch)
 
 
 def test_contract_in_a_nested_group(generator):
