@@ -36,9 +36,9 @@ class MOALoss(MultiAgentLoss):
 
     The prediction is computed here, from the previous step, so the gradient reaches the network.
     A pair (i, j) counts where i was there at t-1 and j acts at t: in games played in turns an
-    observer that waits still watches. Where the others'
-    ``action_mask`` ``[*B, N, A]`` of step t exists, ``moa_logits`` are restricted to what it
-    allows: the likelihood is that of the action among those which the other could take.
+    observer that waits still watches. Where the others' ``action_mask`` ``[*B, N, A]`` of step t
+    exists, the logits of one choice are restricted to what it allows: the likelihood is that of
+    the action among those which the other could take.
 
     Args:
         moa_network: Reads the previous step and writes, for every observer i and other j (by
@@ -56,8 +56,8 @@ class MOALoss(MultiAgentLoss):
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (``[*B, N, M]``).
 
     Returns:
-        ``loss_moa``, and for discrete actions ``moa_accuracy`` (the share of valid pairs whose most
-        likely action was taken; logged, detached).
+        ``loss_moa``, and for actions of one choice ``moa_accuracy`` (the share of valid pairs whose
+        most likely action was taken; logged, detached).
 
     Raises:
         KeyError: An entry is missing; the message names it.
