@@ -67,6 +67,11 @@ SPOILED = {
         change((G, "action_log_prob"), lambda x: x[:, :1]),
         "Expected ('agents', 'action_log_prob') of shape [4, 3] (one per agent, [*B, N], not the ",
     ),
+    "advantage of the team": Refused(
+        ("policy", "total"),
+        change((G, "advantage"), lambda x: x.mean(1)),
+        "Expected advantage of shape [4, 3, 1] (one per agent, [*B, N, 1]), got [4, 1]",
+    ),
     "log-probability [B, N, 1]": Refused(
         ("policy", "total"),
         change((G, "action_log_prob"), lambda x: x.unsqueeze(-1)),

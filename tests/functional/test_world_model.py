@@ -107,7 +107,7 @@ def test_a_weight_of_another_size_and_no_delta_are_refused(pair):
     for function in (squared_error_norm, partial(huber_error_norm, delta=1.0)):
         with pytest.raises(ValueError, match="weight"):
             function(*pair, weight=torch.ones(1, dtype=torch.float64))
-    with pytest.raises(ValueError, match="Expected delta above 0"):
+    with pytest.raises(ValueError, match="Expected delta to be above 0"):
         huber_error_norm(*pair, delta=0.0)
 
 

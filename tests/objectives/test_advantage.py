@@ -332,6 +332,21 @@ def test_a_flag_that_was_named_is_read_though_the_agents_have_their_own():
     assert not torch.allclose(found, loss.value_estimator(batch)["agents", "advantage"])
 
 
+def test_a_flag_of_all_that_was_named_is_not_that_of_the_environment():
+    no = [[False]] * 4
+    batch = batch_of([[[0.0]]] * 5, [[1.0]] * 4, done=[False, True, False, False])
+    batch["next", "over"] = torch.tensor(no).view(1, 4, 1)
+    loss = value_loss(
+        ("agents",),
+        1.0,
+        1.0,
+        TensorDictModule(Zero(), [("agents", "observation")], [("agents", "state_value")]),
+    )
+    loss.set_keys(done="over")
+    found = loss.value_estimator(batch)["agents", "value_target"].flatten().tolist()
+    assert found == [4.0, 3.0, 2.0, 1.0]
+
+
 def test_average_gae_counts_those_who_act():
     batch = rollout("dying")
     loss = value_loss(("agents",))

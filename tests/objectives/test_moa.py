@@ -1,10 +1,16 @@
 """MOALoss."""
 
+from functools import partial
+
 import pytest
 import torch
-from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictSequential,
+)
 from torch import nn
-from torch.distributions import Categorical
+from torch.distributions import Categorical, OneHotCategoricalStraightThrough
 from torch.distributions import OneHotCategorical as OneHot
 from torch.testing import assert_close
 from torchrl.modules import IndependentNormal, OneHotCategorical
@@ -168,6 +174,54 @@ def test_a_probabilistic_categorical_equals_logits(kind, one_hot, generator):
     )
     assert loss.out_keys == plain.out_keys == ["loss_moa", "moa_accuracy"]
     assert_close(loss(batch).to_dict(), plain(batch).to_dict())
+
+
+def of_distribution(kind, **parts):
+    """A network with a distribution of its own, and others before it."""
+    return ProbabilisticTensorDictSequential(
+        *parts.values(),
+        module(Logits(), ["previous_observation"], ["others_logits"]),
+        ProbabilisticTensorDictModule(
+            {"logits": ("agents", "others_logits")},
+            [("agents", "others_action")],
+            distribution_class=kind,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "logged"),
+    [
+        (Categorical, True),
+        (partial(Categorical), False),
+        (OneHotCategoricalStraightThrough, False),
+    ],
+)
+def test_what_is_returned_is_what_is_said(kind, logged, generator):
+    """A distribution that is not known to be a choice gives its likelihood and no accuracy."""
+    batch = make_batch((9,), generator=generator)
+    if kind is OneHotCategoricalStraightThrough:
+        hot = torch.nn.functional.one_hot(batch["agents", "action"], A)
+        batch["agents", "action"] = hot.float()
+    loss = MOALoss(of_distribution(kind))
+    assert list(loss(batch).keys()) == loss.out_keys == ["loss_moa", "moa_accuracy"][: 1 + logged]
+    plain = MOALoss(of_distribution(Categorical))
+    plain.load_state_dict(loss.state_dict())
+    if kind is OneHotCategoricalStraightThrough:
+        batch["agents", "action"] = hot.long()
+    assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
+
+
+def test_a_choice_within_a_network_is_not_what_it_predicts(generator):
+    inner = ProbabilisticTensorDictModule(
+        {"logits": ("agents", "observation")}, [("agents", "code")], distribution_class=Categorical
+    )
+    network = TensorDictSequential(
+        inner, make_moa_network(AgentGroup("agents", N, OBS, D), num_cells=(8,))
+    )
+    loss = MOALoss(network)
+    batch = make_batch((9,), action_type="continuous", generator=generator)
+    assert list(loss(batch).keys()) == loss.out_keys == ["loss_moa"]
 
 
 # ------------------------------------------------------------------- another group

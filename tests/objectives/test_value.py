@@ -97,6 +97,15 @@ def test_without_a_clip_the_old_value_is_not_needed(generator):
     loss(batch)
 
 
+def test_a_clip_that_is_set_later_is_asked_for():
+    loss, old = make(), ("agents", "state_value")
+    assert old in loss.in_keys
+    loss.clip_value = None
+    assert old not in loss.in_keys
+    loss.clip_value = 0.2
+    assert old in loss.in_keys
+
+
 def test_a_clip_that_is_set_later_is_checked_and_saved(generator):
     batch, loss = batch64((9,), generator=generator), make(clip_value=None)
     for bad in (-3.0, torch.nan):

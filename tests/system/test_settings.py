@@ -34,8 +34,9 @@ def test_a_groups_own_reward_goes_before_that_of_the_whole_team(written, group, 
         ("influence_coeff", -1.0),
         ("reward_delta", -1.0),
         ("reward_delta", 0.0),
+        ("reward_delta", float("inf")),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_by_name(name, value):
-    with pytest.raises(ValueError, match=f"Expected {name} (to be|above)"):
+    with pytest.raises(ValueError, match=f"Expected {name} to be"):
         LossSettings(**{name: value})

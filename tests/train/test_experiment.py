@@ -166,11 +166,27 @@ def test_a_run_is_resumed_by_its_folder(tmp_path):
     experiment = Experiment(settings=more)
     assert experiment.run()["frames"] == 120
     assert experiment.folder == tmp_path / "run"
+    assert experiment.config.task.gamma == 0.5
     assert load(tmp_path / "run" / "checkpoint.pt")["config"]["task"]["gamma"] == 0.5
     with pytest.raises(CheckpointError, match=r"algorithm\.kind is 'moawm' here and 'mappo'"):
         Experiment("vmas/balance", "moawm", more).run()
     with pytest.raises(CheckpointError, match=r"task\.gamma is 0\.9 here and 0\.5"):
         Experiment("vmas/balance", "mappo", {**more, "task.gamma": 0.9}).run()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task.name": "vmas/mine", "task.scenario": "balance"},
+        {"task.name": "vmas/mine", "task.observation_blocks": {}},
+        {},
+    ],
+)
+def test_the_task_that_is_not_named_is_the_default_one(settings):
+    """With what is the file's alone, where another scenario or other entries are given."""
+    assert (
+        Experiment(settings=settings).config == Experiment("vmas/navigation", None, settings).config
+    )
 
 
 def test_what_a_function_has_made_is_closed(tmp_path):

@@ -158,13 +158,16 @@ def check_coefficient(name: str, value: float | Tensor) -> None:
 
 
 def check_positive(name: str, value: float | None) -> None:
-    """Refuses a threshold that is not above 0; ``None`` stands for none.
+    """Refuses a threshold that is not finite and above 0; ``None`` stands for none.
 
     Raises:
-        ValueError: The value is 0, negative or NaN.
+        TypeError: The value is not a number.
+        ValueError: The value is 0, negative, NaN or infinite.
     """
-    if value is not None and not value > 0.0:
-        raise ValueError(f"Expected {name} above 0, got {value}.")
+    if value is not None:
+        check_coefficient(name, value)
+        if not value > 0.0:
+            raise ValueError(f"Expected {name} to be above 0, got {value}.")
 
 
 def check_share(name: str, value: float | Tensor) -> None:

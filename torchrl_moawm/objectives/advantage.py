@@ -31,9 +31,9 @@ class LatentGAE(MultiAgentGAE):
     ``delta_t = r_{t+1} + gamma (1 - terminated_{t+1}) V(s_{t+1}, z_{t+1}) - V(s_t, z_t)``
     ``A_t = delta_t + gamma lambda (1 - ends_t) A_{t+1}``, the target is ``A_t + V(s_t, z_t)``
 
-    ``ends`` is the agent's done or the environment's, and the last step of what was collected: in
-    front of padding, of another trajectory (``("collector", "traj_ids")``), or of a step at which
-    the agent is not there. An agent that waits for its turn goes on earning.
+    ``ends`` is the agent's done or terminated, or the environment's done, and the last step of what
+    was collected: in front of padding, of another trajectory (``("collector", "traj_ids")``), or of
+    a step at which the agent is not there. An agent that waits for its turn goes on earning.
 
     Beside TorchRL's ``MultiAgentGAE``: that one fails with a critic that reads a latent (no
     collector writes it under ``next``), lets padding into the advantage of a trajectory that the
@@ -171,7 +171,8 @@ class LatentGAE(MultiAgentGAE):
         work.set(key, *full_precision(mask_and_detach(key, reward, there)))
         terminated = self._flag(after, "terminated")
         ends = [flag.squeeze(-1) for flag in (self._flag(after, "done"), terminated)]
-        everybody = get_flag(after.tensordict, "done")  # the environment's
+        everybody = get_flag(after.tensordict, "done")  # the environment's, beside the agents' own
+        everybody = None if everybody is None or everybody.ndim >= ends[0].ndim else everybody
         seam = seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2)
         ends += [x for x in (everybody, last_steps(there, time_dim), seam) if x is not None]
         done = [broadcast_mask(x, value.shape, "the value") for x in ends]

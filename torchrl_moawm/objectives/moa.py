@@ -136,8 +136,8 @@ class MOALoss(MultiAgentLoss):
         yield self._key("action")
 
     def _written_keys(self) -> list[str]:
-        discrete = self._writes("moa_logits") or is_choice(self.moa_network)
-        return ["loss_moa", *(["moa_accuracy"] if discrete else [])]
+        own = not self._writes("moa_loc") and is_choice(self.moa_network)
+        return ["loss_moa", *(["moa_accuracy"] if own or self._writes("moa_logits") else [])]
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -196,7 +196,7 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
         advantage, name = view.get("advantage"), self._key("sample_log_prob")
         if tuple(advantage.shape) == (*stored.shape, 1):
             return
-        dims = advantage.ndim - 1 if advantage.shape[-1:] == (1,) else stored.ndim
+        dims = max(advantage.ndim - 1, stored.ndim - (stored.shape[-1:] == (1,)))
         agents = view.get("action").shape[:dims]
         check_shape(repr(name), stored, agents, "one per agent, [*B, N], not the sum of a team")
         check_shape("advantage", advantage, (*agents, 1), "one per agent, [*B, N, 1]")

@@ -25,7 +25,8 @@ CHOICE = (Categorical, OneHot, OneHotCategorical)
 
 def is_choice(network: nn.Module) -> bool:
     """Whether a network's own distribution is that of one choice, without a mask of its own."""
-    return any(getattr(part, "distribution_class", None) in CHOICE for part in network.modules())
+    kinds = [getattr(part, "distribution_class", None) for part in network.modules()]
+    return hasattr(network, "get_dist") and next(filter(None, reversed(kinds)), None) in CHOICE
 
 
 class Prediction:
@@ -101,7 +102,7 @@ class DistributionPrediction(Prediction):
         """The distribution of a network; a standard deviation that it writes is checked."""
         if scale_key not in map(unravel_key, network.out_keys):
             dist = network.get_dist(inputs)
-            return CategoricalPrediction(dist.logits) if type(dist) in CHOICE else cls(dist)
+            return CategoricalPrediction(dist.logits) if is_choice(network) else cls(dist)
         outputs = network.get_dist_params(inputs)
         check_scale(scale_key, outputs.get(scale_key))
         return cls(network.build_dist_from_params(outputs))
@@ -113,7 +114,7 @@ class DistributionPrediction(Prediction):
 
     def nll(self, target: Tensor) -> Tensor:
         """The distribution's own; one of one-hot actions gets them back from their index."""
-        if isinstance(self.dist, (OneHot, OneHotCategorical, MaskedOneHotCategorical)):
+        if isinstance(self.dist, (OneHotCategorical, MaskedOneHotCategorical)):
             target = one_hot(target, self.n_actions or -1)
         elif self.dist.event_shape:
             expected = (*self.shape, *self.dist.event_shape)

@@ -50,6 +50,7 @@ class ScheduledLoss(LossModule):
             if buffers.get(name) is not None:
                 buffers[name].fill_(float(value))
             else:  # there was no such term
+                self.__dict__["_lists"] = None  # of entries: it reads its own
                 self.__dict__.pop(name, None)
                 self._register_coeff(name, value)
             return

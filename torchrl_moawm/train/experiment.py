@@ -31,6 +31,9 @@ from torchrl_moawm.train.settings.ranges import check_values
 from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.environment import check_task
 
+DEFAULT_TASK = "vmas/navigation"
+"""That of ``conf/config.yaml``."""
+
 
 class Experiment:
     """A team that is trained, judged and written down, as ``moawm-train`` does it.
@@ -38,10 +41,11 @@ class Experiment:
     Args:
         task: Name of a task (``"vmas/navigation"``), or a function that makes environments: called
             as ``task(num_envs, seed=..., device=..., **scenario_kwargs)``, it gives an ``EnvBase``
-            of that batch size. ``None`` is ``"vmas/navigation"``, or that of a run that goes on.
+            of that batch size. ``None`` is ``"vmas/navigation"``, or that of a run that goes on;
+            a function has to be given again.
         algorithm: Name of an algorithm (``"moawm"``), or a function or class that gives an
             ``Algorithm`` for a configuration and an environment. ``None`` is ``"moawm"``, or that
-            of a run that goes on.
+            of a run that goes on, likewise.
         settings: Any setting of the command line by its dotted name, ``{"total_frames": 20_000,
             "task.num_envs": 8}``.
 
@@ -123,7 +127,7 @@ class Experiment:
             if done is not None:
                 return json.loads((self.folder / "summary.json").read_text())
             going = start.resumed_from(self.config, self.folder, self.overrides)
-            self.folder = going[1]  # that of the run that goes on
+            self.config, self.folder = going[:2]  # those of the run that goes on
             with alone_in(self.folder):
                 return run(*going)
 
@@ -164,7 +168,7 @@ def compose_config(overrides: list[str]) -> DictConfig:
         raise ValueError(str(error)) from error
     finally:
         hydra.hydra = outer
-    choice = next((each[5:] for each in overrides if each.startswith("task=")), None)
+    choice = next((each[5:] for each in overrides if each.startswith("task=")), DEFAULT_TASK)
     return settled(config, overrides, choice)
 
 

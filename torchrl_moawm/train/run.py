@@ -62,6 +62,8 @@ def run(
         trainer.train()
     finally:
         trainer.collector.shutdown()
+        if not env.is_closed:  # it has made the networks; in workers' others the team has acted
+            env.close()
     if evaluation is not None:
         for name, figure in learners.average_metrics(evaluation.at_the_end)().items():
             logger.log_scalar(name, figure, step=trainer.collected_frames)

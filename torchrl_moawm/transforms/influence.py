@@ -46,7 +46,7 @@ class SocialInfluence(IntrinsicReward):
 
     Raises:
         ValueError: A network has a memory, whose state at t+1 would be another after another
-            action, or predicts several choices at once, as the actor may draw them.
+            action, or predicts several choices at once; at the call, that the actor draws several.
 
     References:
         Jaques et al., "Social Influence as Intrinsic Motivation for Multi-Agent Deep Reinforcement

@@ -174,7 +174,7 @@ def samples(batch: TensorDictBase, like: Tensor) -> Tensor:
     real = batch.get(SAMPLES, None)
     if real is None:
         return torch.ones_like(like, dtype=torch.bool)
-    return real.reshape(*batch.batch_size, 1)
+    return real if real.ndim == like.ndim else real[..., None]
 
 
 def scale_of(norm: Any) -> Tensor:

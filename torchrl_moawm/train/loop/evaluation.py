@@ -84,6 +84,8 @@ def record_episode(config: DictConfig, algorithm: Algorithm, path: Path) -> None
     try:
         env = make_env(config, 1, config.seed + HELD_OUT_SEEDS, **drawn)
     except TypeError as error:  # of a function that takes no such argument
+        if not drawn:
+            raise
         print(f"No film: {error}.")
         return
     with closing(env):
