@@ -192,6 +192,8 @@ def test_huber_by_hand(generator):
     assert (error > 0.5).any()
     assert (error < 0.5).any()
     assert_close(loss(batch)["loss_value"], expected.mean())
+    with pytest.raises(ValueError, match="Expected huber_delta to be above 0, got 0"):
+        ClipPPOValueLoss(critic, huber_delta=0.0)
 
 
 # ------------------------------------------------------------------------ half precision

@@ -171,10 +171,11 @@ class LatentGAE(MultiAgentGAE):
         work.set(key, *full_precision(mask_and_detach(key, reward, there)))
         terminated = self._flag(after, "terminated")
         ends = [flag.squeeze(-1) for flag in (self._flag(after, "done"), terminated)]
-        everybody = get_flag(after.tensordict, "done")  # the environment's, beside the agents' own
-        everybody = None if everybody is None or everybody.ndim >= ends[0].ndim else everybody
+        everybody = get_flag(after.tensordict, "done")
+        if everybody is not None and everybody.ndim < ends[0].ndim:  # beside the agents' own
+            ends.append(everybody)
         seam = seams(work.get(TRAJECTORY, None), time_dim, value.ndim - 2)
-        ends += [x for x in (everybody, last_steps(there, time_dim), seam) if x is not None]
+        ends += [x for x in (last_steps(there, time_dim), seam) if x is not None]
         done = [broadcast_mask(x, value.shape, "the value") for x in ends]
         work.set(("next", loss._key("done")), torch.stack(done).any(0))
         work.set(("next", loss._key("terminated")), terminated)

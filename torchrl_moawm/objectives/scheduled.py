@@ -29,6 +29,7 @@ class ScheduledLoss(LossModule):
 
     def make_value_estimator(self, *_: Any, **__: Any) -> Any:
         """Refuses: the advantage belongs to the critic."""
+        # as TorchRL does; the property value_estimator would swallow an AttributeError's message
         raise NotImplementedError(
             f"{type(self).__name__} has no value estimator. That of a ClipPPOValueLoss writes the "
             "advantage: value_loss.value_estimator(batch)."

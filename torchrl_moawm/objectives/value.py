@@ -17,9 +17,9 @@ from torchrl.objectives.utils import ValueEstimators, distance_loss
 from torchrl.objectives.value import ValueEstimatorBase
 
 from torchrl_moawm._checks.tensors import (
-    check_coefficient,
     check_floating,
     check_option,
+    check_positive,
     check_same_shape,
 )
 from torchrl_moawm._keys import get_required
@@ -128,7 +128,7 @@ class ClipPPOValueLoss(MultiAgentLoss):
     ) -> None:
         super().__init__(group=group, reduction=reduction)
         check_option("loss_critic_type", loss_critic_type, ("l2", "l1", "smooth_l1", "huber"))
-        check_coefficient("huber_delta", huber_delta)
+        check_positive("huber_delta", huber_delta)
         self.huber_delta = huber_delta
         self.critic_network = critic_network
         self.__dict__["latent_network"] = latent_network  # not a submodule: it is not trained here

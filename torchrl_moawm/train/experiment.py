@@ -32,7 +32,7 @@ from torchrl_moawm.train.settings.scenario import settled
 from torchrl_moawm.train.tasks.environment import check_task
 
 DEFAULT_TASK = "vmas/navigation"
-"""That of ``conf/config.yaml``."""
+"""The task of ``conf/config.yaml``, which is trained where none is named."""
 
 
 class Experiment:

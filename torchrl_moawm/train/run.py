@@ -62,7 +62,7 @@ def run(
         trainer.train()
     finally:
         trainer.collector.shutdown()
-        if not env.is_closed:  # it has made the networks; in workers' others the team has acted
+        if not env.is_closed:  # workers have acted in others of their own
             env.close()
     if evaluation is not None:
         for name, figure in learners.average_metrics(evaluation.at_the_end)().items():

@@ -70,8 +70,10 @@ def join_cluster(asked: DictConfig, workers: int) -> Any:
 
 def told_apart(parts: Sequence[TensorDictBase]) -> list[TensorDictBase]:
     """The workers' steps, with numbers of their trajectories that differ: each counts from 0."""
-    shifts = [(part, worker << 40) for worker, part in enumerate(parts)]
-    return [part.copy().set(TRAJECTORY, part.get(TRAJECTORY) + shift) for part, shift in shifts]
+    return [
+        part.copy().set(TRAJECTORY, part.get(TRAJECTORY) + (worker << 40))
+        for worker, part in enumerate(parts)
+    ]
 
 
 def raised_on_ray(error: Exception) -> bool:
