@@ -6,6 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.benchmarks.runs import TINY, compose_config
 from torchrl_moawm.train.algorithms.make import make_algorithm
@@ -160,3 +161,27 @@ def test_a_parameter_that_nothing_would_train():
         check_trained(losses, {"actor": losses["actor"]})
     losses["critic"].requires_grad_(False)
     check_trained(losses, {"actor": losses["actor"]})
+
+
+@pytest.mark.slow
+def test_every_run_of_a_process_is_compiled(monkeypatch):
+    """Torch compiles a function eight times; the ninth run of a sweep would not be, unsaid."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+    compiled = []
+    for width in range(1, 4):
+        loss = nn.Linear(width, 1)
+        loss.forward = lambda batch, layer=loss: TensorDict(
+            {"loss": nn.functional.linear(batch["x"], layer.weight).sum()}
+        )
+        stepper = PerNetworkStepper(
+            torch.optim.Adam(loss.parameters()),
+            {"layer": loss},
+            max_grad_norm={"layer": 1.0},
+            steps_per_epoch=1,
+            losses=[loss],
+            compile=True,
+        )
+        before = counters["stats"]["unique_graphs"]
+        stepper.step(SimpleNamespace(loss_module=loss), TensorDict({"x": torch.ones(2, width)}, 2))
+        compiled.append(counters["stats"]["unique_graphs"] - before)
+    assert compiled == [1, 1, 1]

@@ -65,7 +65,9 @@ class PerNetworkStepper(OptimizationStepper):
         self.steps_per_epoch = steps_per_epoch
         self.losses = list(losses)
         self.count = 0
-        self.evaluate = torch.compile(total_and_terms) if compile else total_and_terms
+        self.evaluate = total_and_terms
+        if compile:  # for this run alone: torch compiles a function eight times, and then no more
+            self.evaluate = torch.compile(total_and_terms, isolate_recompiles=True)
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
