@@ -67,7 +67,8 @@ class PerNetworkStepper(OptimizationStepper):
         self.count = 0
         self.evaluate = total_and_terms
         if compile:  # for this run alone: torch compiles a function eight times, and then no more
-            self.evaluate = torch.compile(total_and_terms, isolate_recompiles=True)
+            alone: dict[str, Any] = {"isolate_recompiles": True}  # not in torch's own types
+            self.evaluate = torch.compile(total_and_terms, **alone)
         self.nonfinite = nonfinite or NonFinite()
         self.learners = learners or Learners()
 
