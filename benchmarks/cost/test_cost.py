@@ -233,7 +233,7 @@ def test_sum_compiled_over_eager(benchmark, size, threads):
     def step(data):
         return total(loss(data))
 
-    compiled = torch.compile(step)
+    compiled = torch.compile(step, isolate_recompiles=True)
     compare(
         benchmark,
         lambda: compiled(batch).backward(),
@@ -269,7 +269,7 @@ def test_whole_update_over_mappo(benchmark, size, compiled, threads):
         def value(data, loss=loss):
             return total(loss(data))
 
-        value = torch.compile(value) if compiled else value
+        value = torch.compile(value, isolate_recompiles=True) if compiled else value
 
         def update(value=value, optimizer=optimizer):
             value(batch).backward()
