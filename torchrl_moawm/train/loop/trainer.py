@@ -14,7 +14,7 @@ from torchrl.trainers import Trainer
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.checkpoints.files import FOLDER, FORMAT, SOFTWARE, Rotation
 from torchrl_moawm.train.checkpoints.run_state import make_checkpoint
-from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows
+from torchrl_moawm.train.loop.buffer import make_buffer, permuted, rows, sample
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
 from torchrl_moawm.train.loop.stepper import make_stepper
 from torchrl_moawm.train.metrics.loggers import Loggers
@@ -157,11 +157,11 @@ def register_hooks(
     trainer.register_op("pre_steps_log", average(intrinsic_rewards))
     trainer.register_op("pre_steps_log", average(quality))
 
-    def sample(_: TensorDictBase) -> TensorDictBase:
-        minibatch = buffer.sample()
+    def draw(_: TensorDictBase) -> TensorDictBase:
+        minibatch = sample(buffer, stepper.losses[stepper.epoch].in_keys)
         return permuted(minibatch) if config.algorithm.get("permute_agents") else minibatch
 
-    trainer.register_op("process_optim_batch", sample)
+    trainer.register_op("process_optim_batch", draw)
     trainer.register_op("post_optim_complete_log", losses_on_the_bar)
     trainer.register_op("post_optim_complete_log", other_losses)
     trainer.register_op("post_optim_complete_log", lambda *_: stepper.nonfinite.figures())
