@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import nn
 
-from cost_speed import HERE, Timed
+from cost_speed import HERE, batch_by_batch
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
@@ -86,19 +87,15 @@ def measure(kind: str, workers: int, arguments: argparse.Namespace) -> dict[str,
     trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
     team: Any = trainer.collector
     sent: list[float] = []
-    timed: Any = Timed(team)
-    trainer.collector = timed
-    if isinstance(team, WorkerPool):
-        timed.shutdown = lambda **_: None  # the Trainer's: it is still needed
-    trainer.train()
     try:
+        seconds = list(islice(batch_by_batch(trainer), arguments.batches))
         for _ in range(20 if isinstance(team, WorkerPool) else 0):
             begin = time.perf_counter()
             team.collector.update_policy_weights_()
             sent.append(time.perf_counter() - begin)
     finally:
         team.shutdown()
-    collection, update = (statistics.median(c) for c in zip(*timed.seconds[2:], strict=True))
+    collection, update = (statistics.median(c) for c in zip(*seconds[2:], strict=True))
     trained = [p for net in algorithm.networks.values() for p in net.parameters()]
     sync = statistics.median(sent) if sent else 0.0
     act, size = acting(config, arguments.batches)

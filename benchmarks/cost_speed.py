@@ -5,7 +5,8 @@
 The same task, widths (two of 128), critic (one value for the team), epochs (15) and minibatches
 (ten a pass): our ``mappo`` and ``moawm``, eager and compiled; TorchRL's own loop with
 ``ClipPPOLoss``; BenchMARL's MAPPO, in a virtual environment of its own that this script makes
-(``--benchmarl`` names its folder). The first two batches warm up, and compile, and are not counted.
+(``--benchmarl`` names its folder). The systems take turns batch by batch, so that what else slows
+the machine slows them alike. The first two batches warm up, and compile, and are not counted.
 With ``--device cuda`` environments and learning are on a GPU (BenchMARL's row stays on the CPU).
 Nothing else should run meanwhile.
 
@@ -16,17 +17,20 @@ measures seconds and frames until a return is reached instead, see ``cost_to_ret
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch.utils.flop_counter import FlopCounterMode
 from torchrl.collectors import Collector
+from torchrl.trainers import Trainer
+from tqdm import trange
 
 import cost_to_return
 from cost import benchmarl_venv
@@ -47,6 +51,17 @@ EPOCHS, MINIBATCHES, STEPS = 15, 10, 100
 SYSTEMS = ("torchrl", "mappo", "mappo compiled", "moawm", "moawm compiled", "benchmarl")
 
 
+class Batch(NamedTuple):
+    """What a batch has cost."""
+
+    collection: float
+    """Seconds of acting."""
+    update: float
+    """Seconds of learning."""
+    operations: float
+    """Floating-point operations of the matrix products of the update."""
+
+
 def clock() -> float:
     """Seconds, once all that was begun on a GPU is done."""
     if torch.cuda.is_initialized():
@@ -55,27 +70,39 @@ def clock() -> float:
 
 
 class Timed:
-    """A collector that measures what happens inside and outside of it."""
+    """A collector that measures itself, and that several calls of a trainer share.
 
-    def __init__(self, collector: Collector) -> None:
-        self.collector = collector
-        self.seconds: list[tuple[float, float]] = []
+    Args:
+        collector: Whoever made it shuts it down.
+    """
+
+    def __init__(self, collector: Any) -> None:
+        self.collector, self.batches = collector, iter(collector)
+        self.last = 0.0
+        """Seconds that the last batch took."""
 
     def __iter__(self) -> Iterator[TensorDictBase]:
-        batches = iter(self.collector)
         while True:
             start = clock()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            collected = clock()
-            try:
-                yield batch
-            finally:  # whoever iterates may stop here
-                self.seconds.append((collected - start, clock() - collected))
+            batch = next(self.batches)
+            self.last = clock() - start
+            yield batch
+
+    def shutdown(self, **_: Any) -> None:
+        """It goes on."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.collector, name)
+
+
+def batch_by_batch(trainer: Trainer) -> Iterator[tuple[float, float]]:
+    """Trains; gives the seconds of collection and update of each batch."""
+    timed = trainer.collector = Timed(trainer.collector)
+    while True:
+        trainer.total_frames = trainer.collected_frames + 1  # so one batch
+        start = clock()
+        trainer.train()
+        yield timed.last, clock() - start - timed.last
 
 
 def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
@@ -94,10 +121,8 @@ def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
     return compose_config(overrides)
 
 
-def ours(
-    task: str, n_envs: int, batches: int, device: str, name: str
-) -> tuple[list[tuple[float, float]], float]:
-    """Seconds (collection, update) of each batch, and the operations of an update."""
+def ours(name: str, task: str, n_envs: int, batches: int, device: str) -> Iterator[Batch]:
+    """The batches of our trainer."""
     algorithm_name, _, compiled = name.partition(" ")
     settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}", f"device={device}"]
     if algorithm_name == "moawm":
@@ -106,10 +131,10 @@ def ours(
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_algorithm(config, env)
+    needed = operations(config, algorithm, n_envs)
     trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
-    timed = trainer.collector = Timed(trainer.collector)
-    trainer.train()
-    return timed.seconds, operations(config, algorithm, n_envs)
+    for seconds in batch_by_batch(trainer):
+        yield Batch(*seconds, needed)
 
 
 def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
@@ -123,6 +148,7 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
     def count(loss: Any) -> float:
         with FlopCounterMode(display=False) as counter:
             minimised(loss(batch.reshape(-1))).backward()
+        loss.zero_grad()
         return float(counter.get_total_flops())
 
     by_epoch = losses_by_epoch(algorithm, EPOCHS)
@@ -130,34 +156,28 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
     return MINIBATCHES * sum(counted[id(loss)] for loss in by_epoch)
 
 
-def torchrl_loop(
-    task: str, n_envs: int, batches: int, device: str
-) -> tuple[list[tuple[float, float]], float]:
-    """The loop of TorchRL's multi-agent tutorial, with our networks."""
+def torchrl_loop(task: str, n_envs: int, batches: int, device: str) -> Iterator[Batch]:
+    """The batches of the loop of TorchRL's multi-agent tutorial, with our networks."""
     config = configure(task, n_envs, batches, "algorithm=mappo", f"device={device}")
     torch.manual_seed(0)
     env = make_env(config, n_envs, 0)
     algorithm = make_mappo(config, env)
-    settings = PPOSettings.of_config(config)
+    needed = operations(config, algorithm, n_envs)
     frames = n_envs * STEPS
-    collector = Collector(
-        env, algorithm.policy, frames_per_batch=frames, total_frames=batches * frames
-    )
-    timed = Timed(collector)
-    for _ in train(timed, algorithm, settings):
-        pass
-    collector.shutdown()
-    return timed.seconds, operations(config, algorithm, n_envs)
+    timed = Timed(Collector(env, algorithm.policy, frames_per_batch=frames, total_frames=-1))
+    updates = train(timed, algorithm, PPOSettings.of_config(config))
+    while True:
+        start = clock()
+        next(updates)
+        yield Batch(timed.last, clock() - start - timed.last, needed)
 
 
-def benchmarl(
-    task: str, n_envs: int, batches: int, folder: Path
-) -> tuple[list[tuple[float, float]], float]:
-    """BenchMARL's MAPPO, by an interpreter of its own."""
+def benchmarl(task: str, n_envs: int, batches: int, folder: Path) -> Iterator[Batch]:
+    """The batches of BenchMARL's MAPPO, by an interpreter of its own."""
     numbers = (n_envs, batches, EPOCHS, MINIBATCHES, STEPS, torch.get_num_threads())
-    line = benchmarl_venv.run(folder, "cost_speed_benchmarl.py", [task, *map(str, numbers)])
-    seconds, needed = json.loads(line)
-    return [tuple(pair) for pair in seconds], needed
+    arguments = [task, *map(str, numbers)]
+    for line in benchmarl_venv.line_by_line(folder, "cost_speed_benchmarl.py", arguments):
+        yield Batch(*json.loads(line))
 
 
 def matrix_rate(rows: int, device: str) -> float:
@@ -171,16 +191,23 @@ def matrix_rate(rows: int, device: str) -> float:
     return 3 * 2 * rows * 128 * 128 / sorted(seconds)[15]
 
 
-def measure(
-    name: str, task: str, n_envs: int, arguments: argparse.Namespace
-) -> tuple[list[tuple[float, float]], float]:
-    """Seconds (collection, update) of each batch of a system, and the operations of an update."""
+def begin(name: str, task: str, n_envs: int, arguments: argparse.Namespace) -> Iterator[Batch]:
+    """A system that trains a batch whenever it is asked for the next."""
     given = task, n_envs, arguments.batches
     if name == "torchrl":
         return torchrl_loop(*given, arguments.device)
     if name == "benchmarl":
         return benchmarl(*given, arguments.benchmarl)
-    return ours(*given, arguments.device, name)
+    return ours(name, *given, arguments.device)
+
+
+def row(task: str, n_envs: int, batches: list[Batch], device: str) -> str:
+    """The medians of what is counted, and how they compare with the matrix products."""
+    collection, update, needed = (statistics.median(c) for c in zip(*batches[2:], strict=True))
+    agents = 4 if task == "balance" else 3
+    limit = needed / matrix_rate(n_envs * STEPS // MINIBATCHES * agents, device)
+    rate = n_envs * STEPS / (collection + update)
+    return f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update / limit:.1f}"
 
 
 def main() -> None:
@@ -192,8 +219,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["navigation", "balance"])
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 256, 600])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--rounds", type=int, default=1, help="of all systems in turn")
-    parser.add_argument("--batches", type=int, default=5, help="the first two are not counted")
+    parser.add_argument("--batches", type=int, default=8, help="the first two are not counted")
     parser.add_argument("--device", default="cpu", help="of environments and learning")
     parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
     parser.add_argument(
@@ -209,19 +235,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for task in arguments.tasks:
         for n_envs in arguments.envs:
-            found: dict[str, tuple[list[tuple[float, float]], float]] = {}
-            for name in arguments.rounds * arguments.systems:
-                seconds, needed = measure(name, task, n_envs, arguments)
-                found[name] = [*found.get(name, ([], 0.0))[0], *seconds[2:]], needed
-            for name, (counted, needed) in found.items():
-                collection, update = (sorted(c)[len(c) // 2] for c in zip(*counted, strict=True))
-                agents = 4 if task == "balance" else 3
-                limit = needed / matrix_rate(
-                    n_envs * STEPS // MINIBATCHES * agents, arguments.device
-                )
-                rate = n_envs * STEPS / (collection + update)
-                row = f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update / limit:.1f}"
-                print(f"| {task} | {n_envs} | {name} | {row} |", flush=True)
+            systems = {name: begin(name, task, n_envs, arguments) for name in arguments.systems}
+            found: dict[str, list[Batch]] = {name: [] for name in systems}
+            for _ in trange(arguments.batches, desc=f"{task} {n_envs}", leave=False):
+                for name, system in systems.items():
+                    found[name].append(next(system))
+            for name, batches in found.items():
+                figures = row(task, n_envs, batches, arguments.device)
+                print(f"| {task} | {n_envs} | {name} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

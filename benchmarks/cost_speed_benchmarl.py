@@ -12,55 +12,62 @@ from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
 
+LINEAR = torch.nn.functional.linear
+
 
 class Timer(Callback):
-    """Seconds of collection and update of each batch; of one more, the operations counted."""
+    """Prints seconds of collection and update of each batch, and its operations, when asked to.
 
-    def __init__(self, batches: int) -> None:
+    The operations are those of the first.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self.batches = batches
-        self.seconds: list[tuple[float, float]] = []
         self.operations = 0.0
-        self.last = time.perf_counter()
+
+    def wait(self) -> None:
+        """Waits until the next batch is asked for.
+
+        Raises:
+            SystemExit: None will be.
+        """
+        if not sys.stdin.readline():
+            raise SystemExit
+        self.begin = time.perf_counter()
+
+    def counted(self, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """A linear layer whose matrix products are counted, backward included.
+
+        By hand, for torch's ``FlopCounterMode`` does not take this release of tensordict.
+        """
+        out = LINEAR(x, *rest)
+        products = 1 + out.requires_grad * (1 + x.requires_grad)
+        self.operations += 2.0 * products * out.numel() * x.shape[-1]
+        return out
 
     def on_batch_collected(self, batch: object) -> None:
         """The end of a collection."""
         self.collected = time.perf_counter()
-        if len(self.seconds) == self.batches:
-            self.count()
-
-    def count(self) -> None:
-        """Starts counting the matrix products of every linear layer, backward included.
-
-        By hand, for torch's ``FlopCounterMode`` does not take this release of tensordict.
-        """
-        linear = torch.nn.functional.linear
-
-        def counted(x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
-            out = linear(x, *rest)
-            products = 1 + out.requires_grad * (1 + x.requires_grad)
-            self.operations += 2.0 * products * out.numel() * x.shape[-1]
-            return out
-
-        mock.patch.object(torch.nn.functional, "linear", counted).start()
+        if not self.operations:
+            mock.patch.object(torch.nn.functional, "linear", self.counted).start()
 
     def on_train_end(self, training_td: object, group: str) -> None:
         """The end of an update."""
-        if len(self.seconds) == self.batches:
-            return
         now = time.perf_counter()
-        self.seconds.append((self.collected - self.last, now - self.collected))
-        self.last = now
+        mock.patch.stopall()
+        print(json.dumps([self.collected - self.begin, now - self.collected, self.operations]))
+        sys.stdout.flush()
+        self.wait()
 
 
 def main() -> None:
-    """Prints the seconds as JSON."""
+    """Trains a batch for each line of the input, and prints its cost as JSON."""
     task = sys.argv[1]
     n_envs, batches, epochs, minibatches, steps, threads = map(int, sys.argv[2:])
     torch.set_num_threads(threads)
     config = ExperimentConfig.get_from_yaml()
     frames = n_envs * steps
-    config.max_n_frames = (batches + 1) * frames
+    config.max_n_frames = batches * frames
     config.on_policy_collected_frames_per_batch = frames
     config.on_policy_n_envs_per_worker = n_envs
     config.on_policy_n_minibatch_iters = epochs
@@ -71,13 +78,13 @@ def main() -> None:
     config.create_json = False
     config.save_folder = tempfile.mkdtemp()
     config.sampling_device = config.train_device = config.buffer_device = "cpu"
-    timer = Timer(batches)
+    timer = Timer()
     mlp = MlpConfig(
         num_cells=[128, 128], layer_class=torch.nn.Linear, activation_class=torch.nn.Tanh
     )
     kind = getattr(VmasTask, task.upper()).get_from_yaml()
     kind.config["max_steps"] = steps
-    Experiment(
+    experiment = Experiment(
         task=kind,
         algorithm_config=MappoConfig.get_from_yaml(),
         model_config=mlp,
@@ -85,8 +92,9 @@ def main() -> None:
         seed=0,
         config=config,
         callbacks=[timer],
-    ).run()
-    print(json.dumps([timer.seconds, timer.operations]))
+    )
+    timer.wait()
+    experiment.run()
 
 
 if __name__ == "__main__":
