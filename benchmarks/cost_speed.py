@@ -5,8 +5,9 @@
 The same task, widths (two of 128), critic (one value for the team), epochs (15) and minibatches
 (ten a pass): our ``mappo`` and ``moawm``, eager and compiled; TorchRL's own loop with
 ``ClipPPOLoss``; BenchMARL's MAPPO, in a virtual environment of its own that this script makes
-(``--benchmarl`` names its folder). The systems take turns batch by batch, so that what else slows
-the machine slows them alike. The first two batches warm up, and compile, and are not counted.
+(``--benchmarl`` names its folder). Each is a process of its own, and they take turns batch by
+batch, so that what else slows the machine slows them alike. The first two batches warm up, and
+compile, and are not counted.
 With ``--device cuda`` environments and learning are on a GPU (BenchMARL's row stays on the CPU).
 Nothing else should run meanwhile.
 
@@ -16,7 +17,6 @@ measures seconds and frames until a return is reached instead, see ``cost_to_ret
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -35,6 +35,7 @@ from tqdm import trange
 import cost_to_return
 from cost import benchmarl_venv
 from cost.ppo import PPOSettings, train
+from cost.turns import answer, ask, wait
 from torchrl_moawm.modules import append_memory_transforms
 from torchrl_moawm.train.algorithms.common import Algorithm
 from torchrl_moawm.train.algorithms.make import make_algorithm
@@ -48,6 +49,8 @@ from torchrl_moawm.train.tasks.environment import make_env
 
 HERE = Path(__file__).parent
 EPOCHS, MINIBATCHES, STEPS = 15, 10, 100
+LEARNING_RATE = 1e-9
+"""Nobody learns: who reaches the goals sooner has more environments reset, which costs."""
 SYSTEMS = ("torchrl", "mappo", "mappo compiled", "moawm", "moawm compiled", "benchmarl")
 
 
@@ -114,6 +117,7 @@ def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
         f"total_frames={batches * n_envs * STEPS}",
         f"epochs={EPOCHS}",
         f"minibatches={MINIBATCHES}",
+        f"lr={LEARNING_RATE}",
         "task.shared_value=true",  # as BenchMARL's, and TorchRL's MultiAgentMLP
         "progress_bar=false",
         *more,
@@ -126,6 +130,7 @@ def ours(name: str, task: str, n_envs: int, batches: int, device: str) -> Iterat
     algorithm_name, _, compiled = name.partition(" ")
     settings = [f"algorithm={algorithm_name}", f"compile={bool(compiled)}", f"device={device}"]
     if algorithm_name == "moawm":
+        settings.append(f"algorithm.student_lr={LEARNING_RATE}")  # nor does z move
         settings.append("algorithm.model_frames=0")  # while the team learns
     config = configure(task, n_envs, batches, *settings)
     torch.manual_seed(0)
@@ -172,14 +177,6 @@ def torchrl_loop(task: str, n_envs: int, batches: int, device: str) -> Iterator[
         yield Batch(timed.last, clock() - start - timed.last, needed)
 
 
-def benchmarl(task: str, n_envs: int, batches: int, folder: Path) -> Iterator[Batch]:
-    """The batches of BenchMARL's MAPPO, by an interpreter of its own."""
-    numbers = (n_envs, batches, EPOCHS, MINIBATCHES, STEPS, torch.get_num_threads())
-    arguments = [task, *map(str, numbers)]
-    for line in benchmarl_venv.line_by_line(folder, "cost_speed_benchmarl.py", arguments):
-        yield Batch(*json.loads(line))
-
-
 def matrix_rate(rows: int, device: str) -> float:
     """Measured operations per second of the networks' matrix product, forward and backward."""
     x, w = (torch.randn(n, 128, device=device, requires_grad=True) for n in (rows, 128))
@@ -191,14 +188,28 @@ def matrix_rate(rows: int, device: str) -> float:
     return 3 * 2 * rows * 128 * 128 / sorted(seconds)[15]
 
 
+def work(name: str, task: str, n_envs: int, arguments: argparse.Namespace) -> None:
+    """Is one of our systems: trains a batch whenever it is asked to."""
+    given = task, n_envs, arguments.batches, arguments.device
+    batches = torchrl_loop(*given) if name == "torchrl" else ours(name, *given)
+    while True:
+        wait()
+        answer(next(batches))
+
+
 def begin(name: str, task: str, n_envs: int, arguments: argparse.Namespace) -> Iterator[Batch]:
-    """A system that trains a batch whenever it is asked for the next."""
-    given = task, n_envs, arguments.batches
-    if name == "torchrl":
-        return torchrl_loop(*given, arguments.device)
+    """The batches of a system in a process of its own; BenchMARL's has its own interpreter too."""
+    command: list[str | Path]
     if name == "benchmarl":
-        return benchmarl(*given, arguments.benchmarl)
-    return ours(name, *given, arguments.device)
+        numbers = n_envs, arguments.batches, EPOCHS, MINIBATCHES, STEPS, arguments.threads
+        python = benchmarl_venv.interpreter(arguments.benchmarl)
+        script = HERE / "cost_speed_benchmarl.py"
+        command = [python, script, task, str(LEARNING_RATE), *map(str, numbers)]
+    else:
+        command = [sys.executable, __file__, "--one", name, "--tasks", task, "--envs", str(n_envs)]
+        for option in ("batches", "device", "threads"):
+            command += [f"--{option}", str(getattr(arguments, option))]
+    return (Batch(*costs) for costs in ask(command))
 
 
 def row(task: str, n_envs: int, batches: list[Batch], device: str) -> str:
@@ -219,6 +230,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["navigation", "balance"])
     parser.add_argument("--envs", nargs="+", type=int, default=[64, 256, 600])
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--one", choices=SYSTEMS[:-1], help="be this system, as the script has it")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--batches", type=int, default=8, help="the first two are not counted")
     parser.add_argument("--device", default="cpu", help="of environments and learning")
     parser.add_argument("--benchmarl", type=Path, default=Path("outputs/benchmarl_venv"))
@@ -228,7 +241,10 @@ def main() -> None:
         help="measure seconds until a return instead; the other options are cost_to_return.py's",
     )
     arguments = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, {EPOCHS} epochs of {MINIBATCHES} minibatches\n")
+    torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        work(arguments.one, arguments.tasks[0], arguments.envs[0], arguments)
+    print(f"{arguments.threads} threads, {EPOCHS} epochs of {MINIBATCHES} minibatches\n")
     print(
         "| task | environments | system | collection, s | update, s | frames/s | update / limit |"
     )

@@ -1,6 +1,5 @@
 """BenchMARL's MAPPO, timed; run by ``cost_speed.py`` in BenchMARL's own virtual environment."""
 
-import json
 import sys
 import tempfile
 import time
@@ -11,6 +10,8 @@ from benchmarl.algorithms import MappoConfig
 from benchmarl.environments import VmasTask
 from benchmarl.experiment import Callback, Experiment, ExperimentConfig
 from benchmarl.models.mlp import MlpConfig
+
+from cost.turns import answer, wait
 
 LINEAR = torch.nn.functional.linear
 
@@ -26,13 +27,8 @@ class Timer(Callback):
         self.operations = 0.0
 
     def wait(self) -> None:
-        """Waits until the next batch is asked for.
-
-        Raises:
-            SystemExit: None will be.
-        """
-        if not sys.stdin.readline():
-            raise SystemExit
+        """Waits until the next batch is asked for."""
+        wait()
         self.begin = time.perf_counter()
 
     def counted(self, x: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
@@ -55,18 +51,17 @@ class Timer(Callback):
         """The end of an update."""
         now = time.perf_counter()
         mock.patch.stopall()
-        print(json.dumps([self.collected - self.begin, now - self.collected, self.operations]))
-        sys.stdout.flush()
+        answer([self.collected - self.begin, now - self.collected, self.operations])
         self.wait()
 
 
 def main() -> None:
     """Trains a batch for each line of the input, and prints its cost as JSON."""
-    task = sys.argv[1]
-    n_envs, batches, epochs, minibatches, steps, threads = map(int, sys.argv[2:])
+    task, rate, *numbers = sys.argv[1:]
+    n_envs, batches, epochs, minibatches, steps, threads = map(int, numbers)
     torch.set_num_threads(threads)
     config = ExperimentConfig.get_from_yaml()
-    frames = n_envs * steps
+    frames, config.lr = n_envs * steps, float(rate)
     config.max_n_frames = batches * frames
     config.on_policy_collected_frames_per_batch = frames
     config.on_policy_n_envs_per_worker = n_envs

@@ -2,7 +2,7 @@
 
 import subprocess
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -38,34 +38,3 @@ def run(folder: Path, script: str, arguments: Sequence[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"{script} failed:\n{done.stderr[-2000:]}")
     return done.stdout.strip().splitlines()[-1]
-
-
-def line_by_line(folder: Path, script: str, arguments: Sequence[str]) -> Iterator[str]:
-    """The lines that a script of ``benchmarks/`` prints there, each when it is asked for.
-
-    The script waits for a line of its input before the work of each. It ends with its input, when
-    nobody asks any more.
-
-    Args:
-        folder: The environment's.
-        script: The script's name.
-        arguments: Its command line.
-
-    Raises:
-        RuntimeError: It has ended.
-    """
-    command = [str(interpreter(folder)), str(HERE / script), *arguments]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            while True:
-                process.stdin.write("next\n")
-                line = next((each for each in process.stdout if each.startswith("[")), None)
-                if line is None:
-                    raise RuntimeError(f"{script} has ended: the reason is above.")
-                yield line
-        finally:
-            process.stdin.close()
