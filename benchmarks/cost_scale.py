@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import nn
 
-from cost_speed import HERE, batch_by_batch
+from cost.systems import batch_by_batch
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.experiment import compose_config
 from torchrl_moawm.train.loop.hooks import ModelQualityHook
@@ -31,7 +31,7 @@ from torchrl_moawm.train.parallel.collector import envs_per_worker
 from torchrl_moawm.train.parallel.worker_pool import WorkerPool
 from torchrl_moawm.train.tasks.environment import make_env
 
-OUT = HERE / "results" / "scale"
+OUT = Path(__file__).parent / "results" / "scale"
 MODES = ("single", "multi_sync", "multi_async", "ray")
 NETWORK = 1.25e9
 """Bytes per second between machines: 10 Gbit/s."""

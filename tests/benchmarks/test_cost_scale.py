@@ -4,7 +4,7 @@ from argparse import Namespace
 
 import pytest
 
-import cost_speed
+from cost import systems
 from cost_scale import NETWORK, configure, predicted, report
 
 ROW = {
@@ -28,7 +28,7 @@ def test_the_configurations_are_those_of_a_run():
     config = configure("multi_sync", 2, given)
     assert (config.task.name, config.algorithm.name) == ("vmas/balance", "mappo")
     assert (config.num_collectors, config.total_frames) == (2, 2400)
-    config = cost_speed.configure("navigation", 64, 3, "algorithm=mappo", "compile=true")
+    config = systems.configure("navigation", 64, 3, "algorithm=mappo", "compile=true")
     assert (config.task.num_envs, config.task.shared_value, config.compile) == (64, True, True)
 
 

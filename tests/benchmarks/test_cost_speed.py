@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-import cost_speed
+from cost import systems
 from cost.turns import ask
 from tests.benchmarks.runs import BENCHMARKS
 from torchrl_moawm.train.algorithms.make import make_algorithm
@@ -14,25 +14,25 @@ from torchrl_moawm.train.tasks.environment import make_env
 
 
 def test_a_training_goes_on_batch_by_batch():
-    config = cost_speed.configure("navigation", 4, 2, "algorithm=mappo", "epochs=1")
+    config = systems.configure("navigation", 4, 2, "algorithm=mappo", "epochs=1")
     env = make_env(config, 4, 0)
     algorithm = make_algorithm(config, env)
     trainer = make_trainer(config, algorithm, env, lambda _: None)
     collector, frames = trainer.collector, []
-    for collection, update in islice(cost_speed.batch_by_batch(trainer), 2):
+    for collection, update in islice(systems.batch_by_batch(trainer), 2):
         frames.append(trainer.collected_frames)
         assert collection > 0
         assert update > 0
     assert frames == [400, 800]
-    assert trainer._optim_count == 2 * cost_speed.MINIBATCHES
+    assert trainer._optim_count == 2 * systems.MINIBATCHES
     collector.shutdown()
 
 
 def test_operations_leave_no_gradient():
-    config = cost_speed.configure("navigation", 4, 2, "algorithm=mappo")
+    config = systems.configure("navigation", 4, 2, "algorithm=mappo")
     env = make_env(config, 4, 0)
     algorithm = make_algorithm(config, env)
-    assert cost_speed.operations(config, algorithm, 4) > 0
+    assert systems.operations(config, algorithm, 4) > 0
     assert all(p.grad is None for p in algorithm.loss_module.parameters())
 
 
