@@ -78,13 +78,11 @@ def begin(name: str, task: str, n_envs: int, arguments: argparse.Namespace) -> I
     return (Batch(*costs) for costs in ask(command))
 
 
-def row(task: str, n_envs: int, batches: list[Batch], device: str) -> str:
-    """The medians of what is counted, and how they compare with the matrix products."""
+def row(n_envs: int, batches: list[Batch], matrices: float) -> str:
+    """The medians of what is counted, and how they compare with matrix products at their rate."""
     collection, update, needed = (statistics.median(c) for c in zip(*batches[2:], strict=True))
-    agents = 4 if task == "balance" else 3
-    limit = needed / matrix_rate(n_envs * STEPS // MINIBATCHES * agents, device)
     rate = n_envs * STEPS / (collection + update)
-    return f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update / limit:.1f}"
+    return f"{collection:.2f} | {update:.2f} | {rate:.0f} | {update * matrices / needed:.1f}"
 
 
 def main() -> None:
@@ -122,8 +120,10 @@ def main() -> None:
             for _ in trange(arguments.batches, desc=f"{task} {n_envs}", leave=False):
                 for name, system in systems.items():
                     found[name].append(next(system))
+            agents = 4 if task == "balance" else 3
+            matrices = matrix_rate(n_envs * STEPS // MINIBATCHES * agents, arguments.device)
             for name, batches in found.items():
-                figures = row(task, n_envs, batches, arguments.device)
+                figures = row(n_envs, batches, matrices)
                 print(f"| {task} | {n_envs} | {name} | {figures} |", flush=True)
 
 
