@@ -64,10 +64,6 @@ def team_batch(size, n_agents=4):
     )
 
 
-def total(losses):
-    return sum(value for key, value in losses.items() if key.startswith("loss"))
-
-
 def part(system, name):
     loss = system.loss_module
     return {

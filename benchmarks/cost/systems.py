@@ -1,7 +1,8 @@
 """Ways to train the same team, batch by batch: our trainer and the loop of TorchRL's tutorial."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from torchrl_moawm.train.tasks.environment import make_env
 
 EPOCHS, MINIBATCHES, STEPS = 15, 10, 100
 LEARNING_RATE = 1e-9
-"""Nobody learns: who reaches the goals sooner has more environments reset, which costs."""
+"""Next to nothing, so that all act alike: whoever has learned has more to reset, which costs."""
 
 
 class Batch(NamedTuple):
@@ -72,14 +73,23 @@ class Timed:
         return getattr(self.collector, name)
 
 
-def batch_by_batch(trainer: Trainer) -> Iterator[tuple[float, float]]:
-    """Trains; gives the seconds of collection and update of each batch."""
-    timed = trainer.collector = Timed(trainer.collector)
+def seconds(timed: Timed, train_one: Callable[[], Any]) -> Iterator[tuple[float, float]]:
+    """Trains batch by batch; gives the seconds of collection and update of each."""
     while True:
-        trainer.total_frames = trainer.collected_frames + 1  # so one batch
         start = clock()
-        trainer.train()
+        train_one()
         yield timed.last, clock() - start - timed.last
+
+
+def batch_by_batch(trainer: Trainer) -> Iterator[tuple[float, float]]:
+    """The seconds of collection and update of each batch of a trainer."""
+    timed = trainer.collector = Timed(trainer.collector)
+
+    def train_one() -> None:
+        trainer.total_frames = trainer.collected_frames + 1  # so one batch
+        trainer.train()
+
+    return seconds(timed, train_one)
 
 
 def configure(task: str, n_envs: int, batches: int, *more: str) -> DictConfig:
@@ -112,8 +122,8 @@ def ours(name: str, task: str, n_envs: int, batches: int, device: str) -> Iterat
     algorithm = make_algorithm(config, env)
     needed = operations(config, algorithm, n_envs)
     trainer = make_trainer(config, algorithm, env, ModelQualityHook(algorithm, config, env))
-    for seconds in batch_by_batch(trainer):
-        yield Batch(*seconds, needed)
+    for spent in batch_by_batch(trainer):
+        yield Batch(*spent, needed)
 
 
 def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
@@ -131,7 +141,7 @@ def operations(config: DictConfig, algorithm: Algorithm, n_envs: int) -> float:
         return float(counter.get_total_flops())
 
     by_epoch = losses_by_epoch(algorithm, EPOCHS)
-    counted = {id(loss): count(loss) for loss in by_epoch}
+    counted = {key: count(loss) for key, loss in {id(loss): loss for loss in by_epoch}.items()}
     return MINIBATCHES * sum(counted[id(loss)] for loss in by_epoch)
 
 
@@ -145,7 +155,5 @@ def torchrl_loop(task: str, n_envs: int, batches: int, device: str) -> Iterator[
     frames = n_envs * STEPS
     timed = Timed(Collector(env, algorithm.policy, frames_per_batch=frames, total_frames=-1))
     updates = train(timed, algorithm, PPOSettings.of_config(config))
-    while True:
-        start = clock()
-        next(updates)
-        yield Batch(timed.last, clock() - start - timed.last, needed)
+    for spent in seconds(timed, partial(next, updates)):
+        yield Batch(*spent, needed)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from by_hand import ByHand
-from cases import OBS, compare, make_system, part, team_batch, total
+from cases import OBS, compare, make_system, part, team_batch
 from tensordict.nn import TensorDictModule
 from torchrl.objectives import ACTLoss, ClipPPOLoss
 from torchrl.objectives import WorldModelLoss as TorchRLWorldModelLoss
+
+from torchrl_moawm.train.loop.stepper import minimised
 
 LOSSES = ["moa", "world_model", "cvae", "teacher_vae", "value", "policy"]
 
@@ -20,10 +22,10 @@ def test_loss_over_by_hand(benchmark, name, size, threads):
     expected = by_hand().detach()
     torch.manual_seed(0)
     tolerance = 1e-2 if name == "policy" else 1e-4  # its entropy is a sample, drawn otherwise
-    torch.testing.assert_close(total(loss(batch)).detach(), expected, rtol=tolerance, atol=1e-2)
+    torch.testing.assert_close(minimised(loss(batch)).detach(), expected, rtol=tolerance, atol=1e-2)
     compare(
         benchmark,
-        lambda: total(loss(batch)).backward(),
+        lambda: minimised(loss(batch)).backward(),
         lambda: by_hand().backward(),
         target=1.25 if size == 256 else 1.05,
     )
@@ -41,7 +43,7 @@ def test_value_over_torchrl_critic_loss(benchmark, size, threads):
     loss = part(system, "value")
     compare(
         benchmark,
-        lambda: total(loss(batch)).backward(),
+        lambda: minimised(loss(batch)).backward(),
         lambda: theirs.loss_critic(batch)[0].mean().backward(),
         target=None,
     )
@@ -69,8 +71,8 @@ def test_world_model_over_torchrl_world_model_loss(benchmark, size, threads):
     torch.testing.assert_close(loss(batch)["loss_obs"] / OBS, theirs(batch)["loss_latent"])
     compare(
         benchmark,
-        lambda: total(loss(batch)).backward(),
-        lambda: total(theirs(batch)).backward(),
+        lambda: minimised(loss(batch)).backward(),
+        lambda: minimised(theirs(batch)).backward(),
         target=None,
     )
 
@@ -105,7 +107,7 @@ def test_teacher_vae_over_torchrl_act_loss(benchmark, size, threads):
     loss = part(system, "teacher_vae")
     compare(
         benchmark,
-        lambda: total(loss(batch)).backward(),
+        lambda: minimised(loss(batch)).backward(),
         lambda: theirs(seen)["loss_act"].backward(),
         target=None,
     )

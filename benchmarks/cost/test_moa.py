@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from cases import CELLS, OBS, A, compare, team_batch, total
+from cases import CELLS, OBS, A, compare, team_batch
 from torch.nn.functional import cross_entropy
 
 from torchrl_moawm.functional import moa_cross_entropy
 from torchrl_moawm.modules import AgentGroup, make_moa_network
 from torchrl_moawm.objectives import MOALoss
+from torchrl_moawm.train.loop.stepper import minimised
 
 
 @pytest.mark.parametrize("n_actions", [2, 5, 9, 20, 100])
@@ -40,7 +41,7 @@ def pairs_step(n_agents, head):
     torch.manual_seed(0)
     network = make_moa_network(AgentGroup("agents", n_agents, OBS, A), num_cells=CELLS, head=head)
     loss, batch = MOALoss(network), team_batch(64, n_agents)
-    return (lambda: total(loss(batch)).backward()), (lambda: loss(batch))
+    return (lambda: minimised(loss(batch)).backward()), (lambda: loss(batch))
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from cases import CELLS, OBS, A, compare, make_system, team_batch, total
+from cases import CELLS, OBS, A, compare, make_system, team_batch
 from torchrl.envs import RewardSum, StepCounter, TransformedEnv, VmasEnv
 from torchrl.objectives.multiagent import MAPPOLoss
 
 from torchrl_moawm import PreviousStep
 from torchrl_moawm.modules import AgentGroup, make_actor, make_critic
+from torchrl_moawm.train.loop.stepper import minimised
 
 
 @pytest.mark.parametrize("size", [256, 4096])
@@ -16,7 +17,7 @@ def test_sum_compiled_over_eager(benchmark, size, threads):
     loss = system.loss_module
 
     def step(data):
-        return total(loss(data))
+        return minimised(loss(data))
 
     compiled = torch.compile(step, isolate_recompiles=True)
     compare(
@@ -52,7 +53,7 @@ def test_whole_update_over_mappo(benchmark, size, compiled, threads):
         optimizer = torch.optim.Adam([p for p in loss.parameters() if p.requires_grad], lr=1e-4)
 
         def value(data, loss=loss):
-            return total(loss(data))
+            return minimised(loss(data))
 
         value = torch.compile(value, isolate_recompiles=True) if compiled else value
 

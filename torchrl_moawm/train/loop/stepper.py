@@ -77,6 +77,11 @@ class PerNetworkStepper(OptimizationStepper):
         """Passes over the batch that are done."""
         return self.count // self.steps_per_epoch % len(self.losses)
 
+    @property
+    def loss(self) -> LossModule:
+        """What is minimised in this pass over the batch."""
+        return self.losses[self.epoch]
+
     def set_rates(self, done: float) -> None:
         """Sets the rates for when a share of the way is done; they fall linearly to 0."""
         left = max(1.0 - done, 0.0)
@@ -86,7 +91,7 @@ class PerNetworkStepper(OptimizationStepper):
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """One minibatch of the batch: what is minimised in this pass over it."""
-        loss = self.losses[self.epoch]
+        loss = self.loss
         self.count += 1
         return self.minimise(loss, sub_batch, trainer)
 

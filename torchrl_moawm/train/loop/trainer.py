@@ -158,7 +158,7 @@ def register_hooks(
     trainer.register_op("pre_steps_log", average(quality))
 
     def draw(_: TensorDictBase) -> TensorDictBase:
-        minibatch = sample(buffer, stepper.losses[stepper.epoch].in_keys)
+        minibatch = sample(buffer, stepper.loss.in_keys)
         return permuted(minibatch) if config.algorithm.get("permute_agents") else minibatch
 
     trainer.register_op("process_optim_batch", draw)
