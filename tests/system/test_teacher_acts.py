@@ -46,6 +46,8 @@ def test_the_share_falls_from_all_to_none(frames, share, n_teachers):
     assert torch.equal(out["latent"][..., 0].bool(), out["teacher_acts"])
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         assert not module(latents(10))["agents", "teacher_acts"].any()
+    with set_exploration_type(ExplorationType.RANDOM):
+        assert not module.eval()(latents(10))["agents", "teacher_acts"].any()
 
 
 def test_a_single_environment_is_the_teachers_as_often_as_the_share_says():

@@ -21,9 +21,10 @@ class ScheduledLatent(TensorDictModuleBase):
     often as the share says. All agents of an environment have the same one, and an environment
     keeps it until the next :meth:`step`.
 
-    Under deterministic exploration, which is how a team is judged and used, z is always the
-    student's. Nothing here is trained: which z acted is stored, and
-    :class:`~torchrl_moawm.objectives.ClipPPOPolicyLoss` with a ``latent_network`` keeps to it.
+    A team is judged and used by its student alone: in evaluation mode (``policy.eval()``) and under
+    deterministic exploration z is always the student's. Nothing here is trained: which z acted is
+    stored, and :class:`~torchrl_moawm.objectives.ClipPPOPolicyLoss` with a ``latent_network`` keeps
+    to it.
 
     :meth:`step` is called like that of TorchRL's ``EGreedyModule``, once per collected batch.
 
@@ -79,7 +80,7 @@ class ScheduledLatent(TensorDictModuleBase):
         check_same_shape(latent_loc=student, teacher_loc=teacher)
         envs = student.shape[:-2]
         acts = torch.zeros(envs, dtype=torch.bool, device=student.device)
-        if exploration_type() == ExplorationType.RANDOM:
+        if self.training and exploration_type() == ExplorationType.RANDOM:
             turn = (self.frames * GOLDEN) % 10**9 / 1e9  # of float32: it may be 1
             count = torch.floor(self.share * envs.numel() + turn)
             acts = (torch.arange(envs.numel(), device=student.device) < count).view(envs)

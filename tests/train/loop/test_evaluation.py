@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensordict.nn import WrapModule
 from torchrl.envs.utils import ExplorationType
 
 from tests.transforms.teams import Teams
@@ -18,7 +19,7 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     """Some tasks end early: what goes on longer counts as well, what begins again does not."""
     env = with_transforms(Teams((2, 3, 7)), max_steps=6)
     config = OmegaConf.create({"task": {"max_steps": 6}})
-    act = {"policy": lambda td: td.update(env.full_action_spec.rand())}
+    act = {"policy": WrapModule(lambda td: td.update(env.full_action_spec.rand()))}
     policy = SimpleNamespace(**act, memories=[])
     batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
@@ -28,7 +29,7 @@ def test_no_trajectory_goes_on_in_the_next_environment():
     """Sequences are cut from rows behind each other, and models predict several steps of them."""
     env = with_transforms(Teams((2, 4, 7)), max_steps=6)
     config = OmegaConf.create({"task": {"max_steps": 6}})
-    act = {"policy": lambda td: td.update(env.full_action_spec.rand())}
+    act = {"policy": WrapModule(lambda td: td.update(env.full_action_spec.rand()))}
     batch = play_steps(config, SimpleNamespace(**act, memories=[]), env, 30)
     assert batch.shape == (6, 6)
     done = batch["next", "done"].squeeze(-1)

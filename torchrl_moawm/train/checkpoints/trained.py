@@ -51,4 +51,5 @@ def load_run(
     env = make_env(config, num_envs, config.seed + seed_offset, **settings)
     algorithm = make_algorithm(config, env)
     algorithm.loss_module.load_state_dict(saved["loss_module"])
+    algorithm.policy.eval()  # no teacher acts, also where actions are drawn
     return config, algorithm, env

@@ -26,10 +26,16 @@ HELD_OUT_SEEDS = 1_000_000
 def play(
     config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
 ) -> TensorDictBase:
-    """Plays as many steps as an episode has at most, in every environment: ``[E, T]``."""
+    """Plays as many steps as an episode has at most, in every environment: ``[E, T]``.
+
+    The student's z acts, also in a run whose teacher still acts while collecting.
+    """
     append_memory_transforms(env, algorithm.memories)
+    policy, training = algorithm.policy, algorithm.policy.training
+    policy.eval()
     with set_exploration_type(mode):
-        batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
+        batch = env.rollout(config.task.max_steps, policy, break_when_any_done=False)
+    policy.train(training)
     return batch.reshape(-1, config.task.max_steps)
 
 
