@@ -105,6 +105,8 @@ def main() -> None:
         help="measure seconds until a return instead; the other options are cost_to_return.py's",
     )
     arguments = parser.parse_args()
+    if arguments.batches < 3:
+        parser.error("--batches: at least 3, for the first two warm up")
     torch.set_num_threads(arguments.threads)
     if arguments.one:
         work(arguments.one, arguments.tasks[0], arguments.envs[0], arguments)

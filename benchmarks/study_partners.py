@@ -26,6 +26,7 @@ TAUGHT_ABLATIONS = (
 ABLATIONS = ("moawm_recurrent_own", "moawm_recurrent_no_teacher", "moawm_recurrent_frozen")
 TASKS = ("rendezvous", "opposite", "simple_tag")
 FORAGING = ("foraging", "foraging_12")
+FOG = ("foraging_fog", "foraging_fog_12")
 STAGES: Stages = {
     "rendezvous": (("rendezvous",), MAIN, 5),
     "opposite": (("opposite",), MAIN, 5),
@@ -44,6 +45,7 @@ STAGES: Stages = {
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
     "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
+    "fog": (FOG, ("type_oracle", "nam", *TAUGHT, "liam"), 5),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -54,6 +56,8 @@ SETTINGS = {
     "trained_prey": ("total_frames=491520", "lr=4e-3"),
     "foraging": ("total_frames=512000", "lr=3e-3"),
     "foraging_12": ("total_frames=1024000", "lr=3e-3"),
+    "foraging_fog": ("total_frames=512000", "lr=3e-3"),
+    "foraging_fog_12": ("total_frames=1024000", "lr=3e-3"),
 }
 """Settings of a task, the same for all agents but for these."""
 OWN = {
@@ -64,6 +68,7 @@ OWN = {
     ("simple_tag", "meliba"): ("lr=8e-3",),
     ("simple_tag", "poam"): ("lr=2e-3",),
     **{(task, each): ("lr=6e-3",) for task in FORAGING for each in ("type_oracle", "nam")},
+    **{(task, "type_oracle"): ("lr=6e-3",) for task in FOG},
     **{(task, "moawm_taught"): ("lr=1.5e-3",) for task in FORAGING},
 }
 """The rate at which an agent learned most on that task, where it is another."""

@@ -37,6 +37,8 @@ class Foraging(EnvBase):
         max_level: Of a player; levels are drawn from 1 on.
         cooperate: Whether every food asks for the three lowest levels together; else its level is
             drawn from 1 to that.
+        strong_partner: Whether the partner has level 2, a learner 1, and every food asks for 3: for
+            the partner and a learner, or all three.
         sight: Cells a player sees in each direction; ``None`` is all.
         steps: After which an episode ends that has not run out of food.
         seed: Of levels and places.
@@ -55,13 +57,14 @@ class Foraging(EnvBase):
         n_food: int = 3,
         max_level: int = 2,
         cooperate: bool = False,
+        strong_partner: bool = False,
         sight: int | None = None,
         steps: int = 50,
         seed: int | None = None,
     ) -> None:
         super().__init__(batch_size=(num_envs,))
         self.size, self.n_food, self.max_level = size, n_food, max_level
-        self.cooperate, self.steps = cooperate, steps
+        self.cooperate, self.strong_partner, self.steps = cooperate, strong_partner, steps
         self.sight = size if sight is None else sight
         self.rng = torch.Generator()
         self.group_map = {"agents": ["learner_0", "learner_1"], "partners": ["partner"]}
@@ -122,6 +125,8 @@ class Foraging(EnvBase):
             free[rows, cell] = False
             place.append(cells[cell])
         level = torch.randint(1, self.max_level + 1, (n, N_LEARNERS + 1), generator=self.rng)
+        if self.strong_partner:
+            level = torch.tensor([[1] * N_LEARNERS + [2]]).repeat(n, 1)
         highest = level.sort(-1).values[:, :COOPERATING].sum(-1, keepdim=True)
         for _ in range(self.n_food):
             allowed = clear & free
@@ -131,6 +136,7 @@ class Foraging(EnvBase):
             food.append(cells[cell])
         drawn = torch.rand(n, self.n_food, generator=self.rng) * highest
         asked = highest.expand(n, self.n_food) if self.cooperate else drawn.long() + 1
+        asked = torch.full_like(asked, 3) if self.strong_partner else asked
         food_level, spot = asked * torch.stack(found, -1), torch.stack(food, 1)
         by_place = (spot[..., 0] * size + spot[..., 1]).argsort(-1)  # as players read it
         return {

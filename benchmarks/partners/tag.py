@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import Compose, Transform, TransformedEnv, VmasEnv
 
+from partners.fog import Fog
 from partners.scripts import on_circle
 from partners.worlds import N_LEARNERS
 
@@ -18,53 +19,14 @@ TAG_STEPS = 30
 N_HIDEOUTS = 4
 HIDEOUTS = 0.9 * on_circle(N_HIDEOUTS)
 """Where a prey hides, by its type: ``[4, 2]``."""
+PREY = 4
+"""What a predator sees of the prey, behind itself and the other predator: its place from there and
+its velocity. There are no landmarks."""
 
 
 def with_hideout(seen: Tensor, kind: Tensor) -> Tensor:
     """An observation, and which hideout it is behind it, one-hot."""
     return torch.cat([seen, one_hot(kind, N_HIDEOUTS).to(seen.dtype)], -1)
-
-
-class Fog(Transform):
-    """Hides the prey of simple_tag, but for the first steps and from nearby; tells the time.
-
-    In VMAS's order a predator sees its velocity and place, the other predator, then the prey's
-    place and velocity (without landmarks). The share of the episode that has passed stands behind
-    everybody's observation.
-    """
-
-    PREY = slice(-4, None)
-
-    def __init__(self, shown: int, sight: float, hunters: str = "agents") -> None:
-        super().__init__()
-        self.shown, self.sight, self.hunters = shown, sight, hunters
-
-    def _reset(self, _: TensorDictBase, tensordict_reset: TensorDictBase) -> TensorDictBase:
-        return self._see(tensordict_reset, torch.zeros(self.parent.batch_size, dtype=torch.long))
-
-    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
-        return self._see(next_tensordict, tensordict["fog"] + 1)
-
-    def _see(self, tensordict: TensorDictBase, time: Tensor) -> TensorDictBase:
-        tensordict["fog"] = time
-        for group in ("agents", "partners"):
-            seen = tensordict[group, "observation"]
-            now = (time / TAG_STEPS)[:, None, None].expand(*seen.shape[:-1], 1)
-            if group == self.hunters:
-                prey = seen[..., self.PREY]
-                near = prey[..., :2].norm(dim=-1, keepdim=True) < self.sight
-                clear = near | (time < self.shown)[:, None, None]
-                seen = torch.cat([seen[..., : -prey.shape[-1]], torch.where(clear, prey, 0.0)], -1)
-            tensordict[group, "observation"] = torch.cat([seen, now], -1)
-        return tensordict
-
-    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """One feature more for everybody, and the clock."""
-        for group in ("agents", "partners"):
-            *team, features = observation_spec[group, "observation"].shape
-            observation_spec[group, "observation"] = Unbounded((*team, features + 1))
-        observation_spec["fog"] = Unbounded(self.parent.batch_size, dtype=torch.long)
-        return observation_spec
 
 
 class Errand(Transform):
@@ -126,13 +88,13 @@ def simple_tag(num_envs: int, seed: int, hunters: str, prey: str) -> VmasEnv:
 def make_tag(num_envs: int, seed: int, *, shown: int = 4, sight: float = 0.3) -> TransformedEnv:
     """VMAS's simple_tag: two learners hunt a prey that they see at first, and from nearby."""
     env = simple_tag(num_envs, seed, "agents", "partners")
-    return TransformedEnv(env, Fog(shown, sight))
+    return TransformedEnv(env, Fog(shown, sight, PREY, steps=TAG_STEPS))
 
 
 def make_prey(num_envs: int, seed: int, *, fear: float = 0.0) -> TransformedEnv:
     """The other side of it: a learner hides from two hunters, who always see it."""
     env = simple_tag(num_envs, seed, "partners", "agents")
-    fog = Fog(0, float("inf"), hunters="partners")
+    fog = Fog(0, float("inf"), PREY, hunters="partners", steps=TAG_STEPS)
     return TransformedEnv(env, Compose(fog, Errand(fear, seed)))
 
 

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.envs import Compose, TransformedEnv
 
+from partners.fog import Fog
 from partners.foraging import Foraging
 from partners.foraging_scripts import KINDS, Forager
 from partners.own_coordinates import OwnCoordinates
@@ -39,11 +40,18 @@ class Task:
     deterministic learners that want the same cell wait for each other until the episode ends."""
 
 
-def make_foraging(num_envs: int, seed: int, **world: Any) -> TransformedEnv:
-    """Level-based foraging, of which the learners read places as seen from their own."""
+def make_foraging(
+    num_envs: int, seed: int, *, shown: int | None = None, **world: Any
+) -> TransformedEnv:
+    """Level-based foraging, of which the learners read places as seen from their own.
+
+    With ``shown`` they see the partner for as many steps, then from a cell beside it alone.
+    """
     env = Foraging(num_envs, seed=seed, **world)
     seen = OwnCoordinates(env.size, env.max_level, [("agents", "observation")])
-    return TransformedEnv(env, Compose(seen))
+    env = TransformedEnv(env, Compose(seen))
+    cell = 2 / (env.size - 1)  # in units of what they read
+    return env if shown is None else env.append_transform(Fog(shown, 1.2 * cell, features=3))
 
 
 def foraging(size: int, **world: Any) -> Task:
@@ -94,6 +102,8 @@ TASKS = {
     "prey": Task(1, (Hunter(), Hunter(0.5), Hunter(0.0)), (Hunter(0.8),), make_prey, TAG_STEPS),
     "foraging": foraging(7),
     "foraging_12": foraging(12, n_food=5),
+    "foraging_fog": foraging(7, n_food=5, steps=20, strong_partner=True, shown=4),
+    "foraging_fog_12": foraging(12, n_food=5, strong_partner=True, shown=6),
 }
 TASKS["rendezvous_unseen"] = replace(TASKS["rendezvous"], seen=(0, 1, 3, 4, 5, 7))
 """Partners never go to two of the eight sites in training; those are the pool ``unseen``."""

@@ -11,6 +11,7 @@ import numpy as np
 from studies.partners_numbers import (
     OURS,
     Array,
+    gap_is_open,
     lead,
     limit_returns,
     over_the_run,
@@ -24,6 +25,10 @@ SECONDS = {OURS: 1.16, "liam_trained": 1.32, "liam": 1.0, "poam": 1.66}
 """Seconds of a frame over ``liam``'s, ours without models of others and world: "Seconds"."""
 NO_GAP = 0.1
 """Where the oracle has opened less of its gap than this, a share of it says nothing."""
+
+
+SMALL, LARGE = 0.07, 2.0
+"""Returns below the first have three digits behind the point, those from the second on have one."""
 
 
 class Results(NamedTuple):
@@ -50,7 +55,8 @@ class Results(NamedTuple):
         limit = limit_returns(self.informed, task, "held_out")
         if limit is None:
             return ""
-        return percent(*share(self.returns(task, agent, at), self.returns(task, "nam", at), limit))
+        ours, nam = (self.returns(task, each, at) for each in (agent, "nam"))
+        return percent(*share(ours, nam, limit)) if gap_is_open(nam, limit) else "no gap"
 
     def lead(self, task: str, agent: str, at: float = 1.0) -> str:
         """Ours minus an agent."""
@@ -81,17 +87,22 @@ def percent(point: float, low: float, high: float) -> str:
     return f"{point:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def interval(point: float, low: float, high: float, sign: str = "") -> str:
+def interval(point: float, low: float, high: float, digits: int, sign: str = "") -> str:
     """A return, or with the sign ``+`` a difference of two, and its interval."""
-    digits = 2 if max(map(abs, (point, low, high))) < 2 else 1
     return f"{point:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def digits_of(*returns: Array) -> int:
+    """Behind the point, by the size of the returns."""
+    size = max(abs(each.mean()) for each in returns)
+    return 3 if size < SMALL else 2 if size < LARGE else 1
 
 
 def signed(ours: Array, theirs: Array) -> str:
     """A difference of means and its interval."""
-    return interval(*lead(ours, theirs), "+")
+    return interval(*lead(ours, theirs), digits_of(ours, theirs), "+")
 
 
 def mean(values: Array) -> str:
     """A mean and its interval."""
-    return interval(*lead(values, np.zeros(1)))
+    return interval(*lead(values, np.zeros(1)), digits_of(values))

@@ -16,6 +16,8 @@ from torchrl_moawm.train.metrics.curves import Runs, curve, steps_with
 OURS = "moawm_taught"
 FRESH = 5
 """The first seed that had not been looked at when the settings of ours were chosen."""
+FORAGING = ("foraging", "foraging_12")
+"""Tasks on which nothing is gained by knowing the type."""
 POOLS = {"train": "training partners", "held_out": "held-out partners"}
 ORDER = (
     "type_oracle",

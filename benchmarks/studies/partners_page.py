@@ -5,11 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from studies.partners_cells import Results, mean, signed
-from studies.partners_numbers import FRESH, ORDER, OURS, last_frame, limit_returns
+from studies.partners_numbers import FORAGING, FRESH, ORDER, OURS, last_frame, limit_returns
 from studies.report import rows
 
-TASKS = ("rendezvous", "opposite", "simple_tag", "trained_prey")
-FORAGING = ("foraging", "foraging_12")
+TASKS = ("rendezvous", "opposite", "simple_tag", "trained_prey", "foraging_fog")
 AGENTS = (OURS, "liam_trained", "liam", "poam", "meliba", "moawm_recurrent", "nam_recurrent")
 RIVALS = ("liam_trained", "liam", "poam")
 PARTS: Mapping[str, str] = {
@@ -63,6 +62,7 @@ def leads_table(results: Results) -> str:
         ]
         for task in TASKS
         for agent in RIVALS
+        if agent in results.runs[task]
     ]
     return rows([*head, f"seeds {FRESH} to 7 alone"], body)
 
@@ -71,7 +71,7 @@ def parts_table(results: Results) -> str:
     """Ours with parts taken away or added."""
     head = ["task", "changed", "seeds", "at half", "at the end"]
     body = []
-    for task in TASKS:
+    for task in (task for task in TASKS if not PARTS.keys().isdisjoint(results.runs[task])):
         for agent, what in {OURS: f"`{OURS}`", **PARTS}.items():
             if agent in results.runs[task]:
                 seeds = str(len(results.runs[task][agent]))

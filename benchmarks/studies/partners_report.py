@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
+from studies.partners_cells import digits_of, signed
 from studies.partners_numbers import (
+    FORAGING,
     FRESH,
     OURS,
     POOLS,
     Array,
     accuracy,
     gap_is_open,
-    lead,
     limit_returns,
     names_of,
     over_the_run,
@@ -25,6 +26,11 @@ from torchrl_moawm.train.metrics.curves import Runs
 TABLES_ALONE = ("rendezvous_unseen",)
 """Tasks that no picture has."""
 HARDER = {"switching": "who switch", "unseen": "of unseen kinds"}
+
+
+def with_digits(values: Array) -> str:
+    """An interquartile mean and its interval, with as many digits as returns of that size need."""
+    return shown(values, digits_of(values))
 
 
 def share_cells(
@@ -64,7 +70,9 @@ def harder(probes: Runs) -> list[str]:
             taken = [each["returns"] for each in probes[task][name]]
             if "switching" in taken[0]:
                 cells = [
-                    shown(np.array([each[pool] for each in taken])) if pool in taken[0] else ""
+                    with_digits(np.array([each[pool] for each in taken]))
+                    if pool in taken[0]
+                    else ""
                     for pool in ("held_out", *HARDER)
                 ]
                 lines.append(f"| {task} | {name} | {len(taken)} | {' | '.join(cells)} |")
@@ -91,8 +99,7 @@ def leads(runs: Runs, probes: Runs) -> list[str]:
             whole = [over_the_run(runs, probes, task, each, "held_out") for each in (OURS, name)]
             fresh = [values[FRESH:] for values in whole]
             cells = [
-                "{:+.2f} [{:+.2f}, {:+.2f}]".format(*lead(*pair)) if all(map(len, pair)) else ""
-                for pair in (*pairs, whole, fresh)
+                signed(*pair) if all(map(len, pair)) else "" for pair in (*pairs, whole, fresh)
             ]
             seeds = " and ".join(str(len(values)) for values in whole)
             lines.append(f"| {task} | {name} | {seeds} | {' | '.join(cells)} |")
@@ -119,12 +126,12 @@ def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
         for task in runs:
             for name in names_of(runs, task):
                 rest = share_cells(runs, probes, informed, task, name, pool)
-                cells = [shown(returns(runs, probes, task, name, pool)), *rest]
+                cells = [with_digits(returns(runs, probes, task, name, pool)), *rest]
                 n = len(runs[task][name])
                 lines.append(f"| {task} | {name} | {n} | {' | '.join(cells)} |")
             limits = limit_returns(informed, task, pool)
             if limits is not None:
-                row = f"{len(limits)} | {shown(limits)}"
+                row = f"{len(limits)} | {with_digits(limits)}"
                 lines.append(f"| {task} | informed limit | {row} | | | | | |")
     lines += leads(runs, probes)
     lines += harder(probes)
@@ -154,7 +161,7 @@ def write_report(folder: Path) -> None:
     informed = read_probes(folder, "informed")
     (folder / "partners.md").write_text(tables(runs, probes, informed))
     drawn = [task for task in runs if task not in TABLES_ALONE]
-    drawn.sort(key=lambda task: task.startswith("foraging"))  # which have no gap, behind the others
+    drawn.sort(key=FORAGING.__contains__)  # which have no gap, behind the others
     runs, probes = ({task: each[task] for task in drawn} for each in (runs, probes))
     plot_returns(runs, probes, folder)
     plot_probes(probes, folder)

@@ -5,6 +5,7 @@ from itertools import islice
 
 import pytest
 
+import cost_speed
 from cost import systems
 from cost.turns import ask
 from tests.benchmarks.runs import BENCHMARKS
@@ -26,6 +27,13 @@ def test_a_training_goes_on_batch_by_batch():
     assert frames == [400, 800]
     assert trainer._optim_count == 2 * systems.MINIBATCHES
     collector.shutdown()
+
+
+def test_batches_that_only_warm_up_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cost_speed.py", "--batches", "2"])
+    with pytest.raises(SystemExit):
+        cost_speed.main()
+    assert "--batches: at least 3" in capsys.readouterr().err
 
 
 def test_operations_leave_no_gradient():

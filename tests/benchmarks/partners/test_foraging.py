@@ -16,16 +16,19 @@ SETTINGS = {
     "7 x 7": {"size": 7, "n_food": 3},
     "forced cooperation, short sight": {"size": 12, "n_food": 4, "cooperate": True, "sight": 2},
     "higher levels": {"size": 8, "n_food": 5, "max_level": 3, "sight": 3, "steps": 15},
+    "strong partner": {"size": 7, "n_food": 5, "strong_partner": True, "steps": 20},
 }
 
 
-def reference(size, n_food, max_level=2, cooperate=False, sight=None, steps=50):
+def reference(
+    size, n_food, max_level=2, cooperate=False, strong_partner=False, sight=None, steps=50
+):
     return ForagingEnv(
         players=3,
-        min_player_level=1,
-        max_player_level=max_level,
-        min_food_level=1,
-        max_food_level=None,
+        min_player_level=[1, 1, 2] if strong_partner else 1,
+        max_player_level=[1, 1, 2] if strong_partner else max_level,
+        min_food_level=3 if strong_partner else 1,
+        max_food_level=3 if strong_partner else None,
         field_size=(size, size),
         max_num_food=n_food,
         sight=sight or size,
@@ -69,7 +72,7 @@ def seen(tensordict):
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_every_step_is_the_references(settings):
-    """12,000 random steps; who stands beside food loads it in half of the cases."""
+    """16,000 random steps; who stands beside food loads it in half of the cases."""
     torch.manual_seed(0)
     theirs = [reference(**settings) for _ in range(ENVS)]
     ours = Foraging(ENVS, **settings)
@@ -132,6 +135,10 @@ def test_new_episodes_keep_the_references_rules():
     highest = together.level.sum(-1, keepdim=True).expand(-1, 3)
     asked = together.food_level > 0
     assert (together.food_level[asked] == highest[asked]).all()
+    strong = Foraging(50, strong_partner=True)
+    strong.reset()
+    assert (strong.level == torch.tensor([1, 1, 2])).all()
+    assert set(strong.food_level[strong.food_level > 0].tolist()) == {3}
 
 
 def test_only_ended_environments_begin_anew():
@@ -216,7 +223,7 @@ def test_manners():
     assert decide(env, 0, Forager(7)) != LOAD
 
 
-@pytest.mark.parametrize("task", ["foraging", "foraging_12"])
+@pytest.mark.parametrize("task", [name for name in TASKS if name.startswith("foraging")])
 def test_unseen_partners_are_of_other_kinds(task):
     drawn = {}
     for pool in ("train", "held_out", "unseen"):
@@ -243,4 +250,20 @@ def test_learners_read_places_as_seen_from_their_own():
     first = torch.tensor([*food, *players]).flatten()
     torch.testing.assert_close(read["agents", "observation"][0, 0], first)
     assert torch.equal(read["partners", "observation"], seen["partners", "observation"])
+    check_env_specs(env)
+
+
+def test_in_fog_the_partner_is_seen_at_first_and_from_beside_it():
+    """One learner stands beside the partner, the other, two cells off, sees it for four steps."""
+    env = make_partner_env("foraging_fog", 1, seed=0)
+    at = env.reset()
+    for step in range(1, 8):
+        env.base_env.place[0] = torch.tensor([[3, 1], [3, 4], [3, 3]])
+        at["agents", "action"] = torch.zeros(1, 2, dtype=torch.long)
+        at["partners", "action"] = torch.zeros(1, 1, dtype=torch.long)
+        at = env.step(at)["next"]
+        far, beside = at["agents", "observation"][0, :, -3:].tolist()
+        assert far == pytest.approx([0.0, 2 / 3, 1.0] if step < 4 else [0.0, 0.0, 0.0])
+        assert beside == pytest.approx([0.0, -1 / 3, 1.0])
+        assert at["partners", "observation"][0, 0, 15:18].tolist() == [3.0, 3.0, 2.0]
     check_env_specs(env)

@@ -58,7 +58,9 @@ def test_equal_seconds_by_hand(monkeypatch):
 def test_digits_follow_the_size_of_a_return():
     assert partners_cells.mean(np.array([0.5, 0.5])) == "0.50 [0.50, 0.50]"
     assert partners_cells.mean(np.array([53.21, 53.21])) == "53.2 [53.2, 53.2]"
-    assert partners_cells.signed(np.array([53.2]), np.array([52.9])) == "+0.30 [+0.30, +0.30]"
+    assert partners_cells.signed(np.array([53.2]), np.array([52.9])) == "+0.3 [+0.3, +0.3]"
+    assert partners_cells.mean(np.array([0.0432, 0.0432])) == "0.043 [0.043, 0.043]"
+    assert partners_cells.signed(np.array([0.0432]), np.array([0.04])) == "+0.003 [+0.003, +0.003]"
 
 
 @pytest.mark.parametrize("table", ["results", "leads", "parts", "switching", "limit", "foraging"])
