@@ -46,6 +46,7 @@ STAGES: Stages = {
     "ablations": (TASKS, ABLATIONS, 3),
     "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
     "fog": (FOG, ("type_oracle", "nam", *TAUGHT, "liam"), 5),
+    "fog_ablations": (FOG[:1], ("moawm_taught_no_kl",), 1),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
