@@ -64,8 +64,8 @@ COMMITTED = BENCHMARKS / "results" / "partners"
 @pytest.mark.parametrize("pool", ["train", "held_out"])
 def test_the_committed_curves_end_where_the_runs_end_and_at_the_tables(pool):
     runs, probes = read(COMMITTED), read_probes(COMMITTED)
-    for task, settings in study_partners.SETTINGS.items():
-        total = int(settings[0].removeprefix("total_frames="))
+    for task in runs:
+        total = int(study_partners.SETTINGS[task][0].removeprefix("total_frames="))
         for name in partners_numbers.names_of(runs, task):
             frames, values = partners_numbers.whole_curve(runs, probes, task, name, pool)
             assert frames[-1] == total
