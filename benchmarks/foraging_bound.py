@@ -37,7 +37,7 @@ def shortest_step(env: Foraging, i: int, goal: Tensor) -> Tensor:
         blocked[rows, cell[:, 0], cell[:, 1]] |= level > 0
     for cell in others:
         blocked[rows, cell[:, 0], cell[:, 1]] = True
-    cells = torch.stack(torch.meshgrid(*[torch.arange(size)] * 2, indexing="ij"), -1)
+    cells = torch.cartesian_prod(*[torch.arange(size)] * 2).view(size, size, 2)
     beside = (cells - goal[:, None, None]).abs().sum(-1) == 1
     away = torch.where(beside & ~blocked, 0.0, far)
     for _ in range(size**2 // 2):

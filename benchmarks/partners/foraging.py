@@ -107,9 +107,7 @@ class Foraging(EnvBase):
     def _draw(self) -> dict[str, Tensor]:
         """New episodes: players on cells of their own, food apart from the rim and other food."""
         n, size = self.batch_size.numel(), self.size
-        cells = torch.stack(
-            torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij"), -1
-        ).view(-1, 2)
+        cells = torch.cartesian_prod(torch.arange(size), torch.arange(size))
         inner = ((cells > 0) & (cells < size - 1)).all(-1)
         apart = (cells[:, None] - cells).abs()
         near = apart.sum(-1) <= 2  # the eight around, and two cells on
