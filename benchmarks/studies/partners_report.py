@@ -141,7 +141,9 @@ def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
     lines += ["|---" * 9 + "|"]
     for task in probes:
         for name in names_of(probes, task):
-            tables = probes[task][name]
+            tables = [each for each in probes[task][name] if "accuracy" in each]
+            if not tables:
+                continue  # the returns alone were kept
             known = {pool: accuracy(tables, pool) for pool in POOLS}
             mean = known["train"].mean(0)
             at = [2, len(mean) // 3, 2 * len(mean) // 3, -1]
