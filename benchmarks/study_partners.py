@@ -46,7 +46,11 @@ STAGES: Stages = {
     "ablations": (TASKS, ABLATIONS, 3),
     "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
     "fog": (FOG, ("type_oracle", "nam", *TAUGHT, "liam"), 5),
-    "fog_ablations": (FOG[:1], ("moawm_taught_no_kl",), 1),
+    "fog_more": (
+        FOG[:1],
+        ("nam_recurrent", *TAUGHT_ABLATIONS, "moawm_taught_plain_critic"),
+        3,
+    ),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {

@@ -68,8 +68,12 @@ def main_job_table(runs: Runs, attained: Mapping[str, Mapping[str, float]]) -> s
     ours, theirs = runs["navigation"]["moawm"], runs["navigation"]["mappo"]
     first = {name: value[0] for name, value in ours[0]["absolute_metrics"].items()}
     blocks = {name.partition("/")[2]: value for name, value in first.items() if "by_block/" in name}
-    others = ", ".join(f"{value:.2f}" for value in final(ours)[1:])
-    mappo = f"TorchRL's MAPPO, same networks and loop, {np.mean(final(theirs)):.2f}"
+    others, nats = (
+        ", ".join(f"{value:.2f}" for value in final(ours, name)[1:])
+        for name in ("return", "moa_nll")
+    )
+    all_five = f"mean of the five {np.mean(final(ours)):.2f}"
+    mappo = f"of TorchRL's MAPPO, same networks and loop, {np.mean(final(theirs)):.2f}"
     lidar, reward = (attained[x] for x in ("world_model_skill_by_block/lidar", "reward_skill"))
     position = f"position and goal {min(blocks['position'], blocks['goal']):.3f}"
     body = [
@@ -77,13 +81,13 @@ def main_job_table(runs: Runs, attained: Mapping[str, Mapping[str, float]]) -> s
             "`evaluation_return`, the deterministic policy's (the bar's `return` is the exploring "
             "one's)",
             f"{first['return']:.2f}",
-            f"Seeds 1 to 4: {others}. {mappo} over five seeds; the intervals overlap",
+            f"Seeds 1 to 4: {others}; {all_five}, {mappo}; the intervals overlap",
         ],
         [
             "`moa_nll`, nats per predicted agent",
             f"{first['moa_nll']:.2f}",
-            f"`_oracle`, the acting policy itself, which no other agent can know: "
-            f"{first['moa_nll_oracle']:.2f}; `_marginal`, one distribution per agent: "
+            f"Seeds 1 to 4: {nats}. `_oracle`, the acting policy itself, which no other agent can "
+            f"know: {first['moa_nll_oracle']:.2f} here; `_marginal`, one distribution per agent: "
             f"{first['moa_nll_marginal']:.2f}; `_repeat`, around the previous action: "
             f"{first['moa_nll_repeat']:.2f}; evenly over all actions: {EVENLY:.2f}",
         ],

@@ -40,21 +40,20 @@ def share_cells(
     if name in ("nam", "type_oracle"):
         return [""] * 5
 
-    def cell(at: float, upper: Array | None, there: float) -> str:
+    def cell(at: float, upper: Array | None) -> str:
         if upper is None:
             return ""
-        if not gap_is_open(returns(runs, probes, task, "nam", pool, there), upper):
-            return "no gap"
         ours, nam = (returns(runs, probes, task, each, pool, at) for each in (name, "nam"))
+        if not gap_is_open(nam, upper):
+            return "no gap"
         point, low, high = share(ours, nam, upper)
         return f"{point:.2f} [{low:.2f}, {high:.2f}]"
 
     oracle = [
-        cell(at, returns(runs, probes, task, "type_oracle", pool, at), at)
-        for at in (1.0, 0.5, 0.25)
+        cell(at, returns(runs, probes, task, "type_oracle", pool, at)) for at in (1.0, 0.5, 0.25)
     ]
     limit = limit_returns(informed, task, pool)
-    return [*oracle, *(cell(at, limit, 1.0) for at in (1.0, 0.5))]
+    return [*oracle, *(cell(at, limit) for at in (1.0, 0.5))]
 
 
 def harder(probes: Runs) -> list[str]:

@@ -40,6 +40,20 @@ def test_what_is_listed_exists_and_every_agent_of_the_readme_is_in_it():
     assert {(each["task"], each["algorithm"]) for each in LISTED["share"]} < run
 
 
+@pytest.mark.parametrize(
+    "run",
+    [run for run in LISTED["run"] if run["task"].startswith("partners") and "settings" not in run],
+    ids=lambda run: f"{run['task']}-{run['algorithm']}",
+)
+def test_an_interval_holds_every_seed_of_the_study(run):
+    suite, task = run["task"].split("/")
+    files = (page_tables.RESULTS / suite / task / run["algorithm"]).glob("probe_*.json")
+    found = [json.loads(file.read_text())["returns"]["held_out"] for file in files]
+    low, high = run["expected"]["return_held_out"]
+    assert low < min(found)
+    assert max(found) < high
+
+
 def finished(folder, **figures):
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(figures))
