@@ -32,7 +32,7 @@ from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
 from torchrl_moawm.modules import path_of
 from torchrl_moawm.train.loop.stepper import minimised
 from torchrl_moawm.train.metrics.baselines import who
-from torchrl_moawm.train.metrics.model_quality import rewards
+from torchrl_moawm.train.metrics.model_quality import of_each
 
 VMAS = [*vmas.scenarios, *vmas.mpe_scenarios]
 DISCRETE = ["navigation", "simple_reference", "simple_speaker_listener", "simple_world_comm"]
@@ -168,11 +168,12 @@ def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
     truncated, terminated = 0, 0
     for one in system.groups.values():
         there = who("there", batch, one.group)
-        died = flag(batch["next"], one.group, "terminated", there)
-        everybody = batch["next", "done"].expand(there.shape)
-        ended = there & (flag(batch["next"], one.group, "done", there) | everybody)
+        died, done = (
+            of_each(batch, one.group, name, there).squeeze(-1) for name in ("terminated", "done")
+        )
+        ended = there & (done | batch["next", "done"])
         value = last_value(system, one.group, batch)
-        target = rewards(batch, one.group, there) + GAMMA * value * ~died.unsqueeze(-1)
+        target = of_each(batch, one.group, "reward", there) + GAMMA * value * ~died.unsqueeze(-1)
         found = batch[(*path_of(one.group), "value_target")]
         error = ((found - target).abs() / (1.0 + target.abs()))[ended]
         if error.numel() and not error.max() < 1e-4:
@@ -185,12 +186,6 @@ def ends(system: MOAWM, batch: TensorDictBase) -> tuple[int, int]:
     return truncated, terminated
 
 
-def flag(after: TensorDictBase, group: NestedKey, name: str, like: Tensor) -> Tensor:
-    """An agent's own flag ``[*B, N]``, or that of the environment for each."""
-    own = after.get((*path_of(group), name), None)
-    return after[name].expand(like.shape) if own is None else own.squeeze(-1)
-
-
 @torch.no_grad()
 def last_value(system: MOAWM, group: NestedKey, batch: TensorDictBase) -> Tensor:
     """``V(o', z')`` of every step, ``[*B, N, 1]``, of what the environment gave last.
@@ -200,7 +195,7 @@ def last_value(system: MOAWM, group: NestedKey, batch: TensorDictBase) -> Tensor
     after = batch["next"].clone()
     for one in system.groups.values():
         there, path = who("there", batch, one.group), path_of(one.group)
-        seen = there & ~flag(after, one.group, "terminated", there)
+        seen = there & ~of_each(batch, one.group, "terminated", there).squeeze(-1)
         z = one.loss_module["value"].latent_network(after.copy())[(*path, "latent_loc")]
         for name, entry in (("latent", z), ("observation", after[(*path, "observation")])):
             shape = (*seen.shape, *[1] * (entry.ndim - seen.ndim))
@@ -257,7 +252,7 @@ def run(make: Callable[[], EnvBase]) -> list[str]:
         # another one: the collector has closed the first
         played = make().rollout(STEPS, system.policy, break_when_any_done=False)
     earned = [
-        rewards(played, one.group, who("there", played, one.group)).isfinite().all()
+        of_each(played, one.group, "reward", who("there", played, one.group)).isfinite().all()
         for one in system.groups.values()
     ]
     looked_at = f"pass: {ended[0]} truncated, {ended[1]} terminated"

@@ -17,7 +17,7 @@ from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
 from torchrl_moawm.train.metrics.baselines import bounds_of, who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, moa_loss, moa_nll
-from torchrl_moawm.train.metrics.model_quality import renamed, rewards, skill, world_model_skill
+from torchrl_moawm.train.metrics.model_quality import of_each, renamed, skill, world_model_skill
 
 Row = dict[str, float]
 """``run``, ``attainable``, and ``ratio`` or ``difference``."""
@@ -101,7 +101,7 @@ def reward_skill(
     def data(batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         view = BatchView.of_group(batch, group).inputs(features)
         there = who("there", batch, group)
-        return features(view)[there], rewards(batch, group, there)[there]
+        return features(view)[there], of_each(batch, group, "reward", there)[there]
 
     predict = LeastSquares(*data(fitted), settings)
     x, reward = data(held_out)

@@ -14,7 +14,7 @@ from torchrl_moawm.modules import AgentGroup, path_of
 from torchrl_moawm.objectives import BatchView
 from torchrl_moawm.train.metrics.baselines import Bounds, before_tanh, who
 from torchrl_moawm.train.metrics.moa_quality import judged_pairs, without_self
-from torchrl_moawm.train.metrics.model_quality import rewards
+from torchrl_moawm.train.metrics.model_quality import of_each
 
 MIN_SCALE = 0.01
 """Floor of the deviation that a regression may learn, in deviations of the action."""
@@ -37,7 +37,7 @@ class WorldModelRegression(TensorDictModuleBase):
         now, after = (own.flat(x[(*self.group, "observation")]) for x in (batch, batch["next"]))
         x = self.features(BatchView.of_group(batch, self.group).inputs(self.features))[there]
         self.change = LeastSquares(x, (after - now)[there], settings)
-        self.reward = LeastSquares(x, rewards(batch, self.group, there)[there], settings)
+        self.reward = LeastSquares(x, of_each(batch, self.group, "reward", there)[there], settings)
         return self
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

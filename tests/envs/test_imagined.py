@@ -192,18 +192,19 @@ def test_agents_that_end_by_themselves_need_a_mask():
         ImaginedEnv(perfect_model(), world, 2)
 
 
-def test_the_reward_of_a_team_is_what_those_who_are_there_expect():
+@pytest.mark.parametrize("name", ["reward", "points"])
+def test_the_reward_of_a_team_is_what_those_who_are_there_expect(name):
     class Team(Kinds):  # one reward at the root
         def _step(self, tensordict):
             out = super()._step(tensordict)
-            return out.set("reward", out["agents", "reward"].sum(-2)).exclude(("agents", "reward"))
+            return out.set(name, out["agents", "reward"].sum(-2)).exclude(("agents", "reward"))
 
     world = Team(KINDS["dying"], num_envs=3, continuous=True)
-    world.full_reward_spec = Composite(reward=Unbounded((3, 1)), shape=(3,))
+    world.full_reward_spec = Composite({name: Unbounded((3, 1))}, shape=(3,))
     env = ImaginedEnv(still(("agents",)), TransformedEnv(world, PreviousStep()), 3)
     now = env.reset()
     now["agents", "mask"] = torch.tensor([[True] * 3, [True, True, False], [True, False, False]])
-    assert env.step(env.rand_action(now))["next", "reward"].flatten().tolist() == [6.0] * 3
+    assert env.step(env.rand_action(now))["next", name].flatten().tolist() == [6.0] * 3
 
 
 def test_one_model_cannot_disagree():

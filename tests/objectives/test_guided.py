@@ -91,8 +91,11 @@ def test_an_actor_that_reads_no_latent_of_that_name_is_refused():
     )
     zeros = torch.zeros(4, 2, 2)
     batch = TensorDict({("agents", name): zeros for name in ("observation", "belief")}, [4])
-    with pytest.raises(KeyError, match=r"reads no \('agents', 'latent'\)"):
+    with pytest.raises(KeyError, match=r"reads no \('agents', 'latent'\).* but \[\('agents', 'bel"):
         loss(batch)
+    loss.set_keys(latent=("agents", "belief"))
+    assert loss(batch)["guidance_gap"].item() == 0.0  # one logit says nothing
+    assert ("agents", "belief") not in loss.in_keys
 
 
 def test_who_does_not_act_does_not_count():

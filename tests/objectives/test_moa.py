@@ -10,7 +10,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import nn
-from torch.distributions import Categorical, OneHotCategoricalStraightThrough
+from torch.distributions import Bernoulli, Categorical, OneHotCategoricalStraightThrough
 from torch.distributions import OneHotCategorical as OneHot
 from torch.testing import assert_close
 from torchrl.modules import IndependentNormal, OneHotCategorical
@@ -210,6 +210,26 @@ def test_what_is_returned_is_what_is_said(kind, logged, generator):
     if kind is OneHotCategoricalStraightThrough:
         batch["agents", "action"] = hot.long()
     assert_close(loss(batch)["loss_moa"], plain(batch)["loss_moa"])
+
+
+def test_what_has_logits_is_not_always_a_choice(generator):
+    """Each other agent does it or not: a Bernoulli distribution for each pair."""
+    batch = batch64((9,), n_agents=2, generator=generator)
+    did = batch["agents", "action"].double() % 2
+    batch["agents", "action"] = did
+    network = module(nn.Linear(OBS, 1).double(), ["previous_observation"], ["others_logits"])
+    sampler = ProbabilisticTensorDictModule(
+        {"logits": ("agents", "others_logits")},
+        [("agents", "others_action")],
+        distribution_class=Bernoulli,
+    )
+    loss = MOALoss(ProbabilisticTensorDictSequential(network, sampler))
+    p = network(batch.clone())["agents", "others_logits"].squeeze(-1).sigmoid()
+    others = did.flip(1)
+    nll = -torch.where(others == 1, p, 1 - p).log()
+    valid = batch["agents", "previous_mask"] & batch["agents", "mask"].flip(1)
+    assert_close(loss(batch)["loss_moa"], nll[valid].mean())
+    assert loss.out_keys == ["loss_moa"]
 
 
 def test_a_choice_within_a_network_is_not_what_it_predicts(generator):

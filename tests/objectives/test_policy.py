@@ -23,7 +23,7 @@ from tests.objectives.factory import (
     valid_agents,
 )
 from torchrl_moawm import ClipPPOPolicyLoss
-from torchrl_moawm.modules import AgentGroup, make_actor
+from torchrl_moawm.modules import AgentGroup, make_actor, make_student
 from torchrl_moawm.testing import make_batch
 
 EPS, BETA = 0.2, 0.05
@@ -225,6 +225,16 @@ def test_an_action_of_another_shape_is_refused(generator):
     batch["agents", "action"] = batch["agents", "action"].unsqueeze(-1)
     with pytest.raises(ValueError, match=r"Expected action of shape .*as the actor's"):
         loss(batch)
+
+
+def test_an_actor_that_reads_no_latent_has_none_to_be_encoded():
+    group = AgentGroup(n_agents=3, obs_dim=5, n_actions=4)
+    encoder = make_student(group, latent_dim=3)[0]
+    loss = ClipPPOPolicyLoss(make_actor(group), latent_network=encoder)
+    with pytest.raises(
+        KeyError, match=r"actor behind latent_network needs the entry \('agents', 'latent'\)"
+    ):
+        loss(make_batch((8,)))
 
 
 def test_a_policy_that_was_certain_may_be_less_so():

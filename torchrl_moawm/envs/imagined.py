@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase, ModelBasedEnvBase, Transform
 from torchrl_moawm._checks.tensors import check_size
 from torchrl_moawm._keys import name_of
 from torchrl_moawm.functional import ensemble_disagreement
-from torchrl_moawm.transforms.groups import Path, action_groups, is_root, real_inputs, who
+from torchrl_moawm.transforms.groups import Path, action_groups, real_inputs, who
 
 NAMES = "predicted_observation", "predicted_reward"
 """What a model has to write of every group."""
@@ -151,7 +151,8 @@ class ImaginedEnv(ModelBasedEnvBase):
                 team.append((found[1], there))
         if team:  # one reward for all, at the root: what those who are there expect of it
             expected, counted = (torch.cat(x, -2).sum(-2) for x in zip(*team, strict=True))
-            result.set("reward", expected / counted.clamp_min(1))
+            key = next(key for key in self.reward_keys if isinstance(key, str))
+            result.set(key, expected / counted.clamp_min(1))
         self._end(outputs, tensordict, result)
         return result
 
@@ -238,6 +239,6 @@ class RealStarts(Transform):
         written = self.parent.full_observation_spec.keys(True, True)
         keys = [key for key in written if given.get(key, None) is not None]
         for key, entry in real_inputs(given, keys).items(True, True):
-            is_mask = not is_root(key) and key[-1] == "mask"
+            is_mask = not isinstance(key, str) and key[-1] == "mask"
             tensordict_reset.set(key, who(given, key[:-1])[0] if is_mask else entry)
         return tensordict_reset

@@ -11,8 +11,8 @@ def shuffle_valid(x: Tensor, mask: Tensor | None = None) -> Tensor:
     """Entries of other samples of the batch, for each agent by itself.
 
     Of an agent's n valid samples, number k receives number ``(k + s) mod n`` with
-    ``s = floor(0.618 n)``: a shuffle without randomness, so it compiles and repeats. The golden
-    section keeps s from being a multiple of the length of an episode. A single sample stays.
+    ``s = floor(0.618 n)``: a shuffle without randomness, so it compiles and repeats. With the
+    golden section s is seldom a multiple of the length of an episode. A single sample stays.
 
     Args:
         x: ``[*B, N, F]``, one entry per sample and agent.

@@ -45,8 +45,6 @@ class AgentGRU(TensorDictModuleBase):
         name: The entries are ``(group, name + "_memory")``, which is read by the network behind,
             and ``(group, name + "_state")``, which is carried.
         group: Where the entries are.
-        init_key: True ``[*B, 1]`` (or ``[*B, N, 1]``) at the first step of an episode; where it is
-            not there, that of the group.
 
     References:
         Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical
@@ -63,7 +61,6 @@ class AgentGRU(TensorDictModuleBase):
         hidden_dim: int,
         name: str,
         group: NestedKey = "agents",
-        init_key: NestedKey = "is_init",
     ) -> None:
         super().__init__()
         self.features = features
@@ -71,11 +68,10 @@ class AgentGRU(TensorDictModuleBase):
         self.shape = n_agents, hidden_dim
         self.group = group
         self.feature_keys = list(in_keys)
-        self.init_key = init_key
         self.state_key = unravel_key((group, f"{name}_state"))
         self.mask_key = unravel_key((group, "mask"))
-        self.in_keys = [*self.feature_keys, self.state_key, init_key]
-        self.optional_keys = [self.mask_key, unravel_key((group, init_key)), TRAJECTORY]
+        self.in_keys = [*self.feature_keys, self.state_key, "is_init"]
+        self.optional_keys = [self.mask_key, unravel_key((group, "is_init")), TRAJECTORY]
         self.out_keys = [
             unravel_key((group, f"{name}_memory")),
             unravel_key(("next", self.state_key)),
@@ -90,7 +86,7 @@ class AgentGRU(TensorDictModuleBase):
         """
         x = self.features(*(tensordict.get(key) for key in self.feature_keys))
         state = self._carried(tensordict, self.state_key)
-        starts = self._carried(tensordict, self.init_key, (self.group, self.init_key))
+        starts = self._carried(tensordict, "is_init", (self.group, "is_init"))
         while starts.ndim < state.ndim:
             starts = starts.unsqueeze(-2)
         starts = starts.expand(*state.shape[:-1], 1)

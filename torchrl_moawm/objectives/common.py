@@ -121,10 +121,6 @@ class MultiAgentLoss(ScheduledLoss):
         """Entries that ``forward`` cannot do without, in a stable order."""
         raise NotImplementedError
 
-    def _networks(self) -> Iterator[TensorDictModuleBase]:
-        """Networks that ``forward`` runs."""
-        return (m for m in self.children() if isinstance(m, TensorDictModuleBase))
-
     @property
     def in_keys(self) -> list[NestedKey]:
         """Entries read from the input: the required ones, then the optional masks."""
@@ -162,7 +158,8 @@ class MultiAgentLoss(ScheduledLoss):
         own = self._keys.group
         found = [self._key("mask"), self._key("alive"), (*own, "done")]
         found += [self._key(name) for name in self._keys.optional]
-        found += [unravel_key(key) for net in self._networks() for key in optional_keys(net)]
+        networks = [m for m in self.children() if isinstance(m, TensorDictModuleBase)]
+        found += [unravel_key(key) for net in networks for key in optional_keys(net)]
         for key in map(unravel_key, self._required_keys()):
             previous = leaf_name(key).startswith("previous_")
             names = [n for n in GROUP_MASKS if previous or not n.startswith("previous_")]

@@ -68,6 +68,7 @@ class GuidedPolicyLoss(MultiAgentLoss):
 
     @dataclass
     class _AcceptedKeys(MultiAgentLoss._AcceptedKeys):
+        latent: NestedKey = "latent"
         latent_loc: NestedKey = "latent_loc"
         teacher_loc: NestedKey = "teacher_loc"
 
@@ -83,7 +84,6 @@ class GuidedPolicyLoss(MultiAgentLoss):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__(group=group, reduction=reduction)
-        self._latent = unravel_key((group, "latent"))  # what the actor reads of an encoder
         self.actor_network = actor_network
         self.latent_network = latent_network
         self.teacher_network = teacher_network
@@ -92,7 +92,8 @@ class GuidedPolicyLoss(MultiAgentLoss):
 
     def _required_keys(self) -> Iterator[NestedKey]:
         for network in (self.actor_network, self.latent_network, self.teacher_network):
-            yield from (key for key in map(unravel_key, network.in_keys) if key != self._latent)
+            keys = map(unravel_key, network.in_keys)
+            yield from (key for key in keys if key != self._key("latent"))
 
     def _written_keys(self) -> list[str]:
         return ["loss_imitation", "loss_leash", "guidance_gap"]
@@ -100,11 +101,12 @@ class GuidedPolicyLoss(MultiAgentLoss):
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Compares the two policies at the stored observations."""
-        if self._latent not in map(unravel_key, self.actor_network.in_keys):
-            raise KeyError(f"The actor reads no {self._latent!r}, so it has no policy on it.")
+        latent, read = self._key("latent"), list(map(unravel_key, self.actor_network.in_keys))
+        if latent not in read:
+            raise KeyError(f"The actor reads no {latent!r}, so it has no policy on it, but {read}.")
         view = self._view(tensordict)
         acts = view.acts()
-        inputs = view.inputs(self.actor_network, without=[self._latent])
+        inputs = view.inputs(self.actor_network, without=[latent])
         learner = self._policy(view, inputs, self.latent_network, "latent_loc")
         guider = self._policy(view, inputs, self.teacher_network, "teacher_loc")
         imitation = divergence([x.detach() for x in guider], learner)
@@ -124,7 +126,7 @@ class GuidedPolicyLoss(MultiAgentLoss):
         encoded = encoder(view.inputs(encoder))
         z = get_required(encoded, self._key(name), "An encoder")
         inputs = inputs.copy()
-        inputs.set(self._latent, zero_behind(view.there(), z, self._key(name)))
+        inputs.set(self._key("latent"), zero_behind(view.there(), z, self._key(name)))
         return parameters(self.actor_network.get_dist(inputs))
 
 

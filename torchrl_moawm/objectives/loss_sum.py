@@ -164,7 +164,7 @@ class LossSum(ScheduledLoss):
             if hasattr(loss, "reduction"):
                 loss.reduction = reduction
 
-    def reset_parameters_recursive(self, parameters: Any = None) -> None:
+    def reset_parameters_recursive(self) -> None:
         """Draws new parameters for every network of every loss."""
         for loss in self._parts():
             loss.reset_parameters_recursive()

@@ -144,9 +144,8 @@ class MOALoss(MultiAgentLoss):
         """Predicts what the others do at t from t-1 and compares it with what they did."""
         view = self._view(tensordict)
         prediction = self._predict(view)
-        action, valid = self._pairs(view, prediction)
+        action, target, valid = self._pairs(view, prediction)
         prediction = self._restricted(view, prediction, action)
-        target = self._spread(action, prediction.shape)
         loss = self.moa_coeff * self._reduce(prediction.nll(target), valid)
         logs = prediction.logs(target).items()
         return self._out({"loss_moa": loss, **{name: self._mean(x, valid) for name, x in logs}})
@@ -190,8 +189,10 @@ class MOALoss(MultiAgentLoss):
             )
         return prediction
 
-    def _pairs(self, view: BatchView, prediction: Prediction) -> tuple[Tensor, Tensor | None]:
-        """Actions ``[*B, N, ...]``, choices by index, and which pairs ``[*B, N, M]`` count."""
+    def _pairs(
+        self, view: BatchView, prediction: Prediction
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Actions ``[*B, N, ...]``, by index; those of pairs; which pairs ``[*B, N, M]`` count."""
         shape, n_actions = prediction.shape, prediction.n_actions
         agent_dim = len(shape) - 2
         name, action, acts = self._key("action"), view.get("action"), self._target_acts(view)
@@ -211,7 +212,7 @@ class MOALoss(MultiAgentLoss):
         if acts is not None:
             acts = broadcast_mask(acts, action.shape[: agent_dim + 1], "the agents")
             valid = mask_and(valid, self._spread(acts, shape))
-        return action, valid
+        return action, target, valid
 
     def _target_acts(self, view: BatchView) -> Tensor | None:
         """True where those act who are predicted."""

@@ -182,7 +182,8 @@ class ClipPPOPolicyLoss(MultiAgentLoss, ClipPPOLoss):
             return
         encoded = self.latent_network(view.inputs(self.latent_network))
         latent = get_required(encoded, self._key("latent_loc"), "latent_network")
-        stored = inputs.get(self._key("latent"))
+        how = "Let the actor read it, name another with set_keys()"
+        stored = get_required(inputs, self._key("latent"), "An actor behind latent_network", how)
         inputs.set(self._key("latent"), acting_latent(stored, latent, by_teacher))
 
     def _reach(self) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ class DistributionPrediction(Prediction):
 
     def __post_init__(self) -> None:
         self.shape = self.dist.batch_shape
-        if hasattr(self.dist, "logits") and not self.dist.event_shape:
+        if isinstance(self.dist, Categorical):
             self.n_actions = self.dist.logits.shape[-1]
 
     def nll(self, target: Tensor) -> Tensor:

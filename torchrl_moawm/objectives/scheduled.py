@@ -102,20 +102,12 @@ class ScheduledLoss(LossModule):
         selected = self._selected_out_keys
         return TensorDict(entries if selected is None else {key: entries[key] for key in selected})
 
-    def reset_parameters_recursive(self, parameters: Any = None) -> None:
+    def reset_parameters_recursive(self) -> None:
         """Draws new parameters for every network, children before the modules that hold them.
 
         A network whose first weights are special has a ``reset_parameters`` of its own, which runs
         after that of its layers. What holds no parameter, or cannot be reset, stays as it is.
-
-        Args:
-            parameters: Not supported; parameters are those of the networks themselves.
-
-        Raises:
-            ValueError: ``parameters`` is given.
         """
-        if parameters is not None:
-            raise ValueError("Expected no parameters: the networks hold their own.")
         for module in reversed(list(self.modules())):
             reset = getattr(type(module), "reset_parameters", None)  # not of a module within
             if reset is not None:

@@ -8,17 +8,14 @@ from torch import Tensor
 from torchrl.data import Composite
 from torchrl.envs import EnvBase
 
+from torchrl_moawm._keys import beginnings
+
 Path = tuple[str, ...]
-
-
-def is_root(key: NestedKey) -> bool:
-    """Says whether an entry belongs to no group."""
-    return isinstance(key, str)
 
 
 def action_groups(env: EnvBase) -> list[Path]:
     """The groups that act, in the order of the action keys: what stands before ``"action"``."""
-    keys = [key for key in map(unravel_key, env.action_keys) if not is_root(key)]
+    keys = [key for key in map(unravel_key, env.action_keys) if not isinstance(key, str)]
     return list(
         dict.fromkeys(key[: key.index("action")] if "action" in key else key[:-1] for key in keys)
     )
@@ -47,7 +44,7 @@ def real_inputs(tensordict: TensorDictBase, keys: Iterable[NestedKey]) -> Tensor
     """
     inputs = tensordict.select(*keys)
     for key in map(unravel_key, keys):
-        if is_root(key) or key[-1].startswith("previous_"):
+        if isinstance(key, str) or key[-1].startswith("previous_"):
             continue
         there, acts = who(tensordict, key[:-1])
         mask, entry = acts if key[-1] == "action" else there, inputs.get(key)
@@ -58,8 +55,8 @@ def real_inputs(tensordict: TensorDictBase, keys: Iterable[NestedKey]) -> Tensor
 
 def reset_mask(tensordict: TensorDictBase, key: Path) -> Tensor | None:
     """The nearest ``_reset`` above an entry: True where an environment, or agent, is reset."""
-    for depth in range(len(key) - 1, -1, -1):
-        reset = tensordict.get((*key[:depth], "_reset") if depth else "_reset", None)
+    for group in (*beginnings(key), ()):
+        reset = tensordict.get((*group, "_reset"), None)
         if reset is not None:
             return reset.squeeze(-1)
     return None

@@ -9,8 +9,8 @@ from tensordict.utils import expand_as_right
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase, Transform
 
-from torchrl_moawm._keys import get_required
-from torchrl_moawm.transforms.groups import Path, action_groups, is_root, reset_mask, who
+from torchrl_moawm._keys import beginnings, get_required
+from torchrl_moawm.transforms.groups import Path, action_groups, reset_mask, who
 
 
 class PreviousStep(Transform):
@@ -99,14 +99,13 @@ class PreviousStep(Transform):
             for key in map(unravel_key, parent.observation_keys)
             if key[-1] == "observation" and key[:-1] in groups
         ]
-        actions = [key for key in map(unravel_key, parent.action_keys) if not is_root(key)]
+        actions = [key for key in map(unravel_key, parent.action_keys) if not isinstance(key, str)]
         return self._paired([*observed, *actions])
 
     def _group_of(self, key: Path) -> Path:
         """The group of an entry: the longest beginning that acts, else all but the last name."""
         groups = [] if self.parent is None else action_groups(self.parent)
-        beginnings = (key[:depth] for depth in range(len(key) - 1, 0, -1))
-        return next((group for group in beginnings if group in groups), key[:-1])
+        return next((group for group in beginnings(key) if group in groups), key[:-1])
 
     @property
     def _plan(self) -> list[tuple[Path, Path, Path, bool]]:

@@ -5,8 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
+from torchrl.envs import TransformedEnv
 
 from tests.benchmarks.runs import TINY, compose_config
+from tests.kinds import KINDS, Kinds
+from torchrl_moawm import PreviousStep
 from torchrl_moawm.train.algorithms.make import make_algorithm
 from torchrl_moawm.train.loop.trainer import make_trainer
 from torchrl_moawm.train.tasks.environment import make_env
@@ -70,6 +73,23 @@ def test_whether_the_policy_trains_the_student(algorithm, trained):
         p.grad is not None and bool(p.grad.any()) for p in made.networks["student"].parameters()
     ]
     assert any(reached) == trained
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "reads_z"), [("mappo", False), ("moawm", True), ("moawm_zero_latent", False)]
+)
+def test_nested_groups_are_trained(algorithm, reads_z):
+    config = compose_config(f"algorithm={algorithm}", *TINY)
+    env = TransformedEnv(Kinds(KINDS["nested groups"], continuous=True), PreviousStep())
+    made = make_algorithm(config, env)
+    with torch.no_grad():
+        batch = env.rollout(5, made.policy, break_when_any_done=False)
+    made.advantage(batch)
+    terms = made.loss_module(batch.reshape(-1))
+    assert {f"loss_objective_team_{colour}" for colour in ("red", "blue")} <= set(terms.keys())
+    assert {"actor_team_red", "critic_team_blue"} <= made.networks.keys()
+    read = made.networks["actor_team_red"].in_keys
+    assert (("team", "red", "latent") in read) == reads_z
 
 
 def test_what_does_not_go_together_is_refused_before_anything_is_played():

@@ -32,9 +32,8 @@ from torchrl_moawm.train.metrics.baselines import (
 from torchrl_moawm.train.metrics.model_quality import (
     head_figures,
     judge,
-    rewards,
+    of_each,
     skill,
-    terminations,
     world_model_skill,
 )
 
@@ -366,7 +365,7 @@ def test_the_environments_end_is_that_of_each_agent(navigation):
     _, batch = navigation
     there = torch.ones(4, 10, 3, dtype=torch.bool)
     batch["next", "terminated"] = torch.rand(4, 10, 1) < 0.5
-    found = terminations(batch, "agents", there)
+    found = of_each(batch, "agents", "terminated", there)
     assert torch.equal(found, batch["next", "terminated"].unsqueeze(-2).expand(4, 10, 3, 1))
 
 
@@ -400,13 +399,13 @@ def test_a_reward_of_the_team_is_that_of_each_agent():
     """At the root, ``[*B, 1]``."""
     batch = TensorDict({"next": {"reward": torch.tensor([[1.0], [3.0]])}}, [2])
     there = torch.ones(2, 3, dtype=torch.bool)
-    earned = rewards(batch, "agents", there)
+    earned = of_each(batch, "agents", "reward", there)
     assert torch.equal(earned, torch.tensor([1.0, 3.0]).view(2, 1, 1).expand(2, 3, 1))
     own = torch.randn(2, 3, 1)
     batch["next", "agents"] = TensorDict({"reward": own}, [2])
-    assert torch.equal(rewards(batch, "agents", there), own)
+    assert torch.equal(of_each(batch, "agents", "reward", there), own)
     batch["next"] = TensorDict({"points": torch.tensor([[1.0], [3.0]])}, [2])
-    assert torch.equal(rewards(batch, "agents", there, "points"), earned)
+    assert torch.equal(of_each(batch, "agents", "reward", there, "points"), earned)
 
 
 def batch_of(env, *groups):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from omegaconf import DictConfig
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 from torchrl.envs import EnvBase
@@ -70,7 +70,7 @@ class Everybody(nn.Module):
 
 
 def actor_and_critic(
-    config: DictConfig, env: EnvBase, group: str
+    config: DictConfig, env: EnvBase, group: NestedKey
 ) -> tuple[ProbabilisticActor, TensorDictModule]:
     """The networks of ``moawm`` that act and value, without a latent.
 

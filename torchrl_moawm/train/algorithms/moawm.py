@@ -44,9 +44,9 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
         **{"moa_bounded": False, **settings_of(algorithm)},  # not said: as before it
         teacher_frames=teacher_frames(config),
     )
-    for group, one in system.groups.items():
+    for one in system.groups.values():
         if algorithm.ablation == "zero_latent":  # weights on z = 0 do nothing: leave them out
-            one.actor, one.critic = actor_and_critic(config, env, group)
+            one.actor, one.critic = actor_and_critic(config, env, one.group)
         elif algorithm.ablation == "frozen_encoder":
             one.student.requires_grad_(False)
     return system

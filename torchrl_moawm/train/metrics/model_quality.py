@@ -114,7 +114,7 @@ def world_model_skill(
     known = known_features(batch, group, there)[there]
     missed, moved = predicted["predicted_observation"][there] - after, now - after
     error, still = (torch.where(known, x, 0.0).square().sum(0) for x in (missed, moved))
-    reward = rewards(batch, group, there, reward_key)[there]
+    reward = of_each(batch, group, "reward", there, reward_key)[there]
     reward_error = (predicted["predicted_reward"][there] - reward).square().sum()
     figures = {
         "world_model_skill": skill(error.sum(), still.sum()),
@@ -142,7 +142,7 @@ def head_figures(system: GroupSystem, batch: TensorDictBase) -> dict[str, float]
     predicted = system.world_model(inputs)[group]
     logits = predicted.get("predicted_continue", None)
     if logits is not None:
-        over = terminations(batch, group, there)[there]
+        over = of_each(batch, group, "terminated", there)[there]
         rate = torch.logit((~over).double().mean()).expand(over.shape)
         nll = continuation_nll(logits[there].double(), over).sum()
         reference = continuation_nll(rate, over).sum()
@@ -169,21 +169,25 @@ def known_features(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Te
     return known.flatten(there.ndim)
 
 
-def terminations(batch: TensorDictBase, group: NestedKey, there: Tensor) -> Tensor:
-    """Who is at the end, ``[*B, N, 1]``: by the agent's own flag, or else by the environment's."""
-    own = batch.get(("next", *path_of(group), "terminated"), None)
-    if own is not None:
-        return own
-    return batch["next", "terminated"].unsqueeze(-2).expand(*there.shape, 1)
-
-
-def rewards(
-    batch: TensorDictBase, group: NestedKey, there: Tensor, key: NestedKey | None = None
+def of_each(
+    batch: TensorDictBase,
+    group: NestedKey,
+    name: str,
+    there: Tensor,
+    shared: NestedKey | None = None,
 ) -> Tensor:
-    """Reward of each agent, ``[*B, N, 1]``; a team's reward at the root is that of each."""
-    reward = batch.get(("next", *path_of(group), "reward"), None)
-    reward = batch["next", *path_of(key or "reward")] if reward is None else reward
-    return reward if reward.ndim > there.ndim else reward.unsqueeze(-2).expand(*there.shape, 1)
+    """Reward or flag of each agent, ``[*B, N, 1]``: its own, or else that of all at the root.
+
+    Args:
+        batch: With ``next``.
+        group: The agents.
+        name: Of the agents' own entry.
+        there: Of their shape, ``[*B, N]``.
+        shared: The entry at the root, if it has another name.
+    """
+    entry = batch.get(("next", *path_of(group), name), None)
+    entry = batch["next", *path_of(shared or name)] if entry is None else entry
+    return entry if entry.ndim > there.ndim else entry.unsqueeze(-2).expand(*there.shape, 1)
 
 
 def skill(error: Tensor, reference: Tensor) -> float:
