@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from tensordict import TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
@@ -13,6 +13,7 @@ from metrics.regressed import MOARegression, WorldModelRegression
 from metrics.regression import FitSettings, LeastSquares
 from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGroup, path_of
+from torchrl_moawm.modules.joint_world_model import JointWorldModelNet
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
 from torchrl_moawm.train.metrics.baselines import bounds_of, who
@@ -54,7 +55,7 @@ def compare(
         own = {} if several else blocks
         rows = compare_world_model(one, groups, fitted, held_out, own, settings)
         table |= renamed(rows, f"_{name}" if several else "")
-        for target in one.moa_networks:
+        for target in (group for group in one.moa_networks if group in system.groups):
             rows = compare_moa(one, target, groups, fitted, held_out, settings)
             table |= renamed(rows, f"_{target}_{name}" if several else "")
     return table
@@ -70,9 +71,10 @@ def compare_world_model(
 ) -> dict[str, Row]:
     """The world model of one group beside a regression, and the reward from what everybody sees."""
     own, read = groups[path_of(system.group)], list(groups.values())
-    features = Features(system.world_model.in_keys, own, read)
-    regression = WorldModelRegression(features).fit(fitted, settings)
+    joint = any(isinstance(part, JointWorldModelNet) for part in system.world_model.modules())
     key = system.settings.reward_key
+    features = Features(system.world_model.in_keys, own, read, everybody=joint)
+    regression = WorldModelRegression(features).fit(fitted, settings, key)
     run, best = (
         world_model_skill(system, held_out, blocks, each, key) for each in (None, regression)
     )
@@ -87,13 +89,17 @@ def compare_world_model(
     keys = everybody_keys([each for each in read if path_of(each.group) in features.read_groups])
     informed = Features(keys, own, read, everybody=True)
     rows["reward_skill_everybody"] = {
-        "attainable": reward_skill(informed, fitted, held_out, settings)
+        "attainable": reward_skill(informed, fitted, held_out, settings, key)
     }
     return rows
 
 
 def reward_skill(
-    features: Features, fitted: TensorDictBase, held_out: TensorDictBase, settings: FitSettings
+    features: Features,
+    fitted: TensorDictBase,
+    held_out: TensorDictBase,
+    settings: FitSettings,
+    reward_key: NestedKey | None = None,
 ) -> float:
     """Skill of a regression of the reward on other features than the world model's."""
     group = path_of(features.own.group)
@@ -101,7 +107,7 @@ def reward_skill(
     def data(batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         view = BatchView.of_group(batch, group).inputs(features)
         there = who("there", batch, group)
-        return features(view)[there], of_each(batch, group, "reward", there)[there]
+        return features(view)[there], of_each(batch, group, "reward", there, reward_key)[there]
 
     predict = LeastSquares(*data(fitted), settings)
     x, reward = data(held_out)

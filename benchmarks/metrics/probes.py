@@ -6,6 +6,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from torchrl_moawm.functional import gather_others
 from torchrl_moawm.train.metrics.model_quality import skill
@@ -35,7 +36,7 @@ def ridge(features: Tensor, target: Tensor, penalty: float = 1e-3) -> Callable[[
     """Ridge regression of ``[S, F]`` to ``[S, D]``, as what predicts from other features."""
     mean, std = features.mean(0), features.std(0).clamp_min(1e-8)
     centre, x = target.mean(0), (features - mean) / std
-    gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[-1], dtype=x.dtype)
+    gram = x.T @ x + penalty * len(x) * torch.eye(x.shape[-1]).to(x)
     weights = torch.linalg.solve(gram, x.T @ (target - centre))
     return lambda other: centre + (other - mean) / std @ weights
 
@@ -47,13 +48,16 @@ def probe(
     agents = batch[group]
     observation, z = agents["observation"], agents["latent_loc"]
     others = gather_others(observation, agent_dim=2).flatten(0, 2)  # [E T N, N - 1, D]
-    test = torch.arange(len(batch)) >= len(batch) // 2
+    test = torch.arange(len(batch), device=z.device) >= len(batch) // 2
     test = test[:, None, None].expand(observation.shape[:3]).flatten()
-    previous = agents["previous_action"].unsqueeze(2).expand(-1, -1, z.shape[2], -1, -1)
+    previous = agents["previous_action"]
+    if previous.ndim < observation.ndim:  # choices by index
+        previous = one_hot(previous.long())
+    previous = previous.to(z).unsqueeze(2).expand(-1, -1, z.shape[2], -1, -1)
     parts = [observation, agents["previous_observation"], previous.flatten(3)]
     read = torch.cat(parts, -1)
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(read.shape[-1], z.shape[-1], generator=generator)
+    weights = torch.randn(read.shape[-1], z.shape[-1], generator=generator).to(read)
     sources = {
         "z": z,
         "own observation": observation,

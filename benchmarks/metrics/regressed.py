@@ -31,13 +31,16 @@ class WorldModelRegression(TensorDictModuleBase):
         names = ("predicted_observation", "predicted_reward")
         self.out_keys = [(*self.group, name) for name in names]
 
-    def fit(self, batch: TensorDictBase, settings: FitSettings) -> "WorldModelRegression":
+    def fit(
+        self, batch: TensorDictBase, settings: FitSettings, reward_key: NestedKey | None = None
+    ) -> "WorldModelRegression":
         """Fits to every agent that is there, one network to the change, another to the reward."""
         there, own = who("there", batch, self.group), self.features.own
         now, after = (own.flat(x[(*self.group, "observation")]) for x in (batch, batch["next"]))
         x = self.features(BatchView.of_group(batch, self.group).inputs(self.features))[there]
         self.change = LeastSquares(x, (after - now)[there], settings)
-        self.reward = LeastSquares(x, of_each(batch, self.group, "reward", there)[there], settings)
+        reward = of_each(batch, self.group, "reward", there, reward_key)
+        self.reward = LeastSquares(x, reward[there], settings)
         return self
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -125,5 +125,5 @@ def limit_returns(informed: Runs, task: str, pool: str) -> Array | None:
 
 
 def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
-    """Accuracy of the type's probe, ``[runs, steps]``."""
-    return np.array([probe["accuracy"][pool] for probe in probes])
+    """Accuracy of the type's probe, ``[runs, steps]``, of the runs of which it was kept."""
+    return np.array([probe["accuracy"][pool] for probe in probes if "accuracy" in probe])

@@ -78,7 +78,7 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
         "one distribution per step": ("train", "marginal", BASELINES["marginal"]),
     }
     for task in probes:
-        those = probes[task].get("moawm_taught", [])
+        those = [probe for probe in probes[task].get("moawm_taught", []) if "moa" in probe]
         lines: Lines = {}
         for label, (pool, kind, style) in drawn.items():
             values = np.array([probe["moa"][pool][kind] for probe in those])

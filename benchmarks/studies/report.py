@@ -40,10 +40,15 @@ def rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- ", "|---")
 
 
+def by_seed(file: Path) -> tuple[str, str, int]:
+    """Task, algorithm and seed of a file, by which they are sorted."""
+    return file.parts[-3], file.parts[-2], int(file.stem.rpartition("_")[2])
+
+
 def read(folder: Path) -> Runs:
     """Runs by task and algorithm, in the order of their seeds."""
     runs: Runs = {}
-    for file in sorted(folder.glob("*/*/seed_*.json")):
+    for file in sorted(folder.glob("*/*/seed_*.json"), key=by_seed):
         for tasks in json.loads(file.read_text()).values():
             for task, algorithms in tasks.items():
                 for algorithm, seeds in algorithms.items():
@@ -89,7 +94,7 @@ def improvement(runs: dict[str, list[dict[str, Any]]], ours: str, theirs: str) -
 def read_probes(folder: Path, name: str = "probe") -> Runs:
     """Tables of ``probe.py`` by task and algorithm, in the order of their seeds; or of others."""
     probes: Runs = {}
-    for file in sorted(folder.glob(f"*/*/{name}_*.json")):
+    for file in sorted(folder.glob(f"*/*/{name}_*.json"), key=by_seed):
         task, algorithm = file.parts[-3:-1]
         table = json.loads(file.read_text())
         probes.setdefault(task, {}).setdefault(algorithm, []).append(table)

@@ -128,7 +128,7 @@ def run_study(
     if given.command == "report":
         import_module(f"studies.{report_by}").write_report(given.out)
         return
-    missing = [run for run in grid(stages, given.stages) if not run.file(given.out).exists()]
-    print(f"{len(missing)} runs to do", flush=True)
-    with ThreadPoolExecutor(given.jobs) as pool:
-        list(pool.map(lambda one: train_one(one, given.out, given.work, given.overrides), missing))
+    runs = list(grid(stages, given.stages))
+    print(f"{sum(not run.file(given.out).exists() for run in runs)} runs to do", flush=True)
+    with ThreadPoolExecutor(given.jobs) as pool:  # of one that is done, what may still be missing
+        list(pool.map(lambda one: train_one(one, given.out, given.work, given.overrides), runs))

@@ -81,6 +81,16 @@ def test_a_function_is_a_task_and_a_partial_an_algorithm(tmp_path):
     assert any(tensor.shape[0] == 10 for tensor in saved["loss_module"].values() if tensor.ndim)
 
 
+def test_two_functions_without_a_name_are_two(tmp_path):
+    made = Experiment(
+        lambda num_envs, **settings: make_env(num_envs, **settings),
+        lambda config, env: smaller(config, env),
+        TINY,
+        folder=tmp_path,
+    )
+    assert list(made.functions) == ["given:function", "given:function_algorithm"]
+
+
 class TeamReward(Transform):
     """One reward of the whole team at the root, in place of the agents' own."""
 
@@ -262,10 +272,16 @@ def make_spread(N=2):  # takes no render_mode
     return simple_spread_v3.parallel_env(N=N, max_cycles=5)
 
 
-def test_a_function_that_cannot_draw_costs_the_film_and_nothing_else(tmp_path, capsys):
+def make_spread_to_look_at(N=2, render_mode=None):
+    assert render_mode in (None, "human")
+    return make_spread(N)
+
+
+@pytest.mark.parametrize("make", [make_spread, make_spread_to_look_at])
+def test_a_function_that_cannot_draw_costs_the_film_and_nothing_else(make, tmp_path, capsys):
     settings = {**TINY, "task.suite": "pettingzoo", "gif": True, "total_frames": 20}
     settings |= {"task.num_envs": 1, "task.max_steps": 5, "evaluation_envs": 1}
-    Experiment(make_spread, "mappo", settings, folder=tmp_path).run()
+    Experiment(make, "mappo", settings, folder=tmp_path).run()
     assert "No film: " in capsys.readouterr().out
     assert (tmp_path / "summary.json").exists()
     wrong = {**settings, "task.scenario_kwargs": {"M": 3}}

@@ -111,6 +111,8 @@ class Experiment:
         if isinstance(one, str):
             return [f"{group}={one}"]
         name = name_for(one)
+        if self.functions.get(name, one) is not one:  # two lambdas have one name
+            name += f"_{group}"
         self.functions[name] = one
         what, label = {"task": "scenario", "algorithm": "kind"}[group], name.split(":")[-1]
         named = [f"algorithm.name={label}"] if group == "algorithm" else []

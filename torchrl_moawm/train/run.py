@@ -52,14 +52,16 @@ def run(
     learners.broadcast_weights(algorithm.loss_module)
     set_data_parallel(algorithm.loss_module, learners.count > 1)
 
-    logger, quality = Loggers(folder, config.loggers), ModelQualityHook(algorithm, own, env)
+    logger = Loggers(folder, config.loggers if learners.rank == 0 else [])
+    quality = ModelQualityHook(algorithm, own, env)
     trainer = make_trainer(config, algorithm, env, quality, logger, folder, learners)
     evaluation = make_evaluation(own, algorithm, learners, frames)
     if evaluation is not None:
         trainer.register_op("pre_steps_log", learners.average_metrics(evaluation))
     start.begin(trainer, own, learners, folder, source, frames)
     try:
-        trainer.train()
+        if trainer.collected_frames < trainer.total_frames:  # else it would train a batch more
+            trainer.train()
     finally:
         trainer.collector.shutdown()
         if not env.is_closed:  # workers have acted in others of their own

@@ -1,6 +1,7 @@
 """Models beside regressions on the same inputs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,26 @@ def test_a_linear_world_is_predicted_as_far_as_its_inputs_say(world):
     moa = table["moa_nll"]
     assert moa["attainable"] == pytest.approx(entropy, abs=0.1)
     assert moa["difference"] == moa["run"] - moa["attainable"] > 0.5
+
+
+def test_a_joint_model_is_beside_a_regression_that_sees_everybody_too(world):
+    env, _, fitted, held_out = world
+    system = MOAWM.from_env(env, num_cells=(8,), joint_world_model=True)
+    table = compare(system, env, fitted, held_out, BLOCKS, QUICK)
+    assert table["reward_skill"]["attainable"] == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_reward_of_a_team_has_the_name_that_it_has(world):
+    env, _, *batches = world
+    system = MOAWM.from_env(env, num_cells=(8,))
+    expected = compare(system, env, *batches, BLOCKS, ONCE)
+    for one in (batches := [batch.clone() for batch in batches]):
+        one["next", "points"] = one["next", "agents"].pop("reward")
+    own = system["agents"]
+    own.settings = replace(own.settings, reward_key="points")
+    found = compare(system, env, *batches, BLOCKS, ONCE)
+    assert found["reward_skill_everybody"] == expected["reward_skill_everybody"]
+    assert found["reward_skill"]["run"] == expected["reward_skill"]["run"]
 
 
 def test_actions_between_bounds_are_predicted_before_their_tanh(world):

@@ -6,6 +6,8 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from metrics.probes import linear_probe, open_loop, probe
+from tests.kinds import make_kind
+from torchrl_moawm import MOAWM
 
 E, T, N, D = 6, 12, 3, 2
 BLOCKS = {"first": [0, 1], "both": [0, 2]}
@@ -87,3 +89,15 @@ def test_a_latent_that_holds_what_the_others_see_is_found(normal):
         assert found[block]["own observation and z"] > 0.99
         assert found[block]["own observation"] < 0.1
         assert found[block]["random features"] < 0.1
+
+
+@pytest.mark.parametrize("continuous", [True, False])
+def test_actions_of_any_kind_are_read(continuous):
+    torch.manual_seed(0)
+    env = make_kind("all act", num_envs=4, continuous=continuous, seed=0)
+    system = MOAWM.from_env(env, num_cells=(8,))
+    with torch.no_grad():
+        batch = env.rollout(20, system.policy, break_when_any_done=False)
+    found = probe(batch, "agents", {"x": [0, 1]})["x"]
+    assert len(found) == 4
+    assert all(-10.0 < figure <= 1.0 for figure in found.values())

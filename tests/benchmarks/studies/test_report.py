@@ -61,6 +61,25 @@ def test_a_run_is_made_once_and_read_back(done, capsys):
     assert all((done / "out" / f"{n}.png").stat().st_size > 10_000 for n in ("study", "models"))
 
 
+def test_runs_are_read_by_their_seeds_as_numbers(tmp_path):
+    for seed in (2, 10):
+        file = tmp_path / "navigation" / "mappo" / f"probe_{seed}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(seed))
+    assert report.read_probes(tmp_path) == {"navigation": {"mappo": [2, 10]}}
+
+
+def test_what_is_made_of_a_run_that_is_done_is_made_if_it_is_missing(tmp_path, monkeypatch):
+    """The informed limit of an oracle, where the study was stopped between the two."""
+    stages, called = {"one": (("rendezvous",), ("type_oracle",), 2)}, []
+    done = runs.Run("rendezvous", "type_oracle", 0).file(tmp_path)
+    done.parent.mkdir(parents=True)
+    done.touch()
+    monkeypatch.setattr(sys, "argv", ["study", "run", "--out", str(tmp_path)])
+    runs.run_study("What for.", "x", stages, "report", lambda run, *_: called.append(run.seed))
+    assert called == [0, 1]
+
+
 def test_a_run_that_fails_leaves_nothing_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "HERE", tmp_path)
     (tmp_path / "train.py").write_text("raise SystemExit('out of memory')")

@@ -433,6 +433,15 @@ def test_logs_go_on_without_a_disk_and_a_resume_fills_them(tmp_path, monkeypatch
     assert again.seconds() >= logs.elapsed[30]
 
 
+def test_a_rank_without_loggers_has_the_history_and_leaves_the_files_of_the_first(tmp_path):
+    first, other = Loggers(tmp_path), Loggers(tmp_path, [])
+    for logs in (first, other):
+        logs.log_scalar("x", 1.0, step=10)
+    other.load_state_dict(first.state_dict())
+    assert other.history == first.history == {"x": [(10, 1.0)]}
+    assert rows(tmp_path)[0]["x.csv"] == "10,1.0\n"
+
+
 def test_a_full_disk_at_the_end_stops_the_run_with_a_line(monkeypatch, tmp_path):
     """By the command line's function, whose errors are the user's."""
 

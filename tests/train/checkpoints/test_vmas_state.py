@@ -1,6 +1,7 @@
 """A VMAS world that was written down and read goes on as the one it was taken from."""
 
 import io
+import random
 from collections import OrderedDict, defaultdict, deque
 from enum import Enum
 from types import SimpleNamespace
@@ -126,11 +127,13 @@ class Own(vmas.simulator.scenario.BaseScenario):
         self.terms = {"near": [1.5, self.near], "far": (torch.sin, 0.5)}
         self.tables = (OrderedDict(a=self.near), [])
         self.phase = Phase.SEARCH
+        self.dice = random.Random(batch_dim)
+        self.dice.random()
         return world
 
     def near(self):
         """Depends on all that is kept."""
-        drawn = torch.rand((), generator=self.draws)
+        drawn = torch.rand((), generator=self.draws) + self.dice.gauss(0.0, 1.0)
         return self.net(self.world.agents[0].state.pos)[:, 0] + float(self.number) + drawn
 
     def reset_world_at(self, env_index=None):
@@ -192,3 +195,14 @@ def test_what_is_not_known_is_named():
     env.base_env._env.scenario.terms["more"] = [object()]
     with pytest.raises(CheckpointError, match=r"scenario\.terms holds a .*checkpoint\.every=0"):
         VmasWorld(env).state_dict()
+    env.base_env._env.scenario.terms["more"] = Stack([1])
+    with pytest.raises(CheckpointError, match=r"scenario\.terms holds a .*Stack"):
+        VmasWorld(env).state_dict()
+
+
+class Stack(list):
+    """Holds more than its attributes."""
+
+
+def test_a_tensor_goes_to_where_that_was_whose_place_it_takes():
+    assert decode(encode(torch.ones(2), {}), {}, torch.ones(2, device="meta")).is_meta

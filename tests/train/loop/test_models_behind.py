@@ -16,9 +16,10 @@ STEPS = 7
 
 
 @pytest.fixture
-def trained():
+def trained(request):
     """A team of two batches: its configuration, algorithm and trainer."""
     settings = [f"algorithm.model_steps={STEPS}", "algorithm.model_minibatch=40"]
+    settings += getattr(request, "param", [])
     config = compose_config(*TINY, "task.model_frames=170", *settings)
     env = make_env(config, 4, seed=0)
     algorithm = make_algorithm(config, env)
@@ -43,6 +44,15 @@ def test_the_models_learn_and_the_team_stays_as_it_is(trained):
     after = weights(algorithm)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"moa_network", "world_model"}
+
+
+@pytest.mark.parametrize("trained", [["algorithm.act_on_predictions=true"]], indirect=True)
+def test_a_model_on_which_the_team_acts_stays_too(trained):
+    config, algorithm, trainer = trained
+    before = weights(algorithm)
+    learn_models(config, algorithm, trainer, Learners())
+    after = weights(algorithm)
+    assert {n for n in before if not torch.equal(before[n], after[n])} == {"world_model"}
 
 
 def test_every_step_reads_steps_of_the_finished_team_at_a_rate_that_falls(trained):

@@ -16,6 +16,7 @@ from torchrl.modules import TanhNormal
 
 from tests import kinds
 from tests.kinds import KINDS, make_kind
+from tests.system.test_privileged import make
 from tests.transforms.teams import Teams
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_vmas_env, with_transforms
@@ -393,6 +394,22 @@ def test_a_disagreement_that_knows_the_error_is_correlated_with_it(navigation, g
     known[0, 0, 1] = False  # nothing of one agent in one step
     batch["next", "agents", "observation_mask"] = known
     assert written(system, batch, **outputs)[name] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_partners_who_have_no_policy_here_are_not_judged():
+    system, batch = make()  # of two hunters and a prey that is played
+    figures = judge(system, batch, batch, {})
+    assert {"moa_nll_adversary_adversary", "moa_nll"} & figures.keys()
+    assert not any("_agent" in name for name in figures)
+
+
+def test_the_likelihood_is_that_of_a_model_whose_loss_does_not_count():
+    system, batch = make(privileged=())
+    whole = judge(system, batch, batch, {})["moa_nll"]
+    moa = system.loss_module["moawm"]["moa"]
+    moa.moa_coeff = 0.0
+    assert judge(system, batch, batch, {})["moa_nll"] == pytest.approx(whole)
+    assert moa.moa_coeff == 0.0
 
 
 def test_a_reward_of_the_team_is_that_of_each_agent():

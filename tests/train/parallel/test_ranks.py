@@ -123,6 +123,16 @@ def test_a_killed_rank_ends_the_run_which_goes_on_bitwise(whole, tmp_path):
     assert_same_run(whole, folder, components=12)
 
 
+def test_ranks_that_have_all_their_frames_train_no_more(whole, tmp_path):
+    """Stopped where the models learn, or at the last evaluation."""
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    for name in ("summary.json", "checkpoint.pt"):
+        (copy / name).unlink()
+    assert "Goes on from" in finish(train(copy))
+    assert json.loads((copy / "summary.json").read_text())["frames"] == BATCHES * FRAMES
+    assert_same_run(whole, copy, components=12)
+
+
 def test_it_goes_on_with_as_many_ranks(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py", f"resume={whole}", f"hydra.run.dir={tmp_path}"])

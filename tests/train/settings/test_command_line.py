@@ -332,6 +332,12 @@ def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
         ("algorithm.ablation=foo", "ablation to be one of zero_latent, frozen_encoder, got 'foo'"),
         ("algorithm.world_horizon=2", "world_horizon above 1 needs algorithm.recurrent=true"),
         ("minibatches=61", "minibatches to be at most the 60 rows"),
+        (
+            "algorithm.model_frames=null",
+            "model_frames to be a whole number of at least 0, got None",
+        ),
+        ("algorithm.moa_lr=null", "moa_lr to be a number of at least 0, got None"),
+        ("anneal_lr=null", "anneal_lr to be true or false, got None"),
         ("algorithm.sequence_length=0", "sequence_length to divide the 60 steps"),
         ("algorithm.sequence_length=25", "sequence_length to divide the 60 steps"),
     ],
@@ -351,7 +357,9 @@ def test_a_norm_without_bound_and_settings_of_an_algorithm_of_ones_own():
     check_values(config)
     with pytest.raises(ValueError, match="seed to be a whole number from 0 to 4294967295"):
         check_values(configuration("seed=4294967296"))
-    with pytest.raises(ValueError, match="sequence_length to divide"):
+    with pytest.raises(
+        ValueError, match="sequence_length to be a whole number of at least 0, got N"
+    ):
         check_config(configuration("algorithm.recurrent=true", "algorithm.sequence_length=null"))
 
 

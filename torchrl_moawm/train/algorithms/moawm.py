@@ -94,9 +94,10 @@ def parts_of(whole: LossSum, algorithm: DictConfig) -> dict[str, LossSum]:
     moawm = whole["moawm"]
     latent = {"cvae": moawm.part("cvae"), "teacher": whole["teacher"]}
     models = moawm.part("moa", "world_model")
+    acts_on_it = algorithm.get("act_on_predictions", False)
     return {
         "core": whole.part("policy", "value"),
-        "models": models,
+        "models": moawm.part("world_model") if acts_on_it else models,  # when the team has learned
         "beside": LossSum({"models": models}, rows={"models": algorithm.model_rows}),
         "latent": LossSum(latent, rows=dict.fromkeys(latent, algorithm.latent_rows)),
     }

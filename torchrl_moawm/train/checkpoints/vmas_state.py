@@ -10,6 +10,7 @@ the same configuration.
 from collections import deque
 from collections.abc import Mapping
 from enum import Enum
+from random import Random
 from typing import Any
 
 from torch import Tensor
@@ -17,6 +18,9 @@ from torchrl.checkpoint import CheckpointError, GlobalRNGState
 from torchrl.envs import EnvBase
 
 from torchrl_moawm.train.checkpoints.world_values import CONTAINERS, Node, decode, encode, is_code
+
+HEAP_TYPE = 1 << 9
+"""Python's flag of a class that is not built in."""
 
 
 class VmasRandomState:
@@ -103,11 +107,17 @@ def reachable(env: Any) -> dict[str, Any]:
     for path, one in queue:  # grows on the way
         for key, value in vars(one).items():
             for inner, child in leaves(value, f"{path}.{key}"):
-                if hasattr(child, "__dict__") and not is_code(child) and id(child) not in found:
+                if is_plain(child) and not is_code(child) and id(child) not in found:
                     found[id(child)] = inner
                     objects[inner] = child
                     queue.append((inner, child))
     return objects
+
+
+def is_plain(value: Any) -> bool:
+    """Whether an object's attributes are all that it holds: a list of a class of its own is not."""
+    built_in = next(base for base in type(value).__mro__ if not base.__flags__ & HEAP_TYPE)
+    return hasattr(value, "__dict__") and built_in is object and not isinstance(value, Random)
 
 
 def leaves(value: Any, path: str) -> list[tuple[str, Any]]:

@@ -6,11 +6,12 @@ A node is a dictionary of one entry, its kind and its content: ``{"tensor": ...}
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from enum import Enum
 from functools import partial
 from itertools import chain, repeat
+from random import Random
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -58,6 +59,8 @@ def encode(value: Any, names: Mapping[int, str]) -> Node:
         return {"numpy": [value.tolist(), value.dtype.str, list(value.shape)]}
     if isinstance(value, torch.Generator):
         return {"generator": value.get_state()}
+    if type(value) is Random:
+        return {"random": value.getstate()}
     if isinstance(value, Enum):
         return {"enum": [type(value).__module__, type(value).__qualname__, value.name]}
     if id(value) in names:
@@ -98,7 +101,9 @@ def decode(node: Node, objects: Mapping[str, Any], fresh: Any = None) -> Any:
 
 
 def tensor(content: Tensor, fresh: Any) -> Tensor:
-    """A tensor, or the parameter that it was."""
+    """A tensor, or the parameter that it was, on the device of what stands there."""
+    if isinstance(fresh, Tensor):
+        content = content.to(fresh.device)
     if isinstance(fresh, nn.Parameter):
         return nn.Parameter(content, requires_grad=fresh.requires_grad)
     return content
@@ -112,8 +117,15 @@ def array(content: tuple[Any, str, list[int]], _: Any) -> Any:
 
 def generator(content: Tensor, fresh: torch.Generator) -> torch.Generator:
     """The generator that stands there, in the state that it had."""
-    fresh.set_state(content)
+    fresh.set_state(content.cpu())  # whatever device a checkpoint was read to
     return fresh
+
+
+def python_random(content: Sequence[Any], _: Any) -> Random:
+    """Python's own generator."""
+    made, (version, numbers, gauss) = Random(), content
+    made.setstate((version, tuple(numbers), gauss))
+    return made
 
 
 def code(content: str, fresh: Any) -> Any:
@@ -151,5 +163,6 @@ SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
     "range": lambda content, _: range(*content),
     "numpy": array,
     "generator": generator,
+    "random": python_random,
 }
 """How a kind of node is read that holds no others."""

@@ -89,7 +89,7 @@ def record_episode(config: DictConfig, algorithm: Algorithm, path: Path) -> None
     drawn = {"render_mode": "rgb_array"} if config.task.suite == "pettingzoo" else {}
     try:
         env = make_env(config, 1, config.seed + HELD_OUT_SEEDS, **drawn)
-    except TypeError as error:  # of a function that takes no such argument
+    except Exception as error:  # of a function that takes no such argument, or refuses it
         if not drawn:
             raise
         print(f"No film: {error}.")

@@ -25,8 +25,9 @@ def learn_models(
 
     Models trained beside a policy that changes lag behind it. Hence ``model_steps`` more steps of
     the optimizer on ``model_frames`` team steps with stochastic actions, at a learning rate that
-    falls to 0. The team stays as it is to the last bit. A run that is stopped here begins here
-    again, with the same bits.
+    falls to 0. The team stays as it is to the last bit, and so does a model of others on which it
+    acts (``algorithm.act_on_predictions``). A run that is stopped here begins here again, with the
+    same bits.
 
     Args:
         config: This rank's share of the configuration.
@@ -41,7 +42,7 @@ def learn_models(
     minibatch = min(config.algorithm.model_minibatch // learners.count, batch.numel())
     buffer = make_buffer(config, batch.numel(), minibatch)
     buffer.extend(rows(config, algorithm.models, batch))
-    if config.progress_bar:
+    if config.progress_bar and hasattr(trainer, "_pbar"):
         trainer._pbar.close()  # else it is drawn below this one, with the time of both
     stepper, steps = trainer.optimization_stepper, config.algorithm.model_steps
     for step in trange(steps, desc="models", disable=not config.progress_bar):

@@ -64,7 +64,7 @@ class Loggers:
 
     Args:
         folder: Of the run.
-        names: Which: ``csv``, ``tensorboard``, ``wandb``, ``mlflow``.
+        names: Which: ``csv``, ``tensorboard``, ``wandb``, ``mlflow``; none keeps the history alone.
     """
 
     def __init__(self, folder: Path, names: Sequence[str] = tuple(LOCAL)) -> None:
@@ -136,7 +136,7 @@ class Loggers:
         self.elapsed = dict(pairs(state_dict["elapsed"]))
         self.history.clear()
         del self.loggers
-        for name in LOCAL:
+        for name in LOCAL if self.names else ():
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.open()
         for name, columns in state_dict["history"].items():

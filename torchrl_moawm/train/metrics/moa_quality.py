@@ -76,9 +76,9 @@ def judged_pairs(batch: TensorDictBase, group: NestedKey, predicted_group: Neste
 
 def moa_nll(moa: MOALoss, batch: TensorDictBase, pairs: Tensor) -> float:
     """Mean negative log-likelihood over the pairs of :func:`judged_pairs`, nats."""
-    moa.reduction = "none"
-    predicted = moa(batch)["loss_moa"].reshape(*pairs.shape[:2], -1) / moa.moa_coeff
-    moa.reduction = "mean"
+    weight, moa.reduction, moa.moa_coeff = float(moa.moa_coeff), "none", 1.0
+    predicted = moa(batch)["loss_moa"].reshape(*pairs.shape[:2], -1)
+    moa.reduction, moa.moa_coeff = "mean", weight
     return float(masked_mean(predicted, without_self(pairs, predicted.shape[-1])))
 
 

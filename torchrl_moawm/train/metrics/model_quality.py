@@ -48,13 +48,14 @@ def judge(
         ``reward_skill``, ``1 - SSE / SSE of the batch's own mean reward``; where the world model
         has the heads, ``continue_skill`` and ``disagreement_error_correlation``; ``z_gap``;
         ``student_kl`` (nats). The models of others count the pairs of :func:`judge_moa`, everything
-        else who is there, be it its turn or not. With several groups the name of the group stands
+        else who is there, be it its turn or not; partners, who have no policy here, are not judged.
+        With several groups the name of the group stands
         behind each; for the models of others ``_<predicted>_<observers>``.
     """
     figures: dict[str, float] = {}
     several = len(system.groups) > 1
     for group, one in system.groups.items():
-        for target in one.moa_networks:
+        for target in (name for name in one.moa_networks if name in system.groups):
             of_others = judge_moa(one, target, batch, training_batch)
             figures |= renamed(of_others, f"_{target}_{group}" if several else "")
         latent = one.loss_module["moawm"]["cvae"](batch)

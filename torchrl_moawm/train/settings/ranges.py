@@ -103,8 +103,8 @@ NUMBERS = {
     ),
 }
 """Settings that are numbers, by what these can be."""
-OPTIONAL = ("threads", "task.clip_value")
-"""Settings that may be null; those of an algorithm may be, too, for another has none of them."""
+OPTIONAL = ("threads", "task.clip_value", "algorithm.ablation", "algorithm.reward_delta")
+"""Settings that may be null. A task or an algorithm may be without what is another's."""
 
 
 def check_values(config: DictConfig) -> None:
@@ -123,9 +123,10 @@ def check_values(config: DictConfig) -> None:
     for name, what in expected:
         if own and name.startswith("algorithm."):
             continue
+        section, _, last = name.rpartition(".")
         value = OmegaConf.select(config, name)
-        optional = name in OPTIONAL or name in SWITCHES or name.startswith("algorithm.")
-        if value is None and optional:
+        missing = bool(section) and last not in config[section]
+        if missing or (value is None and name in OPTIONAL):
             continue
         if "whole number" in what and isinstance(value, float) and value.is_integer():
             value = int(value)
