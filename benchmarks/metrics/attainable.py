@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict import TensorDictBase, unravel_key
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 from torchrl.envs import EnvBase
@@ -13,7 +13,6 @@ from metrics.regressed import MOARegression, WorldModelRegression
 from metrics.regression import FitSettings, LeastSquares
 from torchrl_moawm import MOAWM
 from torchrl_moawm.modules import AgentGroup, path_of
-from torchrl_moawm.modules.joint_world_model import JointWorldModelNet
 from torchrl_moawm.objectives import BatchView, MOALoss
 from torchrl_moawm.system import GroupSystem
 from torchrl_moawm.train.metrics.baselines import bounds_of, who
@@ -71,9 +70,8 @@ def compare_world_model(
 ) -> dict[str, Row]:
     """The world model of one group beside a regression, and the reward from what everybody sees."""
     own, read = groups[path_of(system.group)], list(groups.values())
-    joint = any(isinstance(part, JointWorldModelNet) for part in system.world_model.modules())
-    key = system.settings.reward_key
-    features = Features(system.world_model.in_keys, own, read, everybody=joint)
+    key, everybody = system.settings.reward_key, reads_everybody(system, held_out)
+    features = Features(system.world_model.in_keys, own, read, everybody=everybody)
     regression = WorldModelRegression(features).fit(fitted, settings, key)
     run, best = (
         world_model_skill(system, held_out, blocks, each, key) for each in (None, regression)
@@ -89,25 +87,37 @@ def compare_world_model(
     keys = everybody_keys([each for each in read if path_of(each.group) in features.read_groups])
     informed = Features(keys, own, read, everybody=True)
     rows["reward_skill_everybody"] = {
-        "attainable": reward_skill(informed, fitted, held_out, settings, key)
+        "attainable": reward_skill(system, informed, fitted, held_out, settings)
     }
     return rows
 
 
+def reads_everybody(system: GroupSystem, batch: TensorDictBase) -> bool:
+    """Whether what the world model predicts of the first agent depends on what the others see."""
+    path, model = path_of(system.group), system.world_model
+    inputs = BatchView.of_group(batch, path).inputs(model)
+    other = inputs.clone()
+    other[(*path, "observation")][:, :, 1:] += 1.0
+    first, second = (
+        model(each)[(*path, "predicted_observation")][:, :, 0] for each in (inputs, other)
+    )
+    return not torch.equal(first, second)
+
+
 def reward_skill(
+    system: GroupSystem,
     features: Features,
     fitted: TensorDictBase,
     held_out: TensorDictBase,
     settings: FitSettings,
-    reward_key: NestedKey | None = None,
 ) -> float:
     """Skill of a regression of the reward on other features than the world model's."""
-    group = path_of(features.own.group)
+    group, key = path_of(system.group), system.settings.reward_key
 
     def data(batch: TensorDictBase) -> tuple[Tensor, Tensor]:
         view = BatchView.of_group(batch, group).inputs(features)
         there = who("there", batch, group)
-        return features(view)[there], of_each(batch, group, "reward", there, reward_key)[there]
+        return features(view)[there], of_each(batch, group, "reward", there, key)[there]
 
     predict = LeastSquares(*data(fitted), settings)
     x, reward = data(held_out)
