@@ -45,12 +45,9 @@ STAGES: Stages = {
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
     "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
-    "fog": (FOG, ("type_oracle", "nam", *TAUGHT, "liam"), 5),
-    "fog_more": (
-        FOG[:1],
-        ("nam_recurrent", *TAUGHT_ABLATIONS, "moawm_taught_plain_critic"),
-        3,
-    ),
+    "fog": (FOG[:1], ("type_oracle", "nam", *TAUGHT, "liam"), 5),
+    "fog_12": (FOG[1:], ("type_oracle", "nam", *TAUGHT, "liam"), 3),
+    "fog_more": (FOG[:1], ("nam_recurrent", "moawm_taught_no_kl"), 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {

@@ -35,6 +35,7 @@ COLUMNS = {
     "VMAS simple_tag, hidden prey": "simple_tag",
     "prey that was trained": "trained_prey",
     "foraging in fog": "foraging_fog",
+    "the same, 12 x 12 cells": "foraging_fog_12",
 }
 """Tasks by their heading."""
 

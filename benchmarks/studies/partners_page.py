@@ -8,7 +8,10 @@ from studies.partners_cells import Results, mean, signed
 from studies.partners_numbers import FORAGING, FRESH, ORDER, OURS, last_frame, limit_returns
 from studies.report import rows
 
-TASKS = ("rendezvous", "opposite", "simple_tag", "trained_prey", "foraging_fog")
+TASKS = (
+    *("rendezvous", "opposite", "simple_tag", "trained_prey"),
+    *("foraging_fog", "foraging_fog_12"),
+)
 AGENTS = (OURS, "liam_trained", "liam", "poam", "meliba", "moawm_recurrent", "nam_recurrent")
 RIVALS = ("liam_trained", "liam", "poam")
 PARTS: Mapping[str, str] = {

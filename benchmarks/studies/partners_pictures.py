@@ -36,7 +36,8 @@ def plot_returns(runs: Runs, probes: Runs, folder: Path) -> None:
                 for name in names_of(runs, task)
                 if name in DRAWN
             }
-            panels.append((with_seeds(task, runs[task]), lines))
+            shown = {name: runs[task][name] for name in lines}
+            panels.append((with_seeds(task, shown), lines))
         heading = f"Return with {title}: mean and range over seeds"
         draw_lines(panels, heading, FRAMES, in_rows(RETURN, panels), folder / f"returns_{pool}.png")
 
@@ -54,15 +55,17 @@ def plot_probes(probes: Runs, folder: Path) -> None:
     panels: list[tuple[str, Lines]] = []
     for task, agents in probes.items():
         lines: Lines = {}
+        kept = {}
         for name in names_of(probes, task):
             if name in DRAWN[1:-1]:
                 values = accuracy(agents[name], "train")
                 lines[name] = (look(name), np.arange(values.shape[1]), values)
+                kept[name] = agents[name][: len(values)]  # their number
         first = next(iter(agents.values()))
         steps = np.arange(accuracy(first, "train").shape[1])
         chance = np.full((1, len(steps)), first[0]["chance"])
         lines["chance"] = (BASELINES["chance"], steps, chance)
-        panels.append((with_seeds(task, agents), lines))
+        panels.append((with_seeds(task, kept), lines))
     title = "Linear probe for the partner's type, training partners: mean and range over seeds"
     unit = "accuracy of the probe,\nfraction of episodes"
     draw_lines(panels, title, STEP, in_rows(unit, panels), folder / "probe.png")

@@ -19,6 +19,7 @@ from studies.partners_numbers import (
     returns,
     share,
 )
+from studies.partners_page import TASKS
 from studies.partners_pictures import plot_partner_model, plot_probes, plot_projection, plot_returns
 from studies.report import read, read_probes, shown
 from torchrl_moawm.train.metrics.curves import Runs
@@ -162,7 +163,8 @@ def write_report(folder: Path) -> None:
     informed = read_probes(folder, "informed")
     (folder / "partners.md").write_text(tables(runs, probes, informed))
     drawn = [task for task in runs if task not in TABLES_ALONE]
-    drawn.sort(key=FORAGING.__contains__)  # which have no gap, behind the others
+    order = (*TASKS, *FORAGING)  # as in the tables; those without a gap stand behind
+    drawn.sort(key=lambda task: order.index(task) if task in order else len(order))
     runs, probes = ({task: each[task] for task in drawn} for each in (runs, probes))
     plot_returns(runs, probes, folder)
     plot_probes(probes, folder)
