@@ -8,7 +8,7 @@ import numpy as np
 
 from studies import partners_page
 from studies.partners_cells import Results
-from studies.partners_numbers import returns, share
+from studies.partners_numbers import share
 from studies.report import final, read, read_probes, rows
 from torchrl_moawm.train.metrics.curves import Runs
 
@@ -40,15 +40,15 @@ COLUMNS = {
 """Tasks by their heading."""
 
 
-def partners_table(runs: Runs, probes: Runs) -> str:
+def partners_table(results: Results) -> str:
     """Shares of the gap between ``nam`` and ``type_oracle`` at the end, and at half the frames."""
 
     def shares(agent: str, task: str) -> str:
-        if agent not in runs[task]:
+        if agent not in results.runs[task]:
             return ""
         names, cells = (agent, "nam", "type_oracle"), []
         for at in (1.0, 0.5):
-            three = (returns(runs, probes, task, each, "held_out", at) for each in names)
+            three = (results.returns(task, each, at) for each in names)
             cells.append(f"{share(*three)[0]:.0%}")
         return ", ".join(cells)
 
@@ -119,7 +119,7 @@ def tables() -> dict[str, dict[str, str]]:
     figures = json.loads((RESULTS / "attainable_navigation.json").read_text())["figures"]
     main_job = {"main job": main_job_table(read(RESULTS / "study"), figures)}
     return {
-        "README.md": {"partners": partners_table(partners.runs, partners.probes), **main_job},
+        "README.md": {"partners": partners_table(partners), **main_job},
         "docs/pages/benchmarks/index.md": main_job,
         "benchmarks/partners.md": partners_page.tables(partners),
     }

@@ -124,6 +124,11 @@ def limit_returns(informed: Runs, task: str, pool: str) -> Array | None:
     return np.array([each["returns"][pool] for each in found]) if found else None
 
 
+def probed(probes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs whose probes were kept; of others the returns alone are."""
+    return [probe for probe in probes if "accuracy" in probe]
+
+
 def accuracy(probes: list[dict[str, Any]], pool: str) -> Array:
-    """Accuracy of the type's probe, ``[runs, steps]``, of the runs of which it was kept."""
-    return np.array([probe["accuracy"][pool] for probe in probes if "accuracy" in probe])
+    """Accuracy of the type's probe, ``[runs, steps]``."""
+    return np.array([probe["accuracy"][pool] for probe in probes])

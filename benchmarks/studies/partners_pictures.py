@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from studies.partners_numbers import POOLS, accuracy, names_of, whole_curve
+from studies.partners_numbers import POOLS, accuracy, names_of, probed, whole_curve
 from torchrl_moawm.train.metrics.curves import Lines, Runs, draw_lines, with_seeds
 from torchrl_moawm.train.metrics.style import (
     BASELINES,
@@ -54,13 +54,12 @@ def plot_probes(probes: Runs, folder: Path) -> None:
     """Draws the accuracy of the type step by step, beside chance."""
     panels: list[tuple[str, Lines]] = []
     for task, agents in probes.items():
+        names = [name for name in names_of(probes, task) if name in DRAWN[1:-1]]
+        kept = {name: probed(agents[name]) for name in names}
         lines: Lines = {}
-        kept = {}
-        for name in names_of(probes, task):
-            if name in DRAWN[1:-1]:
-                values = accuracy(agents[name], "train")
-                lines[name] = (look(name), np.arange(values.shape[1]), values)
-                kept[name] = agents[name][: len(values)]  # their number
+        for name, those in kept.items():
+            values = accuracy(those, "train")
+            lines[name] = (look(name), np.arange(values.shape[1]), values)
         first = next(iter(agents.values()))
         steps = np.arange(accuracy(first, "train").shape[1])
         chance = np.full((1, len(steps)), first[0]["chance"])
@@ -81,7 +80,7 @@ def plot_partner_model(probes: Runs, folder: Path) -> None:
         "one distribution per step": ("train", "marginal", BASELINES["marginal"]),
     }
     for task in probes:
-        those = [probe for probe in probes[task].get("moawm_taught", []) if "moa" in probe]
+        those = probed(probes[task].get("moawm_taught", []))
         lines: Lines = {}
         for label, (pool, kind, style) in drawn.items():
             values = np.array([probe["moa"][pool][kind] for probe in those])

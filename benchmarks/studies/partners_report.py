@@ -16,6 +16,7 @@ from studies.partners_numbers import (
     limit_returns,
     names_of,
     over_the_run,
+    probed,
     returns,
     share,
 )
@@ -141,10 +142,10 @@ def tables(runs: Runs, probes: Runs, informed: Runs) -> str:
     lines += ["|---" * 9 + "|"]
     for task in probes:
         for name in names_of(probes, task):
-            tables = probes[task][name]
-            known = {pool: accuracy(tables, pool) for pool in POOLS}
-            if not len(known["train"]):
+            tables = probed(probes[task][name])
+            if not tables:
                 continue
+            known = {pool: accuracy(tables, pool) for pool in POOLS}
             mean = known["train"].mean(0)
             at = [2, len(mean) // 3, 2 * len(mean) // 3, -1]
             figures = [*(mean[k] for k in at), known["held_out"].mean(0)[-1]]

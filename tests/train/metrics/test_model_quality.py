@@ -399,7 +399,7 @@ def test_a_disagreement_that_knows_the_error_is_correlated_with_it(navigation, g
 def test_partners_who_have_no_policy_here_are_not_judged():
     system, batch = make()  # of two hunters and a prey that is played
     figures = judge(system, batch, batch, {})
-    assert {"moa_nll_adversary_adversary", "moa_nll"} & figures.keys()
+    assert "moa_nll" in figures
     assert not any("_agent" in name for name in figures)
 
 

@@ -6,7 +6,7 @@ A node is a dictionary of one entry, its kind and its content: ``{"tensor": ...}
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from enum import Enum
 from functools import partial
@@ -121,11 +121,11 @@ def generator(content: Tensor, fresh: torch.Generator) -> torch.Generator:
     return fresh
 
 
-def python_random(content: Sequence[Any], _: Any) -> Random:
-    """Python's own generator."""
-    made, (version, numbers, gauss) = Random(), content
-    made.setstate((version, tuple(numbers), gauss))
-    return made
+def python_random(content: tuple[Any, ...], fresh: Any) -> Random:
+    """Python's own generator, the one that stands there if one does."""
+    found = fresh if isinstance(fresh, Random) else Random()
+    found.setstate(content)
+    return found
 
 
 def code(content: str, fresh: Any) -> Any:

@@ -49,8 +49,8 @@ def judge(
         has the heads, ``continue_skill`` and ``disagreement_error_correlation``; ``z_gap``;
         ``student_kl`` (nats). The models of others count the pairs of :func:`judge_moa`, everything
         else who is there, be it its turn or not; partners, who have no policy here, are not judged.
-        With several groups the name of the group stands
-        behind each; for the models of others ``_<predicted>_<observers>``.
+        With several groups the name of the group stands behind each; for the models of others
+        ``_<predicted>_<observers>``.
     """
     figures: dict[str, float] = {}
     several = len(system.groups) > 1
