@@ -10,6 +10,7 @@ from mpe2 import simple_tag_v3
 from torchrl.envs import EnvBase
 
 import study_environments
+from metrics.collected import ends, last_value, log_ratio, pairs
 from tests.kinds import KINDS, make_kind
 from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import make_pettingzoo_env, make_vmas_env
@@ -59,20 +60,20 @@ def test_a_policy_that_moved_has_another_ratio():
     system = MOAWM.from_env(env, num_cells=(8,))
     with torch.no_grad():
         batch = env.rollout(4, system.policy)
-        assert study_environments.log_ratio(system, batch) <= 1e-5
+        assert log_ratio(system, batch) <= 1e-5
         next(system["agent"].actor.parameters()).add_(0.5)
-        assert study_environments.log_ratio(system, batch) > 1e-3
+        assert log_ratio(system, batch) > 1e-3
 
 
 def test_pairs_are_counted():
     env = make_pettingzoo_env(simple_tag_v3.parallel_env(), seed=0)
     batch = env.rollout(3)  # three predators and a prey; two steps that have a previous one
-    assert study_environments.pairs(batch, ["adversary", "agent"]) == 2 * 4 * 3
-    assert study_environments.pairs(batch, ["adversary"]) == 2 * 3 * 2
+    assert pairs(batch, ["adversary", "agent"]) == 2 * 4 * 3
+    assert pairs(batch, ["adversary"]) == 2 * 3 * 2
     batch["adversary", "mask"][2, 0] = False  # it sees the two others, and is not seen to act
-    assert study_environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1 + 1
+    assert pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1 + 1
     batch["adversary", "previous_alive"][2, 1] = False
-    assert study_environments.pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1
+    assert pairs(batch, ["adversary"]) == 3 * 2 + 2 + 1
 
 
 def test_pairs_are_those_that_the_losses_count():
@@ -88,7 +89,7 @@ def test_pairs_are_those_that_the_losses_count():
                 loss.reduction = "none"
                 counted += int((loss(batch)["loss_moa"] != 0.0).sum())
         groups = [one.group for one in system.groups.values()]
-        assert study_environments.pairs(batch, groups) == counted > 0, kind
+        assert pairs(batch, groups) == counted > 0, kind
 
 
 # ------------------------------------------------------------------- values where episodes end
@@ -117,7 +118,7 @@ def collected(kind):
     ],
 )
 def test_ends_are_found_and_have_the_right_target(kind, truncated, terminated):
-    assert study_environments.ends(*collected(kind)) == (2 * truncated, 2 * terminated)
+    assert ends(*collected(kind), study_environments.GAMMA) == (2 * truncated, 2 * terminated)
 
 
 @pytest.mark.parametrize("kind", ["self-truncating", "one leaves", "terminating", "dying"])
@@ -125,19 +126,19 @@ def test_another_target_at_an_end_is_an_error(kind):
     """A target with V(0) at a truncation, or with V(o') at a termination, is an error."""
     system, batch = collected(kind)
     after = batch["next", "agents"]
-    wrong = study_environments.last_value(system, "agents", batch)
+    wrong = last_value(system, "agents", batch)
     if "terminating" not in kind and kind != "dying":
         blind = batch.clone()
         blind["next", "agents", "observation"].zero_()
-        wrong = study_environments.last_value(system, "agents", blind)
+        wrong = last_value(system, "agents", blind)
     ended = after["done"] & ~batch["agents", "done"]
     target = after["reward"] + study_environments.GAMMA * wrong
     right = batch["agents", "value_target"]
     batch["agents", "value_target"] = torch.where(ended, target, right)
     with pytest.raises(ArithmeticError, match="value targets of 'agents' at the ends of episodes"):
-        study_environments.ends(system, batch)
+        ends(system, batch, study_environments.GAMMA)
     batch["agents", "value_target"] = torch.where(ended, right, right + 1.0)  # elsewhere: no end
-    study_environments.ends(system, batch)
+    ends(system, batch, study_environments.GAMMA)
 
 
 def test_a_row_without_an_end_says_so(capsys, monkeypatch):
