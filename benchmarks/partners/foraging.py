@@ -12,6 +12,8 @@ MOVES = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]])
 """Row and column of staying, north, south, west, east, and of loading."""
 LOAD = 5
 N_LEARNERS = 2
+MAX_LEVEL = 2
+"""Of a player, unless said otherwise."""
 COOPERATING = 3
 """Players whose levels food asks for that nobody can take alone."""
 
@@ -55,7 +57,7 @@ class Foraging(EnvBase):
         *,
         size: int = 7,
         n_food: int = 3,
-        max_level: int = 2,
+        max_level: int = MAX_LEVEL,
         cooperate: bool = False,
         strong_partner: bool = False,
         sight: int | None = None,

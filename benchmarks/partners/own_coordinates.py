@@ -1,4 +1,4 @@
-"""What a learner of the foraging tasks reads: places as seen from its own."""
+"""What is read of the foraging tasks: places as seen from the reader's own."""
 
 import torch
 from tensordict import TensorDictBase
@@ -19,20 +19,25 @@ class OwnCoordinates(ObservationTransform):
         size: Rows, and columns, of the grid.
         max_level: Of a player.
         in_keys: Observations of ``Foraging``, ``[*B, N, 3 (F + P)]``.
+        others: Features that stand behind them and stay as they are: a partner's type.
     """
 
-    def __init__(self, size: int, max_level: int, in_keys: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, size: int, max_level: int, in_keys: list[tuple[str, str]], others: int = 0
+    ) -> None:
         super().__init__(in_keys=in_keys, out_keys=in_keys)
+        self.others = others
         self.size, self.max_level = size, max_level
 
     def _apply_transform(self, obs: Tensor) -> Tensor:
-        entries = obs.unflatten(-1, (-1, 3))
+        seen, others = obs.split([obs.shape[-1] - self.others, self.others], -1)
+        entries = seen.unflatten(-1, (-1, 3))
         own = entries.shape[-2] - N_LEARNERS - 1  # behind the food, before the others
         place, level = entries.split([2, 1], -1)
         here = place[..., own : own + 1, :]
         away = torch.where(level > 0, (place - here) * 2 / (self.size - 1), 0.0)
         away[..., own, :] = here.squeeze(-2) * 2 / (self.size - 1) - 1
-        return torch.cat([away, level / self.max_level], -1).flatten(-2)
+        return torch.cat([torch.cat([away, level / self.max_level], -1).flatten(-2), others], -1)
 
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase

@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import Compose, TransformedEnv
+from torchrl.envs import Compose, Transform, TransformedEnv
 
 from partners.fog import Fog
-from partners.foraging import Foraging
+from partners.foraging import MAX_LEVEL, Foraging
 from partners.foraging_scripts import KINDS, Forager
 from partners.own_coordinates import OwnCoordinates
 from partners.scripts import Dancer, Walker
@@ -38,6 +38,8 @@ class Task:
     sampled: bool = False
     """Whether agents are judged by actions drawn from their policy. On a grid they are: there two
     deterministic learners that want the same cell wait for each other until the episode ends."""
+    told: Callable[[], Transform] | None = None
+    """Of what the partners see, for who learns from it; the partners play by the world's own."""
 
 
 def make_foraging(
@@ -63,6 +65,7 @@ def foraging(size: int, **world: Any) -> Task:
         partial(make_foraging, size=size, **world),
         seen=tuple(range(6)),
         sampled=True,
+        told=partial(OwnCoordinates, size, MAX_LEVEL, [("partners", "observation")], len(KINDS)),
     )
 
 
@@ -134,7 +137,9 @@ def make_partner_env(
     drawn = PartnerPool(
         partners, n_types=task.n_types, switch_probability=switches, generator=generator
     )
-    return with_transforms(env.append_transform(drawn), task.steps)
+    env = env.append_transform(drawn)
+    env = env if task.told is None else env.append_transform(task.told())
+    return with_transforms(env, task.steps)
 
 
 def make_partners(config: DictConfig, num_envs: int, seed: int, **settings: Any) -> TransformedEnv:

@@ -253,6 +253,29 @@ def test_learners_read_places_as_seen_from_their_own():
     check_env_specs(env)
 
 
+def test_who_learns_from_the_partner_reads_places_as_seen_from_its_own():
+    """The partner itself plays by the cells of the grid; its type stands behind, as it is."""
+    env = make_partner_env("foraging", 64, seed=0)
+    at = env.reset()
+    env.base_env.place[:] = torch.tensor([[0, 0], [0, 6], [3, 3]])
+    env.base_env.level[:] = torch.tensor([1, 2, 2])
+    env.base_env.food[:] = torch.tensor([[1, 2], [3, 4], [5, 5]])
+    env.base_env.food_level[:] = torch.tensor([0, 3, 0])
+    at["agents", "action"] = torch.zeros(64, 2, dtype=torch.long)
+    at["partners", "action"] = torch.zeros(64, 1, dtype=torch.long)
+    at = env.step(at)["next"]
+    gone, third = [0.0, 0.0, 0.0], 1 / 3
+    read = [[0.0, third, 1.5], gone, gone]
+    read += [[0.0, 0.0, 1.0], [-1.0, -1.0, 0.5], [-1.0, 1.0, 1.0]]
+    seen, kind = at["partners", "observation"].split([18, len(KINDS)], -1)
+    torch.testing.assert_close(seen, torch.tensor(read).flatten().expand_as(seen))
+    assert torch.equal(kind.argmax(-1), at["partners", "type"])
+    loads = (
+        at["partners", "action"] == LOAD
+    )  # beside the only food there is, but some rest or stray
+    assert 0.7 < loads.double().mean() < 1.0
+
+
 def test_in_fog_the_partner_is_seen_at_first_and_from_beside_it():
     """One learner stands beside the partner, the other, two cells off, sees it for four steps."""
     env = make_partner_env("foraging_fog", 1, seed=0)
@@ -265,5 +288,5 @@ def test_in_fog_the_partner_is_seen_at_first_and_from_beside_it():
         far, beside = at["agents", "observation"][0, :, -3:].tolist()
         assert far == pytest.approx([0.0, 2 / 3, 1.0] if step < 4 else [0.0, 0.0, 0.0])
         assert beside == pytest.approx([0.0, -1 / 3, 1.0])
-        assert at["partners", "observation"][0, 0, 15:18].tolist() == [3.0, 3.0, 2.0]
+        assert at["partners", "observation"][0, 0, 15:18].tolist() == [0.0, 0.0, 1.0]
     check_env_specs(env)

@@ -17,6 +17,15 @@ def test_specs_hold_and_only_the_learners_act(task, pool):
     assert env.reward_keys == [("agents", "reward")]
 
 
+@pytest.mark.parametrize("task", [name for name in TASKS if TASKS[name].n_types > 1])
+def test_the_type_is_no_small_part_of_what_a_teacher_is_told(task):
+    """A latent holds what varies most: with places in cells of the grid it was 1% of that."""
+    told = make_partner_env(task, 256, seed=0).rollout(20)["partners", "observation"]
+    varies = told.flatten(0, -2).var(0)
+    assert varies.max() < 1.0
+    assert varies[-TASKS[task].n_types :].sum() > 0.05 * varies.sum()
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_no_partner_is_in_both_pools(task):
     one = TASKS[task]
