@@ -1,11 +1,15 @@
 """What is read of the foraging tasks: places as seen from the reader's own."""
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl.envs import Compose, TransformedEnv
 from torchrl.envs.transforms import ObservationTransform
 
-from partners.foraging import N_LEARNERS
+from partners.fog import Fog
+from partners.foraging import MAX_LEVEL, N_LEARNERS, Foraging
 
 
 class OwnCoordinates(ObservationTransform):
@@ -43,3 +47,22 @@ class OwnCoordinates(ObservationTransform):
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:
         return self._call(tensordict_reset)
+
+
+def told_by_foragers(size: int, n_types: int) -> OwnCoordinates:
+    """Of what a partner sees, in front of its type, for teachers, decoders and critics."""
+    return OwnCoordinates(size, MAX_LEVEL, [("partners", "observation")], others=n_types)
+
+
+def make_foraging(
+    num_envs: int, seed: int, *, shown: int | None = None, **world: Any
+) -> TransformedEnv:
+    """Level-based foraging, of which the learners read places as seen from their own.
+
+    With ``shown`` they see the partner for as many steps, then from a cell beside it alone.
+    """
+    env = Foraging(num_envs, seed=seed, **world)
+    seen = OwnCoordinates(env.size, env.max_level, [("agents", "observation")])
+    env = TransformedEnv(env, Compose(seen))
+    cell = 2 / (env.size - 1)  # in units of what they read
+    return env if shown is None else env.append_transform(Fog(shown, 1.2 * cell, features=3))

@@ -9,12 +9,10 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.envs import Compose, Transform, TransformedEnv
+from torchrl.envs import Transform, TransformedEnv
 
-from partners.fog import Fog
-from partners.foraging import MAX_LEVEL, Foraging
 from partners.foraging_scripts import KINDS, Forager
-from partners.own_coordinates import OwnCoordinates
+from partners.own_coordinates import make_foraging, told_by_foragers
 from partners.scripts import Dancer, Walker
 from partners.tag import N_HIDEOUTS, TAG_STEPS, Hunter, Prey, make_prey, make_tag
 from partners.trained_prey import TrainedPrey
@@ -42,20 +40,6 @@ class Task:
     """Of what the partners see, for who learns from it; the partners play by the world's own."""
 
 
-def make_foraging(
-    num_envs: int, seed: int, *, shown: int | None = None, **world: Any
-) -> TransformedEnv:
-    """Level-based foraging, of which the learners read places as seen from their own.
-
-    With ``shown`` they see the partner for as many steps, then from a cell beside it alone.
-    """
-    env = Foraging(num_envs, seed=seed, **world)
-    seen = OwnCoordinates(env.size, env.max_level, [("agents", "observation")])
-    env = TransformedEnv(env, Compose(seen))
-    cell = 2 / (env.size - 1)  # in units of what they read
-    return env if shown is None else env.append_transform(Fog(shown, 1.2 * cell, features=3))
-
-
 def foraging(size: int, **world: Any) -> Task:
     """Foraging: partners of six kinds in training, the other four are the pool ``unseen``."""
     return Task(
@@ -65,7 +49,7 @@ def foraging(size: int, **world: Any) -> Task:
         partial(make_foraging, size=size, **world),
         seen=tuple(range(6)),
         sampled=True,
-        told=partial(OwnCoordinates, size, MAX_LEVEL, [("partners", "observation")], len(KINDS)),
+        told=partial(told_by_foragers, size, len(KINDS)),
     )
 
 

@@ -219,6 +219,20 @@ def test_the_advantage_in_half_precision(generator):
     assert_close(found.float(), expected, rtol=0.1, atol=0.1)
 
 
+def test_a_latent_in_float32_of_an_encoder_in_half_precision(generator):
+    """What a student of bfloat16 writes is read by actor, critic and estimator as it is."""
+    batch = make_batch((4, 6), generator=generator)
+    half = batch.apply(lambda x: x.to(torch.bfloat16) if x.is_floating_point() else x)
+    half["agents", "latent"] = half["agents", "latent"].float()
+    policy, value = make_policy().to(torch.bfloat16), make_value()
+    value.latent_network.to(torch.bfloat16)
+    value.to(torch.bfloat16)
+    assert policy(half)["loss_objective"].isfinite()
+    assert value(half)["loss_value"].isfinite()
+    assert value.value_estimator(half)["agents", "advantage"].isfinite().all()
+    assert half["agents", "latent"].dtype == torch.float32
+
+
 def test_large_advantages_of_float16_are_standardised_in_float32():
     advantage = torch.tensor([[[300.0]], [[-300.0]], [[600.0]]], dtype=torch.float16)
     assert_close(normalized_advantage(advantage), normalized_advantage(advantage.float()))

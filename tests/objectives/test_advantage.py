@@ -399,8 +399,23 @@ def test_named_by_a_word():
     assert loss.value_estimator.gamma == 0.5
     with pytest.raises(ValueError, match="got 'gae'"):
         loss.make_value_estimator("gae")
-    with pytest.raises(ValueError, match="skip_existing would do nothing"):
-        loss.make_value_estimator(skip_existing=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"skip_existing": True}, "skip_existing would do nothing"),
+        ({"differentiable": True}, "differentiable would do nothing"),
+        ({"shifted": True}, "shifted would do nothing"),
+        ({"num_chunks": 2}, "num_chunks would do nothing"),
+        ({"auto_reset_env": True}, "take every end of a trajectory for a termination"),
+        ({"gamma": 1.1}, "Expected gamma to be from 0 to 1"),
+        ({"lmbda": torch.ones(1, 2, 1)}, "lmbda"),
+    ],
+)
+def test_what_an_estimator_cannot_do_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        value_loss(("agents",)).make_value_estimator(**settings)
 
 
 def test_single_agent_estimators_are_refused():
@@ -572,8 +587,3 @@ def test_the_target_alone_is_that_of_the_estimator():
     target = loss.value_estimator.value_estimate(batch)
     assert ("agents", "value_target") not in batch.keys(True, True)
     assert_close(target, loss.value_estimator(batch)["agents", "value_target"])
-
-
-def test_an_advantage_is_data():
-    with pytest.raises(ValueError, match="differentiable would do nothing"):
-        value_loss(("agents",)).make_value_estimator(differentiable=True)

@@ -5,6 +5,7 @@ import math
 import pickle
 
 import pytest
+import torch
 from tensordict import TensorDict
 from torch.testing import assert_close
 
@@ -83,6 +84,36 @@ def test_names_that_collide_get_the_name_of_their_loss(batch):
     ]
     assert_close(out["loss_moa_friends"], first(batch)["loss_moa"])
     assert_close(out["loss_moa_foes"], 2 * second(batch)["loss_moa"])
+
+
+def test_a_term_keeps_its_weight_and_name_when_a_loss_returns_fewer(batch):
+    """With outputs of one name left, that of the other was called, and weighed, as if alone."""
+    total = LossSum({"red": make_moa(), "blue": make_moa()}, coeffs={"loss_moa_red": 0.1})
+    expected = total(batch)["loss_moa_red"]
+    total["blue"].select_out_keys("moa_accuracy")
+    assert total.out_keys == ["loss_moa_red", "moa_accuracy_red", "moa_accuracy_blue"]
+    assert_close(total(batch)["loss_moa_red"], expected)
+    nested = LossSum({"both": total, "third": make_moa()}, coeffs={"loss_moa": 0.1})
+    assert nested.out_keys[-2:] == ["loss_moa", "moa_accuracy"]
+    assert_close(nested(batch)["loss_moa_red"], expected)
+
+
+def test_a_term_keeps_its_weight_when_another_loss_returns_more(batch):
+    ends = make_world(continuation=True)
+    total = LossSum({"a": ends, "b": make_world()}, coeffs={"loss_continue": 0.1})
+    expected = total(batch)["loss_continue"]
+    total["b"].world_model = make_world(continuation=True).world_model
+    total["b"].set_keys(terminated="terminated")
+    for _ in range(2):  # its name is another, from the first call on
+        assert_close(total(batch)["loss_continue_a"], expected)
+
+
+def test_two_losses_have_no_weight_in_common(batch):
+    number = torch.tensor(1.0)
+    first, second = make_moa(moa_coeff=number), make_moa(moa_coeff=number)
+    first.moa_coeff = 0.0
+    assert (number, second.moa_coeff) == (1.0, 1.0)
+    assert make_moa(moa_coeff=torch.tensor([1.0]))(batch)["loss_moa"].shape == ()
 
 
 def test_nested_sums_keep_their_weights(batch):

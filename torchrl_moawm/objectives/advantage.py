@@ -10,6 +10,7 @@ from torch import Tensor
 from torchrl.modules import set_recurrent_mode
 from torchrl.objectives.value import MultiAgentGAE
 
+from torchrl_moawm._checks.estimator import check_estimator
 from torchrl_moawm._checks.tensors import check_shape
 from torchrl_moawm._checks.values import mean_change
 from torchrl_moawm._keys import TRAJECTORY, get_required
@@ -45,6 +46,7 @@ class LatentGAE(MultiAgentGAE):
     """
 
     def __init__(self, loss: Any, **settings: Any) -> None:
+        check_estimator(settings)
         self.__dict__["loss"] = loss
         self.__dict__["_acts"] = None
         self.__dict__["_small"] = 0  # batches in a row whose returns are far beyond the clip

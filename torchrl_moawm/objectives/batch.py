@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -209,6 +210,8 @@ class BatchView:
             if not entry.numel():
                 raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
             if like is not None and isinstance(entry, Tensor):
+                if self.keys.fields.get(key) == "latent" and entry.dtype == torch.float32:
+                    entry = entry.to(like.dtype)  # an encoder of half precision writes float32
                 check_device_and_dtype(name, entry, like)
             if leaf_name(key) == "mask":
                 inputs.set(key, self._acting(key, entry))
@@ -219,7 +222,7 @@ class BatchView:
                 finite = entry.isfinite().flatten(mask.ndim).all(-1)
                 mask = mask | finite
             kept = mask_and_detach(name, entry, mask, fill)
-            if kept is not entry:
+            if kept is not inputs.get(key):
                 inputs.set(key, kept)
         return inputs
 

@@ -72,13 +72,19 @@ class LossSum(ScheduledLoss):
         # those whose outputs get names beside each other; the sum and its parts, of one weight each
         self.__dict__.update(_family=dict(losses), _kin=[self])
         self._name_outputs()
-        self._coeff_names: dict[str, str] = {}
-        terms = [key for key in self._written_keys() if key.startswith("loss")]
+        # of a term, by its loss and its own name there, for its name in the sum may change
+        self._coeff_names: dict[tuple[str, str], str] = {}
+        terms = {
+            new: (name, key)
+            for name, names in self._names.items()
+            for key, new in names.items()
+            if new.startswith("loss")
+        }
         for term, coeff in (coeffs or {}).items():
             if term not in terms:
-                raise KeyError(f"coeffs names the term {term!r}; the losses return {terms}.")
+                raise KeyError(f"coeffs names the term {term!r}; the losses return {list(terms)}.")
             self._register_coeff(f"{term}_coeff", coeff)
-            self._coeff_names[term] = f"{term}_coeff"
+            self._coeff_names[terms[term]] = f"{term}_coeff"
 
     def __getitem__(self, name: str) -> LossModule:
         return self.losses[name]
@@ -105,7 +111,7 @@ class LossSum(ScheduledLoss):
         self._kin.append(part)
         part._name_outputs()
         for term, coeff in self._coeff_names.items():
-            if term in part._written_keys():
+            if term[0] in part.losses:
                 part.register_buffer(coeff, self._buffers[coeff])
                 part._coeff_names[term] = coeff
         return part
@@ -131,6 +137,10 @@ class LossSum(ScheduledLoss):
             loss._leaves() if isinstance(loss, LossSum) else [loss] for loss in self.losses.values()
         )
         return [leaf for part in parts for leaf in part]
+
+    def _every_key(self) -> list[str]:
+        self._name_outputs()
+        return [new for names in self._names.values() for new in names.values()]
 
     def _written_keys(self) -> list[str]:
         self._name_outputs()
@@ -192,14 +202,16 @@ class LossSum(ScheduledLoss):
         out, shares = {}, dict.fromkeys((1.0, *self.rows.values()))
         batches = {share: first_rows(tensordict, share) for share in shares}
         with checked_once():
-            for name in self._names:
-                losses = self.losses[name](batches[self.rows.get(name, 1.0)])
-                if set(losses.keys()) - self._names[name].keys():
-                    self._name_outputs()  # a network was replaced by one that writes more
-                for key, new in self._names[name].items():
-                    value = losses.get(key, None)
-                    if value is None:  # of a loss whose out_keys were selected
-                        continue
-                    coeff = self._coeff_names.get(new)
-                    out[new] = value if coeff is None else getattr(self, coeff) * value
+            found = {
+                name: self.losses[name](batches[self.rows.get(name, 1.0)]) for name in self._names
+            }
+        if any(set(terms.keys()) - self._names[name].keys() for name, terms in found.items()):
+            self._name_outputs()  # a network was replaced by one that writes more
+        for name, names in self._names.items():
+            for key, new in names.items():
+                value = found[name].get(key, None)
+                if value is None:  # of a loss whose out_keys were selected
+                    continue
+                coeff = self._coeff_names.get((name, key))
+                out[new] = value if coeff is None else getattr(self, coeff) * value
         return self._out(out)

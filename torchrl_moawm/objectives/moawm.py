@@ -1,7 +1,6 @@
 """The auxiliary losses together."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from torchrl.objectives import LossModule
 
@@ -64,12 +63,12 @@ class MOAWMLoss(LossSum):
             self._register_coeff("continue_coeff", continue_coeff)
             own["loss_continue"] = "continue_coeff"
         self._coeff_names = {
-            **dict.fromkeys(terms(names["moa"]), "moa_coeff"),
-            **{names["world_model"][key]: coeff for key, coeff in own.items()},
-            **dict.fromkeys(terms(names["cvae"]), "cvae_coeff"),
+            **dict.fromkeys(terms("moa", names["moa"]), "moa_coeff"),
+            **{("world_model", key): coeff for key, coeff in own.items()},
+            **dict.fromkeys(terms("cvae", names["cvae"]), "cvae_coeff"),
         }
 
 
-def terms(names: Mapping[str, Any]) -> list[str]:
-    """The outputs that are minimised, by their names in the sum."""
-    return [new for key, new in names.items() if key.startswith("loss")]
+def terms(loss: str, outputs: Iterable[str]) -> list[tuple[str, str]]:
+    """The outputs of a loss that are minimised, each behind its name."""
+    return [(loss, key) for key in outputs if key.startswith("loss")]

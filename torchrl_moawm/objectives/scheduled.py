@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ class ScheduledLoss(LossModule):
 
     def _register_coeff(self, name: str, value: float | Tensor) -> None:
         check_coefficient(name, value)
-        self.register_buffer(name, torch.as_tensor(value, dtype=torch.get_default_dtype()))
+        like = next(chain(self.parameters(), self.buffers()), None)
+        device = None if like is None else like.device
+        number = torch.tensor(float(value), dtype=torch.get_default_dtype(), device=device)
+        self.register_buffer(name, number)  # its own: whose tensor it was may give it to others
 
     def __setattr__(self, name: str, value: Any) -> None:
         buffers = self.__dict__.get("_buffers", {})
@@ -69,6 +73,10 @@ class ScheduledLoss(LossModule):
     def _written_keys(self) -> list[str]:
         """Entries that ``forward`` writes, in their order."""
         raise NotImplementedError
+
+    def _every_key(self) -> list[str]:
+        """The same, whatever was selected of them, by a loss within a sum as well."""
+        return self._written_keys()
 
     @property
     def out_keys(self) -> list[str]:

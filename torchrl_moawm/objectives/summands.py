@@ -9,6 +9,8 @@ from tensordict import TensorDictBase
 from torch import nn
 from torchrl.objectives import LossModule
 
+from torchrl_moawm.objectives.scheduled import ScheduledLoss
+
 
 def check_names(losses: Mapping[str, LossModule]) -> None:
     """Refuses names that a module's parts cannot have.
@@ -53,10 +55,14 @@ def first_rows(batch: TensorDictBase, share: float) -> TensorDictBase:
 
 def output_names(losses: Mapping[str, LossModule]) -> dict[str, dict[str, str]]:
     """The name of every output of every loss in the sum: by loss, then by its own name."""
-    count = Counter(key for loss in losses.values() for key in loss.out_keys)
-    names = {
-        name: {key: key if count[key] == 1 else f"{key}_{name}" for key in loss.out_keys}
+    every = {
+        name: loss._every_key() if isinstance(loss, ScheduledLoss) else loss.out_keys
         for name, loss in losses.items()
+    }  # also those that are not selected: what is returned keeps its name
+    count = Counter(key for keys in every.values() for key in keys)
+    names = {
+        name: {key: key if count[key] == 1 else f"{key}_{name}" for key in keys}
+        for name, keys in every.items()
     }
     counted = Counter(new for of_one in names.values() for new in of_one.values())
     twice = sorted(new for new, times in counted.items() if times > 1)

@@ -233,15 +233,12 @@ class ClipPPOValueLoss(MultiAgentLoss):
 
         Raises:
             ValueError: Another member of ``ValueEstimators``; single-agent ones do not broadcast
-                the environment's done to its agents. Or ``skip_existing``, or ``differentiable``.
+                the environment's done to its agents. Or a hyperparameter that would do nothing or
+                the wrong thing here, or a discount that is not one number from 0 to 1.
         """
         if isinstance(value_type, str) and value_type.lower() == ValueEstimators.MAGAE.name.lower():
             value_type = ValueEstimators.MAGAE
         if value_type is None or value_type == ValueEstimators.MAGAE:
-            if hyperparameters.get("skip_existing"):
-                raise ValueError("skip_existing would do nothing: V_old is always written anew.")
-            if hyperparameters.get("differentiable"):
-                raise ValueError("differentiable would do nothing: the advantage is data.")
             settings = {"gamma": 0.99, "lmbda": 0.95, **hyperparameters}
             self.value_type = ValueEstimators.MAGAE
             self._value_estimator = LatentGAE(self, **settings)
