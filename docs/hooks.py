@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = "docs/pages/"
 
 COPIES = {
+    "benchmarks/README.md": "benchmarks/running.md",
     "benchmarks/partners.md": "benchmarks/partners.md",
     "benchmarks/partners_settings.md": "benchmarks/partners_settings.md",
     "benchmarks/scale.md": "benchmarks/scale.md",
@@ -35,7 +36,6 @@ COPIES = {
 """Pages of the site by the file that they are copied from."""
 
 INSTEAD = {
-    "benchmarks/README.md": "benchmarks/index.md",
     "tests/faults/README.md": "faults.md",
 }
 """Pages of the site by what a copied page links to."""

@@ -2,10 +2,11 @@
 
 In VMAS simple_tag two predators hunt a prey that runs to one of four corners, anew in every
 episode. Which corner, its type, they cannot see. ``PartnerPool`` plays the prey; the teacher may
-read all of it, the student only what the predators see. These are the settings of ``moawm_taught``
-in the study: the teacher acts first, and the critic sees the prey in training. A nearest-centroid
-probe tells how well the student's z knows the type at the end of an episode (1/4 by chance): that
-is learned within a few batches, the hunt itself takes forty. Run (a minute on a CPU):
+read all of it, the student only what the predators see. As in ``moawm_taught`` of the study, whose
+rates and epochs are others, the teacher acts first, and the critic sees the prey in training. A
+nearest-centroid probe tells how well the student's z knows the type at the end of an episode (1/4
+by chance): that is learned within a few batches; for the hunt itself give ``--batches 40``. Run (a
+minute on a CPU):
 
     pip install -e '.[vmas]' && python examples/05_ad_hoc_teamwork.py
 
