@@ -379,6 +379,22 @@ def test_the_estimator_knows_no_recurrent_mode(mode):
     assert torch.equal(found, expected)
 
 
+def test_a_network_may_read_the_last_observation_of_a_truncated_episode():
+    """There the mask under ``next`` says that nobody acts any more; the observation is real."""
+    following = torch.randn(2, 3, 4)
+    flags_after = {"mask": [[F, F, F], [T, T, T]], "terminated": [[F, F, T], [F, F, F]]}
+    group = {name: flags(*rows) for name, rows in flags_after.items()}
+    td = TensorDict({"next": {"agents": {"observation": following, **group}}}, [2])
+    td["agents", "mask"] = torch.ones(2, 3, dtype=torch.bool)
+    td["agents", "done"] = torch.zeros(2, 3, 1, dtype=torch.bool)
+    key = ("next", "agents", "observation")
+    network = TensorDictModule(nn.Identity(), [key], [("agents", "seen")])
+    read = BatchView(Keys("x", GROUP, masks={}), td, None).inputs(network)[key]
+    expected = following.clone()
+    expected[0, 2] = 0.0  # what is terminated has no next observation
+    assert_close(read, expected)
+
+
 def test_at_a_truncation_the_last_observation_is_remembered():
     """As a step counter's: the environment's own mask says that nobody acts after it."""
     latents = []
