@@ -169,8 +169,9 @@ class BatchView:
     def mask_of(self, key: Key) -> Tensor | None:
         """The mask of an entry: True where it is real."""
         if key[0] == "next" and key not in self.keys.fields:  # a network's own
-            after = BatchView(self.keys, self.tensordict["next"], self.samples, before=self)
-            return after.mask_of(key[1:])
+            return BatchView(self.keys, self.tensordict["next"], self.samples, self).mask_of(
+                key[1:]
+            )
         name = self.keys.fields.get(key, leaf_name(key))
         if name in FLAGS:
             return None
