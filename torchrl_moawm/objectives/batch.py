@@ -169,9 +169,8 @@ class BatchView:
     def mask_of(self, key: Key) -> Tensor | None:
         """The mask of an entry: True where it is real."""
         if key[0] == "next" and key not in self.keys.fields:  # a network's own
-            return BatchView(self.keys, self.tensordict["next"], self.samples, self).mask_of(
-                key[1:]
-            )
+            after = BatchView(self.keys, self.tensordict["next"], self.samples, self)
+            return after.mask_of(key[1:])
         name = self.keys.fields.get(key, leaf_name(key))
         if name in FLAGS:
             return None
@@ -223,8 +222,7 @@ class BatchView:
             fill = leaf_name(key) == "action_mask"  # a masked row must stay a distribution
             mask = self.mask_of(key)
             if mask is not None and unravel_key(("next", key)) in carried:
-                finite = entry.isfinite().flatten(mask.ndim).all(-1)
-                mask = mask | finite
+                mask = mask | entry.isfinite().flatten(mask.ndim).all(-1)
             kept = mask_and_detach(name, entry, mask, fill)
             if kept is not inputs.get(key):
                 inputs.set(key, kept)
