@@ -161,6 +161,8 @@ def losses_of(system: MOAWM, algorithm: DictConfig) -> tuple[dict[str, Any], dic
         )
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
     there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
+    if algorithm.act_on_predictions and "moa" not in algorithm.auxiliary_losses:
+        raise ValueError("Nothing would train what act_on_predictions reads: name moa in losses.")
     if algorithm.act_on_predictions:  # of the other learner too
         there["moa_own"] = whole["moawm"]["moa"][GROUP]
     return core, {name: there[name] for name in algorithm.auxiliary_losses}

@@ -53,7 +53,7 @@ def networks(
     sizes: dict[str, Any] = {"latent_dim": latent_dim, "num_cells": list(config.num_cells)}
     settings = {**action_settings(env, GROUP), "initial_scale": config.task.initial_scale}
     actor = make_actor(group, **settings, **sizes)
-    critic = make_critic(group, **sizes)
+    critic = make_critic(group, shared_value=config.task.shared_value, **sizes)
     return actor, critic
 
 

@@ -24,10 +24,10 @@ ABOUT = "\n".join(
     )
 )
 AGENTS = {
-    "moawm_taught": "this framework, the teacher acts first",
-    "liam_trained": "LIAM-style, trained by the policy's gradient too, its critic told the goal",
-    "liam": "LIAM-style (of our losses, by PPO)",
-    "nam_recurrent": "recurrent PPO, the same budget",
+    "moawm_taught": "`moawm_taught`: this framework",
+    "liam_trained": "`liam_trained`: LIAM-style, with the policy's gradient, its critic told",
+    "liam": "`liam`: LIAM-style",
+    "nam_recurrent": "`nam_recurrent`: recurrent PPO",
 }
 COLUMNS = {
     "rendezvous": "rendezvous",

@@ -19,6 +19,7 @@ from torchrl.envs import (
 )
 
 from tests.benchmarks.runs import differences, load
+from torchrl_moawm import MOAWM
 from torchrl_moawm.envs import with_transforms
 from torchrl_moawm.envs.transforms import transforms_of
 from torchrl_moawm.train import Experiment, algorithm_of, make_system
@@ -133,11 +134,43 @@ def test_environments_with_transforms_of_their_own(task, algorithm, tmp_path):
     assert np.isfinite(summary["evaluation_return"])
 
 
-def test_a_limit_that_is_there_is_kept():
-    env = with_transforms(with_all(2, seed=0, device="cpu"), max_steps=3)
+@pytest.mark.parametrize("limit", [None, 7, 8])
+def test_a_shorter_limit_that_is_there_is_kept(limit):
+    env = with_transforms(with_all(2, seed=0, device="cpu"), max_steps=limit)
     kinds = [type(each) for each in transforms_of(env)]
     assert sorted(kind.__name__ for kind in kinds) == ["PreviousStep", "RewardSum", "StepCounter"]
     assert env.rollout(20).shape[1] == 7
+
+
+@pytest.mark.parametrize("count", [StepCounter(), StepCounter(7)])
+def test_a_limit_is_added_to_a_count_without_one_or_with_a_later_one(count):
+    """The team was trained on longer episodes than it was judged in, or on endless ones."""
+    counted = TransformedEnv(make_env(2, seed=0, device="cpu"), count)
+    env = with_transforms(counted, max_steps=3)
+    batch = env.rollout(20)
+    assert batch.shape[1] == 3
+    assert batch["next", "truncated"][:, -1].all()
+    assert "episode_reward" in batch["next", "agents"]
+
+
+def test_sums_of_rewards_of_another_name_are_no_returns():
+    env = make_env(2, seed=0, device="cpu")
+    mine = RewardSum(in_keys=env.reward_keys, out_keys=[("agents", "mine")])
+    env = with_transforms(TransformedEnv(env, mine), max_steps=3)
+    assert {"mine", "episode_reward"} <= set(env.rollout(3)["next", "agents"].keys())
+
+
+def by_hand(config, env):
+    """An algorithm of one's own, of a system that from_env has not made."""
+    return algorithm_of(MOAWM(make_system(config, env).groups), config)
+
+
+def test_a_system_that_was_put_together_by_hand_keeps_its_results(tmp_path):
+    kind = {"algorithm.kind": "tests.train.test_experiment:by_hand"}
+    run = Experiment("vmas/navigation", "moawm", {**TINY, **kind}, folder=tmp_path, trust_code=True)
+    assert run.run()["frames"] == 120
+    assert (tmp_path / "summary.json").exists()
+    assert not (tmp_path / "system.moawm").exists()
 
 
 @pytest.mark.parametrize("task", ["vmas/navigation", make_env], ids=["vmas", "own, of VMAS too"])

@@ -111,8 +111,9 @@ def conclude(
     }
     optimizer = trainer.optimization_stepper.optimizer
     save_trained(algorithm.loss_module, optimizer, config, summary, folder / "checkpoint.pt")
-    if algorithm.system is not None and not config.algorithm.get("ablation"):
-        algorithm.system.save(folder / "system.moawm")
+    system = algorithm.system
+    if system is not None and system.made_from is not None and not config.algorithm.get("ablation"):
+        system.save(folder / "system.moawm")  # one that was put together by hand cannot be loaded
     plot_curves(logger.history, summary, folder / "curves.png")
     if config.gif:
         record_episode(own, algorithm, folder / "team.gif")

@@ -47,6 +47,22 @@ def played(algorithm, *overrides):
     return made, batch
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("moawm algorithm.act_on_predictions=true algorithm.model_epochs=0", "model_epochs"),
+        ("moawm algorithm.curiosity_coeff=0.1 algorithm.model_epochs=0", "model_epochs"),
+        ("moawm_zero_latent algorithm.teacher_share=0.4", "teacher_share would do nothing"),
+        ("moawm_frozen_encoder algorithm.policy_trains_student=true", "would do nothing beside"),
+        ("mappo algorithm.kind=moawm", "has not the settings of moawm"),
+    ],
+)
+def test_settings_that_would_do_nothing_together(said, message):
+    config = compose_config(*TINY, *f"algorithm={said}".split())
+    with pytest.raises(ValueError, match=message):
+        make_algorithm(config, make_env(config, 4, 0))
+
+
 @pytest.mark.parametrize("control", ["zero_latent", "frozen_encoder"])
 def test_the_controls_do_what_they_say(control):
     made, batch = played(f"moawm_{control}")

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tensordict.nn import WrapModule
+from tensordict.nn import TensorDictModuleBase, WrapModule
+from torch import nn
 from torchrl.envs.utils import ExplorationType
 
 from tests.transforms.teams import Teams
@@ -23,6 +24,30 @@ def test_the_evaluation_counts_the_first_episode_of_every_environment():
     policy = SimpleNamespace(**act, memories=[])
     batch = play(config, policy, env, ExplorationType.DETERMINISTIC)  # a reward of 1 per step
     assert first_return(batch)["evaluation_return"] == pytest.approx((2 + 3 + 6) / 3)
+
+
+def test_every_part_of_a_policy_has_its_own_mode_again():
+    """A frozen encoder that rests in evaluation mode does so after an evaluation as well."""
+    env = with_transforms(Teams((2, 3)), max_steps=3)
+    frozen, trained = nn.Dropout().eval(), nn.Dropout()
+    seen = []
+
+    class Acts(TensorDictModuleBase):
+        in_keys, out_keys = (), ()
+
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList([frozen, trained])
+
+        def forward(self, tensordict):
+            seen.append(trained.training)
+            return tensordict.update(env.full_action_spec.rand())
+
+    algorithm = SimpleNamespace(policy=Acts(), memories=[])
+    config = OmegaConf.create({"task": {"max_steps": 3}})
+    play(config, algorithm, env, ExplorationType.RANDOM)
+    assert seen == [False] * 3
+    assert (frozen.training, trained.training) == (False, True)
 
 
 def test_no_trajectory_goes_on_in_the_next_environment():

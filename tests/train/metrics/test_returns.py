@@ -58,4 +58,8 @@ def test_the_return_of_a_team_is_at_the_root():
 def test_rewards_of_ones_own_are_found_where_the_team_has_one_reward():
     given = {"agents": {"curiosity": torch.tensor([[[[1.0], [3.0]]]])}, "episode_reward": 0.0}
     after = TensorDict({**given, "done": torch.ones(1, 1, 1, dtype=torch.bool)})
-    assert intrinsic_rewards(TensorDict({"next": after})) == {"curiosity_agents": 2.0}
+    mask = torch.ones(1, 1, 2, dtype=torch.bool)
+    batch = TensorDict({"next": after, "agents": {"previous_mask": mask}})
+    assert intrinsic_rewards(batch) == {"curiosity_agents": 2.0}
+    batch["agents", "mask"] = torch.tensor([[[False, True]]])  # who is gone gives itself nothing
+    assert intrinsic_rewards(batch) == {"curiosity_agents": 3.0}

@@ -307,8 +307,8 @@ def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
         ("task.lmbda=-0.1", "task.lmbda to be a number from 0 to 1, got -0.1"),
         ("algorithm.recurrent=no", "algorithm.recurrent to be true or false, got 'no'"),
         ("gif=maybe", "gif to be true or false, got 'maybe'"),
-        ("seed=-1", "seed to be a whole number from 0 to 4294967295, got -1"),
-        ("seed=abc", "seed to be a whole number from 0 to 4294967295, got 'abc'"),
+        ("seed=-1", "seed to be a whole number from 0 to 4000000000, got -1"),
+        ("seed=abc", "seed to be a whole number from 0 to 4000000000, got 'abc'"),
         ("threads=0", "threads to be a whole number of at least 1, got 0"),
         ("num_collectors=0", "num_collectors to be a whole number of at least 1, got 0"),
         ("collector=many", "collector to be one of single, multi_sync, multi_async, ray, got"),
@@ -338,6 +338,8 @@ def test_every_setting_that_is_true_or_false_is_one_of_the_switches():
         ),
         ("algorithm.moa_lr=null", "moa_lr to be a number of at least 0, got None"),
         ("anneal_lr=null", "anneal_lr to be true or false, got None"),
+        ("max_nonfinite_steps=0", "max_nonfinite_steps to be a whole number of at least 1, got 0"),
+        ("algorithm.model_rows=0", "model_rows to be a number above 0, at most 1, got 0"),
         ("algorithm.sequence_length=0", "sequence_length to divide the 60 steps"),
         ("algorithm.sequence_length=25", "sequence_length to divide the 60 steps"),
     ],
@@ -348,6 +350,26 @@ def test_numbers_that_cannot_be_are_refused_before_a_run(setting, message):
         check_config(configuration(*recurrent, setting))
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("minibatches=0", "imagination.minibatches to be a whole number of at least 1, got 0"),
+        ("horizon=0", "imagination.horizon to be a whole number of at least 1, got 0"),
+        ("model_steps=-1", "imagination.model_steps to be a whole number of at least 0, got -1"),
+    ],
+)
+def test_numbers_of_imagination_that_cannot_be(setting, message):
+    said = ("algorithm=moawm_imagined", f"algorithm.imagination.{setting}")
+    with pytest.raises(ValueError, match=message):
+        check_config(configuration(*said))
+
+
+def test_imagination_and_predictions_over_several_steps():
+    said = ("algorithm=moawm_imagined", "algorithm.recurrent=true", "algorithm.world_horizon=3")
+    with pytest.raises(ValueError, match="imagination exclude each other"):
+        check_config(configuration(*said))
+
+
 def test_a_norm_without_bound_and_settings_of_an_algorithm_of_ones_own():
     check_config(configuration("max_grad_norm=inf", "algorithm.model_max_grad_norm=inf"))
     config = configuration("algorithm.moa_lr=auto", "algorithm.world_horizon=5")
@@ -355,7 +377,7 @@ def test_a_norm_without_bound_and_settings_of_an_algorithm_of_ones_own():
         check_values(config)
     config.algorithm.kind = "ours:make"
     check_values(config)
-    with pytest.raises(ValueError, match="seed to be a whole number from 0 to 4294967295"):
+    with pytest.raises(ValueError, match="seed to be a whole number from 0 to 4000000000"):
         check_values(configuration("seed=4294967296"))
     with pytest.raises(
         ValueError, match="sequence_length to be a whole number of at least 0, got N"

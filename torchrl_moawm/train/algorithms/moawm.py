@@ -37,6 +37,7 @@ def make_moawm(config: DictConfig, env: EnvBase) -> Algorithm:
 def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
     """The system with its networks, of which each may still be replaced by one of your own."""
     task, algorithm = config.task, config.algorithm
+    check_together(algorithm)
     system = MOAWM.from_env(
         env,
         num_cells=list(config.num_cells),
@@ -52,6 +53,29 @@ def make_system(config: DictConfig, env: EnvBase) -> MOAWM:
     return system
 
 
+def check_together(algorithm: DictConfig) -> None:
+    """Refuses settings of which one would do nothing beside another.
+
+    Raises:
+        ValueError: The message names both; or what the settings lack.
+    """
+    if "teacher_share" not in algorithm:
+        raise ValueError(
+            f"algorithm={algorithm.name} has not the settings of moawm. Begin from those: "
+            "algorithm=moawm algorithm.kind=module:function, in Python "
+            "Experiment(task, 'moawm', {'algorithm.kind': ...}, trust_code=True)."
+        )
+    beside = {
+        "zero_latent": ("act_on_predictions", "policy_trains_student", "teacher_share"),
+        "frozen_encoder": ("policy_trains_student",),
+    }
+    for name in beside.get(algorithm.ablation, ()):
+        if algorithm.get(name):
+            raise ValueError(
+                f"algorithm.{name} would do nothing beside algorithm.ablation={algorithm.ablation}."
+            )
+
+
 def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
     """The system as the training loop sees it."""
     algorithm = config.algorithm
@@ -60,6 +84,12 @@ def algorithm_of(system: MOAWM, config: DictConfig) -> Algorithm:
             "algorithm.encode_anew needs algorithm.act_on=mean: z has to be the one that acts. "
             "Say algorithm.encode_anew=false."
         )
+    for name in ("act_on_predictions", "curiosity_coeff", "influence_coeff"):
+        if algorithm.get(name) and not algorithm.model_epochs:
+            raise ValueError(
+                f"algorithm.{name} needs algorithm.model_epochs of at least 1: the models that it "
+                "reads would not be trained beside the team."
+            )
     parts = {group: parts_of(one.loss_module, algorithm) for group, one in system.groups.items()}
     core, models, beside, latent = (
         one_or_sum({group: part[name] for group, part in parts.items()})

@@ -1,12 +1,13 @@
 """Episodes that a team has not been trained on."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
+from torch import nn
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -22,6 +23,18 @@ HELD_OUT_SEEDS = 1_000_000
 """On top of the run's seed, for the environments in which the trained team is judged."""
 
 
+@contextmanager
+def in_evaluation(policy: nn.Module) -> Iterator[None]:
+    """While it lasts the policy is in evaluation mode; then every part is as it was."""
+    modes = {module: module.training for module in policy.modules()}
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def play(
     config: DictConfig, algorithm: Algorithm, env: EnvBase, mode: ExplorationType
@@ -31,11 +44,8 @@ def play(
     The student's z acts, also in a run whose teacher still acts while collecting.
     """
     append_memory_transforms(env, algorithm.memories)
-    policy, training = algorithm.policy, algorithm.policy.training
-    policy.eval()
-    with set_exploration_type(mode):
-        batch = env.rollout(config.task.max_steps, policy, break_when_any_done=False)
-    policy.train(training)
+    with in_evaluation(algorithm.policy), set_exploration_type(mode):
+        batch = env.rollout(config.task.max_steps, algorithm.policy, break_when_any_done=False)
     return batch.reshape(-1, config.task.max_steps)
 
 
@@ -94,6 +104,6 @@ def record_episode(config: DictConfig, algorithm: Algorithm, path: Path) -> None
             raise
         print(f"No film: {error}.")
         return
-    with closing(env):
+    with closing(env), in_evaluation(algorithm.policy):
         append_memory_transforms(env, algorithm.memories)
         record_gif(env, algorithm.policy, config.task.max_steps, path)

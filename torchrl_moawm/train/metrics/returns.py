@@ -5,6 +5,7 @@ from tensordict import TensorDictBase, unravel_key
 from torch import Tensor
 
 from torchrl_moawm.modules import name_of
+from torchrl_moawm.train.metrics.baselines import who
 
 KEY = "episode_reward"
 """Name of the rewards that a group, or the team, has earned since the episode began."""
@@ -19,11 +20,12 @@ def team_return(batch: TensorDictBase) -> dict[str, float | bool]:
 
 
 def intrinsic_rewards(batch: TensorDictBase) -> dict[str, float]:
-    """Means of what the agents gave themselves, before it was weighted; of each group."""
+    """Means, over who acted, of what the agents gave themselves, unweighted; of each group."""
     after = batch["next"]
     keys = [k for k in map(unravel_key, after.keys(True, True)) if isinstance(k, tuple)]
     given = [k for k in keys if k[-1] in ("influence", "curiosity")]
-    return {f"{k[-1]}_{name_of(k[:-1])}": float(after[k].mean()) for k in given}
+    acted = {k[:-1]: who("acts", batch, k[:-1]) for k in given}
+    return {f"{k[-1]}_{name_of(k[:-1])}": float(after[k][acted[k[:-1]]].mean()) for k in given}
 
 
 ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")

@@ -50,12 +50,20 @@ NUMBERS = {
         "algorithm.latent_dim",
         "algorithm.ensemble",
         "algorithm.world_horizon",
+        "max_nonfinite_steps",
+        "algorithm.imagination.memory_frames",
+        "algorithm.imagination.minibatch",
+        "algorithm.imagination.envs",
+        "algorithm.imagination.horizon",
+        "algorithm.imagination.rounds",
+        "algorithm.imagination.epochs",
+        "algorithm.imagination.minibatches",
     ),
-    "a whole number from 0 to 4294967295": ("seed",),
+    "a whole number from 0 to 4000000000": ("seed",),
     "a whole number of at least 0": (
         "evaluation_interval",
         "checkpoint.every",
-        "max_nonfinite_steps",
+        "algorithm.imagination.model_steps",
         "task.model_frames",
         "task.model_steps",
         "algorithm.model_frames",
@@ -91,10 +99,9 @@ NUMBERS = {
     "a number from 0 to 1": (
         "task.gamma",
         "task.lmbda",
-        "algorithm.model_rows",
-        "algorithm.latent_rows",
         "algorithm.teacher_share",
     ),
+    "a number above 0, at most 1": ("algorithm.model_rows", "algorithm.latent_rows"),
     "a list of whole numbers of at least 1": (
         "num_cells",
         "algorithm.model_cells",
@@ -103,6 +110,8 @@ NUMBERS = {
     ),
 }
 """Settings that are numbers, by what these can be."""
+LARGEST = 4_000_000_000
+"""Of seeds: those of evaluations and workers are on top of it, and end below 2**32."""
 OPTIONAL = ("threads", "task.clip_value", "algorithm.ablation", "algorithm.reward_delta")
 """Settings that may be null. A task or an algorithm may be without what is another's."""
 
@@ -125,7 +134,8 @@ def check_values(config: DictConfig) -> None:
             continue
         section, _, last = name.rpartition(".")
         value = OmegaConf.select(config, name)
-        missing = bool(section) and last not in config[section]
+        among = OmegaConf.select(config, section) if section else config
+        missing = among is None or last not in among
         if missing or (value is None and name in OPTIONAL):
             continue
         if "whole number" in what and isinstance(value, float) and value.is_integer():
@@ -134,6 +144,11 @@ def check_values(config: DictConfig) -> None:
         if not (value in CHOICES[name] if name in CHOICES else FITS[what](value)):
             raise ValueError(f"Expected {name} to be {what}, got {value!r}.")
     horizon = OmegaConf.select(config, "algorithm.world_horizon") or 1
+    if not own and horizon > 1 and config.algorithm.get("imagination") is not None:
+        raise ValueError(
+            "algorithm.world_horizon above 1 and algorithm.imagination exclude each other: "
+            "imagination learns from single steps."
+        )
     if not own and horizon > 1 and not config.algorithm.recurrent:
         raise ValueError(
             "algorithm.world_horizon above 1 needs algorithm.recurrent=true: it predicts along "
@@ -155,11 +170,12 @@ def is_whole(value: Any, least: int) -> bool:
 FITS: dict[str, Callable[[Any], bool]] = {
     "a whole number of at least 1": lambda value: is_whole(value, 1),
     "a whole number of at least 0": lambda value: is_whole(value, 0),
-    "a whole number from 0 to 4294967295": lambda value: is_whole(value, 0) and value < 2**32,
+    "a whole number from 0 to 4000000000": lambda value: is_whole(value, 0) and value <= LARGEST,
     "a number above 0": lambda value: is_number(value) and value > 0,
     "a number above 0, or inf": lambda value: value == math.inf or (is_number(value) and value > 0),
     "a number of at least 0": lambda value: is_number(value) and value >= 0,
     "a number from 0 to 1": lambda value: is_number(value) and 0 <= value <= 1,
+    "a number above 0, at most 1": lambda value: is_number(value) and 0 < value <= 1,
     "a list of whole numbers of at least 1": lambda value: (
         isinstance(value, ListConfig) and all(is_whole(width, 1) for width in value)
     ),
