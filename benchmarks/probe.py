@@ -12,6 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from torchrl.envs.utils import ExplorationType
 
 from metrics.probes import open_loop, probe
@@ -28,6 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for folder in arguments.folders:
         config, algorithm, env = load_run(folder, arguments.envs)
+        torch.manual_seed(config.seed)  # of the actions that are drawn
         system = algorithm.system
         if system is None or len(system.groups) > 1:
             parser.error(f"{folder}: needs a run of moawm with one group of agents.")

@@ -93,6 +93,7 @@ def judge(folder: Path, envs: int) -> dict[str, Any]:
     """All tables of the run of a folder."""
     config, algorithm, fit = load_run(folder, envs, pool="train")
     torch.set_num_threads(config.threads or torch.get_num_threads())
+    torch.manual_seed(config.seed)  # of the actions that are drawn
     seed = config.seed + 2_000_000
     pools = ("train", "held_out")
     made = {pool: make_env(config, envs, seed + 1 + k, pool=pool) for k, pool in enumerate(pools)}

@@ -44,10 +44,10 @@ STAGES: Stages = {
     "unseen": (("rendezvous_unseen",), ("type_oracle", "nam", *TAUGHT, "liam"), 3),
     "predictions": (TASKS[:2], ("moawm_taught_predicting",), 3),
     "ablations": (TASKS, ABLATIONS, 3),
-    "foraging": (FORAGING, ("type_oracle", "nam", "moawm_taught", "liam"), 3),
+    "foraging": (FORAGING, ("type_oracle", "nam"), 3),
     "fog": (FOG[:1], ("type_oracle", "nam", *TAUGHT, "liam"), 5),
     "fog_12": (FOG[1:], ("type_oracle", "nam", *TAUGHT, "liam"), 3),
-    "fog_more": (FOG[:1], ("nam_recurrent", "moawm_taught_no_kl"), 3),
+    "fog_more": (FOG[:1], ("nam_recurrent",), 3),
 }
 COMMON = ("num_cells=[64,64]", "epochs=8", "minibatches=4", "checkpoint.every=0", "anneal_lr=false")
 SETTINGS = {
@@ -71,7 +71,6 @@ OWN = {
     ("simple_tag", "poam"): ("lr=2e-3",),
     **{(task, each): ("lr=6e-3",) for task in FORAGING for each in ("type_oracle", "nam")},
     **{(task, "type_oracle"): ("lr=6e-3",) for task in FOG},
-    **{(task, "moawm_taught"): ("lr=1.5e-3",) for task in FORAGING},
 }
 """The rate at which an agent learned most on that task, where it is another."""
 

@@ -64,7 +64,8 @@ def plot_probes(probes: Runs, folder: Path) -> None:
         steps = np.arange(accuracy(first, "train").shape[1])
         chance = np.full((1, len(steps)), first[0]["chance"])
         lines["chance"] = (BASELINES["chance"], steps, chance)
-        panels.append((with_seeds(task, kept), lines))
+        if kept:  # or nobody infers anything there
+            panels.append((with_seeds(task, kept), lines))
     title = "Linear probe for the partner's type, training partners: mean and range over seeds"
     unit = "accuracy of the probe,\nfraction of episodes"
     draw_lines(panels, title, STEP, in_rows(unit, panels), folder / "probe.png")

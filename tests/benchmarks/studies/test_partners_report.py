@@ -184,6 +184,7 @@ def test_one_distribution_per_step_by_hand():
 def test_the_probe_of_actions_that_are_chosen(tmp_path):
     run(configuration("foraging", "moawm_taught", "total_frames=400"), tmp_path)
     probe = judge(tmp_path, 8)
+    assert judge(tmp_path, 8) == probe  # its draws are of the run's seed
     torch.set_num_threads(THREADS)
     assert probe["returns"].keys() == {"train", "held_out", "switching", "unseen"}
     for curves in probe["moa"].values():
