@@ -93,8 +93,7 @@ def play(env: EnvBase, belief: str) -> tuple[float, float, float]:
     going, eaten, own, lasted = torch.ones(n), torch.zeros(n), torch.zeros(n), torch.zeros(n)
     whole = world.food_level.sum(-1).clamp_min(1)
     for _ in range(steps):
-        told, seen = at["partners", "type"], at["partners", "observation"]
-        seen = seen[..., : 3 * (world.n_food + N_LEARNERS + 1)]  # the type stands behind it
+        told, seen = at["partners", "type"], world._observe()["partners", "observation"]
         options = learners.goals(seen, learners.kinds.expand(n, -1))
         goal = learners.goals(seen, learners.kind(belief, told))[:, 0]
         steps_of = [shortest_step(world, i, goal) for i in range(N_LEARNERS)]
