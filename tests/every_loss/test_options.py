@@ -231,6 +231,10 @@ def test_a_latent_in_float32_of_an_encoder_in_half_precision(generator):
     assert value(half)["loss_value"].isfinite()
     assert value.value_estimator(half)["agents", "advantage"].isfinite().all()
     assert half["agents", "latent"].dtype == torch.float32
+    other = batch.apply(lambda x: x.double() if x.is_floating_point() else x)
+    other["agents", "latent"] = half["agents", "latent"]  # no encoder of float64 writes that
+    with pytest.raises(TypeError, match="as the network, got"):
+        make_policy().double()(other)
 
 
 def test_large_advantages_of_float16_are_standardised_in_float32():

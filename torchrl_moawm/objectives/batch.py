@@ -33,6 +33,8 @@ from torchrl_moawm.objectives.masks import (
 )
 from torchrl_moawm.objectives.reader import optional_keys, parameter_of
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class BatchView:
     """One batch as one loss reads it, made once per ``forward``.
@@ -213,8 +215,8 @@ class BatchView:
             if not entry.numel():
                 raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
             if like is not None and isinstance(entry, Tensor):
-                if self.keys.fields.get(key) == "latent" and entry.dtype == torch.float32:
-                    entry = entry.to(like.dtype)  # an encoder of half precision writes float32
+                if self.keys.fields.get(key) == "latent" and like.dtype in HALF:
+                    entry = entry.to(like.dtype)  # an encoder of that precision writes float32
                 check_device_and_dtype(name, entry, like)
             if leaf_name(key) == "mask":
                 inputs.set(key, self._acting(key, entry))
