@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
@@ -32,8 +31,6 @@ from torchrl_moawm.objectives.masks import (
     mask_and_detach,
 )
 from torchrl_moawm.objectives.reader import optional_keys, parameter_of
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 class BatchView:
@@ -215,7 +212,7 @@ class BatchView:
             if not entry.numel():
                 raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
             if like is not None and isinstance(entry, Tensor):
-                if self.keys.fields.get(key) == "latent" and like.dtype in HALF:
+                if self.keys.fields.get(key) == "latent" and like.dtype.itemsize == 2:
                     entry = entry.to(like.dtype)  # an encoder of that precision writes float32
                 check_device_and_dtype(name, entry, like)
             if leaf_name(key) == "mask":
