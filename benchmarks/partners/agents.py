@@ -161,8 +161,6 @@ def losses_of(system: MOAWM, algorithm: DictConfig) -> tuple[dict[str, Any], dic
         )
     there = {"teacher": whole["teacher"], "moa": whole["moawm"]["moa"][PARTNERS]}
     there |= {name: whole["moawm"][name] for name in ("cvae", "world_model")}
-    if algorithm.act_on_predictions and "moa" not in algorithm.auxiliary_losses:
-        raise ValueError("Nothing would train what act_on_predictions reads: name moa in losses.")
     if algorithm.act_on_predictions:  # of the other learner too
         there["moa_own"] = whole["moawm"]["moa"][GROUP]
     return core, {name: there[name] for name in algorithm.auxiliary_losses}
@@ -182,13 +180,19 @@ def trained_networks(one: GroupSystem, algorithm: DictConfig) -> dict[str, nn.Mo
     """The networks that an optimizer gets; student and teacher rest where nothing trains them.
 
     Raises:
-        ValueError: Nothing would train the student, and nobody has said that it rests.
+        ValueError: Nothing would train the student, and nobody has said that it rests; or nothing
+            would train the models whose predictions act.
     """
     losses = algorithm.auxiliary_losses
     if algorithm.freeze_student:
         one.student.requires_grad_(False)
     elif "cvae" not in losses:
         raise ValueError("Nothing would train the student; say algorithm.freeze_student=true.")
+    if algorithm.act_on_predictions and not {"moa", "moa_own"} <= {*losses}:
+        raise ValueError(
+            "Nothing would train what act_on_predictions lets act: name moa and moa_own in "
+            "algorithm.auxiliary_losses."
+        )
     if "teacher" not in losses and not algorithm.sequential_prior:
         one.teacher.requires_grad_(False)
     return {

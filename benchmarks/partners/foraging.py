@@ -11,9 +11,7 @@ from torchrl.envs import EnvBase
 MOVES = torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]])
 """Row and column of staying, north, south, west, east, and of loading."""
 LOAD = 5
-N_LEARNERS = 2
-MAX_LEVEL = 2
-"""Of a player, unless said otherwise."""
+N_LEARNERS, MAX_LEVEL = 2, 2
 COOPERATING = 3
 """Players whose levels food asks for that nobody can take alone."""
 

@@ -41,7 +41,8 @@ class OwnCoordinates(ObservationTransform):
         here = place[..., own : own + 1, :]
         away = torch.where(level > 0, (place - here) * 2 / (self.size - 1), 0.0)
         away[..., own, :] = here.squeeze(-2) * 2 / (self.size - 1) - 1
-        return torch.cat([torch.cat([away, level / self.max_level], -1).flatten(-2), others], -1)
+        read = torch.cat([away, level / self.max_level], -1).flatten(-2)
+        return torch.cat([read, others], -1)
 
     def _reset(
         self, tensordict: TensorDictBase, tensordict_reset: TensorDictBase
@@ -50,7 +51,7 @@ class OwnCoordinates(ObservationTransform):
 
 
 def told_by_foragers(size: int, n_types: int) -> OwnCoordinates:
-    """Of what a partner sees, in front of its type, for teachers, decoders and critics."""
+    """What teachers, decoders and critics are told of what a partner sees; its type behind it."""
     return OwnCoordinates(size, MAX_LEVEL, [("partners", "observation")], others=n_types)
 
 

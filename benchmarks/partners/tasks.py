@@ -37,7 +37,7 @@ class Task:
     """Whether agents are judged by actions drawn from their policy. On a grid they are: there two
     deterministic learners that want the same cell wait for each other until the episode ends."""
     told: Callable[[], Transform] | None = None
-    """Of what the partners see, for who learns from it; the partners play by the world's own."""
+    """Makes the units of what is told of the partners' view; they play by the world's own."""
 
 
 def foraging(size: int, **world: Any) -> Task:

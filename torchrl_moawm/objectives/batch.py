@@ -213,7 +213,7 @@ class BatchView:
                 raise ValueError(f"{name!r} is empty, {list(entry.shape)}: no batch to learn.")
             if like is not None and isinstance(entry, Tensor):
                 if self.keys.fields.get(key) == "latent" and like.dtype.itemsize == 2:
-                    entry = entry.to(like.dtype)  # an encoder of that precision writes float32
+                    inputs.set(key, entry := entry.to(like.dtype))  # its encoder wrote float32
                 check_device_and_dtype(name, entry, like)
             if leaf_name(key) == "mask":
                 inputs.set(key, self._acting(key, entry))
@@ -223,7 +223,7 @@ class BatchView:
             if mask is not None and unravel_key(("next", key)) in carried:
                 mask = mask | entry.isfinite().flatten(mask.ndim).all(-1)
             kept = mask_and_detach(name, entry, mask, fill)
-            if kept is not inputs.get(key):
+            if kept is not entry:
                 inputs.set(key, kept)
         return inputs
 

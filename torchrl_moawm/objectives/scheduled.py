@@ -75,7 +75,7 @@ class ScheduledLoss(LossModule):
         raise NotImplementedError
 
     def _every_key(self) -> list[str]:
-        """The same, whatever was selected of them, by a loss within a sum as well."""
+        """Entries that ``forward`` would write if nothing were selected, here or within a sum."""
         return self._written_keys()
 
     @property

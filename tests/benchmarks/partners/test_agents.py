@@ -147,6 +147,9 @@ def test_a_frozen_student_stays_and_an_untrained_one_is_refused():
     assert algorithm.networks.keys() == {"actor", "critic"}
     with pytest.raises(ValueError, match="Nothing would train the student"):
         make("moawm_recurrent", "rendezvous", "algorithm.auxiliary_losses=[teacher]")
+    for agent in ("liam", "moawm_taught"):  # without a model of others, and of the partners alone
+        with pytest.raises(ValueError, match="Nothing would train what act_on_predictions lets"):
+            make(agent, "rendezvous", "algorithm.act_on_predictions=true")
 
 
 @pytest.mark.parametrize("agent", ["nam_recurrent", "poam", "moawm_taught"])

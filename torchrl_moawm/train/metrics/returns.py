@@ -24,8 +24,8 @@ def intrinsic_rewards(batch: TensorDictBase) -> dict[str, float]:
     after = batch["next"]
     keys = [k for k in map(unravel_key, after.keys(True, True)) if isinstance(k, tuple)]
     given = [k for k in keys if k[-1] in ("influence", "curiosity")]
-    acted = {k[:-1]: who("acts", batch, k[:-1]) for k in given}
-    return {f"{k[-1]}_{name_of(k[:-1])}": float(after[k][acted[k[:-1]]].mean()) for k in given}
+    means = (float(after[k][who("acts", batch, k[:-1])].mean()) for k in given)
+    return {f"{k[-1]}_{name_of(k[:-1])}": mean for k, mean in zip(given, means, strict=True)}
 
 
 ON_THE_BAR = ("loss_critic", "loss_value", "loss_moa", "loss_obs", "loss_reconstruction")

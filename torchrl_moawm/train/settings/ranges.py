@@ -59,7 +59,7 @@ NUMBERS = {
         "algorithm.imagination.epochs",
         "algorithm.imagination.minibatches",
     ),
-    "a whole number from 0 to 4000000000": ("seed",),
+    "a whole number from 0 to 4000000000": ("seed",),  # what is on top of it ends below 2**32
     "a whole number of at least 0": (
         "evaluation_interval",
         "checkpoint.every",
@@ -110,8 +110,6 @@ NUMBERS = {
     ),
 }
 """Settings that are numbers, by what these can be."""
-LARGEST = 4_000_000_000
-"""Of seeds: those of evaluations and workers are on top of it, and end below 2**32."""
 OPTIONAL = ("threads", "task.clip_value", "algorithm.ablation", "algorithm.reward_delta")
 """Settings that may be null. A task or an algorithm may be without what is another's."""
 
@@ -170,7 +168,7 @@ def is_whole(value: Any, least: int) -> bool:
 FITS: dict[str, Callable[[Any], bool]] = {
     "a whole number of at least 1": lambda value: is_whole(value, 1),
     "a whole number of at least 0": lambda value: is_whole(value, 0),
-    "a whole number from 0 to 4000000000": lambda value: is_whole(value, 0) and value <= LARGEST,
+    "a whole number from 0 to 4000000000": lambda value: is_whole(value, 0) and value <= 4e9,
     "a number above 0": lambda value: is_number(value) and value > 0,
     "a number above 0, or inf": lambda value: value == math.inf or (is_number(value) and value > 0),
     "a number of at least 0": lambda value: is_number(value) and value >= 0,
